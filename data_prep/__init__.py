@@ -1,0 +1,1 @@
+"""Making data: class folders, drawn demo data, encoding."""

@@ -1,0 +1,68 @@
+"""Files and folders that appear whole or not at all: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write; on success it becomes `path`, on an exception it is removed."""
+    temporary = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        _fsync(temporary)
+        temporary.rename(path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces `path` with `text`."""
+    with new_file(path) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary folder; on success it becomes `path`, on an exception it is removed.
+
+    Raises:
+        ValueError: `path` exists already.
+    """
+    if path.exists():
+        raise ValueError(f"{path} exists already: remove it or choose another name.")
+    temporary = path.with_name(f".{path.name}.partial")
+    if temporary.exists():  # of a run that was killed
+        shutil.rmtree(temporary)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        publish_folder(temporary, path)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Flushes everything below `temporary` to the disk and renames it to `path`."""
+    for folder, _, files in os.walk(temporary):
+        for name in files:
+            _fsync(Path(folder, name))
+        _fsync(Path(folder))
+    temporary.rename(path)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,63 @@
+"""The process group of a run: who am I, on which device, and how a failing rank says so."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import deepspeed
+import torch
+
+
+def join_process_group() -> torch.device:
+    """Joins the launcher's process group, or makes one of a single process; returns this rank's device."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    if "RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            os.environ.update(alone | {"MASTER_PORT": str(free.getsockname()[1])})
+    deepspeed.init_distributed(verbose=False)
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+        return device
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(share_of_cores())
+    return torch.device("cpu")
+
+
+def share_of_cores() -> int:
+    """CPU cores of this machine for each of its ranks, at least 1."""
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    return max(1, len(os.sched_getaffinity(0)) // ranks_here)
+
+
+@contextmanager
+def exit_with_one_sentence() -> Iterator[None]:
+    """Ends the process with status 1 on any error: users' mistakes as one sentence of rank 0, others with their trace."""
+    rank = os.environ.get("RANK", "0")
+    try:
+        yield
+    except ValueError as error:
+        if rank == "0":  # recipes and data are the same everywhere: 64 ranks would say it 64 times
+            print(f"fastlt: error: {error}", file=sys.stderr, flush=True)
+        if os.environ.get("FASTLT_TRACE"):
+            traceback.print_exc()
+        _leave()
+    except Exception:
+        print(f"fastlt: rank {rank} failed", file=sys.stderr, flush=True)
+        traceback.print_exc()
+        _leave()
+
+
+def _leave() -> None:
+    # Not sys.exit: a rank that waits in a collective, or a loader thread, must not keep the process alive.
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(1)

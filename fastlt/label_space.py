@@ -1,0 +1,154 @@
+"""Which classes there are: targets, auxiliaries, their counts and neighbors. All class knowledge comes from here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fastlt.atomic import write_text
+from fastlt.kernels.neighbor_table import NeighborTable
+
+Silence = Literal["pairs", "pairs+auxiliary"]
+MANY_SHOT_ABOVE = 100
+FEW_SHOT_BELOW = 20
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Target classes 0..T-1, then auxiliary classes T..C-1.
+
+    Attributes:
+        target_names, auxiliary_names: names, no name twice.
+        counts: training images of each of the C classes that exist on disk.
+        neighbors: (target, auxiliary) pairs of class indices, sorted, none twice.
+
+    Raises:
+        ValueError: names, counts or neighbors that contradict each other.
+    """
+
+    target_names: tuple[str, ...]
+    auxiliary_names: tuple[str, ...]
+    counts: tuple[int, ...]
+    neighbors: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        if not self.target_names:
+            raise ValueError("the label space has no target class.")
+        twice = [name for name, n in Counter(self.names).items() if n > 1]
+        if twice:
+            raise ValueError(f"class name {twice[0]!r} occurs twice; a class is either a target or an auxiliary.")
+        if len(self.counts) != self.num_classes:
+            raise ValueError(f"{self.num_classes} classes but {len(self.counts)} counts.")
+        empty = [name for name, n in zip(self.names, self.counts, strict=True) if n < 1]
+        if empty:
+            raise ValueError(f"class {empty[0]!r} has no training image.")
+        for t, a in self.neighbors:
+            if not (0 <= t < self.num_targets <= a < self.num_classes):
+                raise ValueError(f"neighbor pair ({t}, {a}) is not a (target, auxiliary) pair of this label space.")
+
+    @classmethod
+    def build(
+        cls,
+        target_counts: Mapping[str, int],
+        auxiliary_counts: Mapping[str, int] | None = None,
+        neighbors: Mapping[str, Sequence[str]] | None = None,
+    ) -> LabelSpace:
+        """From names: counts per class, and {target: [auxiliary, ...]}.
+
+        Raises:
+            ValueError: a neighbor list that names an unknown class.
+        """
+        auxiliary_counts = auxiliary_counts or {}
+        target_of = {name: i for i, name in enumerate(target_counts)}
+        auxiliary_of = {name: i + len(target_of) for i, name in enumerate(auxiliary_counts)}
+        pairs = set()
+        for target, names in (neighbors or {}).items():
+            if target not in target_of:
+                raise ValueError(f"the neighbor list names {target!r}, which is not a target class.")
+            for name in names:
+                if name not in auxiliary_of:
+                    raise ValueError(
+                        f"the neighbor list of {target!r} names {name!r}, which is not an auxiliary class."
+                    )
+                pairs.add((target_of[target], auxiliary_of[name]))
+        counts = (*target_counts.values(), *auxiliary_counts.values())
+        return cls(tuple(target_of), tuple(auxiliary_of), counts, tuple(sorted(pairs)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.target_names + self.auxiliary_names
+
+    @property
+    def num_targets(self) -> int:
+        return len(self.target_names)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.target_names) + len(self.auxiliary_names)
+
+    def without_auxiliary(self) -> LabelSpace:
+        """The target classes alone: what a baseline trains on and what inference keeps."""
+        counts = self.counts[: self.num_targets]
+        return replace(self, auxiliary_names=(), counts=counts, neighbors=())
+
+    def table(self, silence: Silence = "pairs") -> NeighborTable:
+        """Silenced sets N(y): the neighbor pairs, and for "pairs+auxiliary" all auxiliaries among themselves."""
+        start = self.num_targets if silence == "pairs+auxiliary" else None
+        return NeighborTable.from_pairs(self.num_classes, self.neighbors, auxiliary_start=start)
+
+    def epoch_counts(self, auxiliary_per_class: int) -> np.ndarray:
+        """n_j, int64 [C]: images of class j seen in one epoch; auxiliary classes are capped."""
+        counts = np.array(self.counts, dtype=np.int64)
+        counts[self.num_targets :] = np.minimum(counts[self.num_targets :], auxiliary_per_class)
+        return counts
+
+    def shot_groups(self) -> dict[str, np.ndarray]:
+        """Target classes by training images: many (> 100), medium (20..100), few (< 20); int64 indices."""
+        counts = np.array(self.counts[: self.num_targets])
+        many, few = counts > MANY_SHOT_ABOVE, counts < FEW_SHOT_BELOW
+        masks = {"many": many, "medium": ~many & ~few, "few": few}
+        return {name: np.flatnonzero(mask) for name, mask in masks.items()}
+
+    def digest(self) -> str:
+        """Identifies the label space in checkpoints: 16 hex digits of its content's SHA-256."""
+        return hashlib.sha256(self._json().encode()).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Writes label_space.json, whole or not at all."""
+        write_text(path, self._json() + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> LabelSpace:
+        """Reads label_space.json.
+
+        Raises:
+            ValueError: the file is missing or is not a label space.
+        """
+        try:
+            data = json.loads(path.read_text())
+            return cls(
+                tuple(data["target_names"]),
+                tuple(data["auxiliary_names"]),
+                tuple(int(n) for n in data["counts"]),
+                tuple((int(t), int(a)) for t, a in data["neighbors"]),
+            )
+        except FileNotFoundError:
+            raise ValueError(f"there is no label space at {path}.") from None
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a label space: {error}.") from None
+
+    def _json(self) -> str:
+        fields = {
+            "target_names": self.target_names,
+            "auxiliary_names": self.auxiliary_names,
+            "counts": self.counts,
+            "neighbors": self.neighbors,
+        }
+        return json.dumps(fields, ensure_ascii=False)

@@ -1,0 +1,153 @@
+"""Images from an FFCV .beton file: compiled decoding, cropping and flipping, random by sample and not by thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from ffcv.fields.rgb_image import (
+    IMAGE_MODES,
+    CenterCropRGBImageDecoder,
+    ResizedCropRGBImageDecoder,
+)
+from ffcv.libffcv import imdecode, resize_crop
+from ffcv.loader import Loader
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline.compiler import Compiler
+from ffcv.reader import Reader
+from ffcv.transforms import ToTensor, ToTorchImage
+from numba import njit
+from torch import Tensor
+
+from fastlt.encoded import EncodedDataset
+from fastlt.loaders import Transform
+
+
+class FFCVImages:
+    """Reads the images of a split that was encoded with `--format ffcv`."""
+
+    def __init__(self, data: EncodedDataset, split: str, transform: Transform, batch_size: int, workers: int) -> None:
+        """Raises ValueError where the file does not match its manifest or the transform is not to be had in FFCV."""
+        if transform.rand_augment:
+            raise ValueError(
+                f"the FFCV loader has no RandAugment: drop augment.rand_augment={transform.rand_augment!r} "
+                "or encode with --format plain."
+            )
+        file = data.file(split)
+        self._check_labels(file, data.split(split).labels())
+        size = (transform.size, transform.size)
+        if transform.train:
+            decoder = _RandomCropAndFlip(size, transform)
+        else:
+            decoder = CenterCropRGBImageDecoder(size, transform.crop_fraction)
+        self._loader = Loader(
+            str(file),
+            batch_size,
+            num_workers=max(workers, 1),
+            os_cache=True,
+            drop_last=False,
+            batches_ahead=2,
+            # Labels follow from the sample index, so only the images are decoded.
+            pipelines={"image": [decoder, ToTensor(), ToTorchImage()], "label": None},
+        )
+
+    def batches(self, keys: np.ndarray) -> Iterator[Tensor]:
+        """See `ImageSource`."""
+        Compiler.set_num_threads(self._loader.num_workers)
+        epoch = EpochIterator(self._loader, keys)
+        try:
+            for (images,) in epoch:
+                yield images
+        finally:
+            epoch.close()
+
+    @staticmethod
+    def _check_labels(file, labels: np.ndarray) -> None:
+        reader = Reader(str(file))
+        stored = reader.metadata[f"f{reader.field_names.index('label')}"]
+        if len(stored) != len(labels) or (stored != labels).any():
+            raise ValueError(f"the labels in {file} are not those of its manifest: encode again.")
+
+
+class _RandomCropAndFlip(ResizedCropRGBImageDecoder):
+    """Random resized crop and flip whose choices follow from (seed, sample key).
+
+    FFCV's own use numpy's generator in each thread, so a run could never be repeated, let alone resumed.
+    """
+
+    def __init__(self, size: tuple[int, int], transform: Transform) -> None:
+        super().__init__(size)
+        self.scale, self.ratio = transform.crop_scale, transform.crop_ratio
+        self.flip, self.seed = transform.flip, transform.seed
+
+    @property
+    def get_crop_generator(self) -> Callable:
+        return random_crop
+
+    def generate_code(self) -> Callable:
+        jpg = IMAGE_MODES["jpg"]
+        read, parallel_range = self.memory_read, Compiler.get_iterator()
+        decode_jpeg, resize = Compiler.compile(imdecode), Compiler.compile(resize_crop)
+        scale, log_ratio = np.array(self.scale), np.log(np.array(self.ratio))
+        flip, seed = self.flip, np.uint64(self.seed)
+        index_mask = np.uint64((1 << 40) - 1)
+
+        def decode(keys, memory, metadata, storage_state):
+            images, scratch = memory
+            for i in parallel_range(len(keys)):
+                field = metadata[keys[i] & index_mask]
+                data = read(field["data_ptr"], storage_state)
+                height, width = np.uint32(field["height"]), np.uint32(field["width"])
+                if field["mode"] == jpg:
+                    pixels = scratch[i]
+                    decode_jpeg(data, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
+                    pixels = pixels.reshape(-1)[: 3 * height * width].reshape(height, width, 3)
+                else:
+                    pixels = data.reshape(height, width, 3)
+                numbers = uniform_numbers(seed, keys[i])
+                top, left, h, w = random_crop(height, width, scale, log_ratio, numbers)
+                resize(pixels, top, top + h, left, left + w, images[i])
+                if numbers[-1] < flip:
+                    images[i] = images[i][:, ::-1].copy()
+            return images[: len(keys)]
+
+        decode.is_parallel = True
+        return decode
+
+
+_ATTEMPTS = 10
+
+
+@njit(nogil=True)
+def uniform_numbers(seed, key):
+    """Uniform numbers in [0, 1), float64 [4 * 10 + 1], by splitmix64 from (seed, key): four a crop, one for the flip."""
+    state = seed * np.uint64(0x9E3779B97F4A7C15) ^ (key + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
+    numbers = np.empty(4 * _ATTEMPTS + 1)
+    for i in range(len(numbers)):
+        state = state + np.uint64(0x9E3779B97F4A7C15)
+        x = state
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+        numbers[i] = np.float64(x >> np.uint64(11)) * 2.0**-53
+    return numbers
+
+
+@njit(nogil=True)
+def random_crop(height, width, scale, log_ratio, numbers):
+    """(top, left, h, w) as torchvision's RandomResizedCrop: ten attempts, then the largest center crop that fits."""
+    for attempt in range(_ATTEMPTS):
+        a, b, c, d = numbers[4 * attempt], numbers[4 * attempt + 1], numbers[4 * attempt + 2], numbers[4 * attempt + 3]
+        area = height * width * (scale[0] + a * (scale[1] - scale[0]))
+        ratio = np.exp(log_ratio[0] + b * (log_ratio[1] - log_ratio[0]))
+        w = int(round(np.sqrt(area * ratio)))
+        h = int(round(np.sqrt(area / ratio)))
+        if 0 < w <= width and 0 < h <= height:
+            return int(c * (height - h + 1)), int(d * (width - w + 1)), h, w
+    lowest, highest = np.exp(log_ratio[0]), np.exp(log_ratio[1])
+    h, w = int(height), int(width)
+    if w < lowest * h:
+        h = int(round(w / lowest))
+    elif w > highest * h:
+        w = int(round(h * highest))
+    return (int(height) - h) // 2, (int(width) - w) // 2, h, w

@@ -1,0 +1,340 @@
+"""The training loop: reads batches, steps the engine, logs, evaluates, saves, and stops when told to."""
+
+from __future__ import annotations
+
+import math
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import numpy as np
+import torch
+import torch.distributed as dist
+from timm.utils import distribute_bn
+from torch import Tensor
+
+from fastlt import checkpointing
+from fastlt.augment import BatchAugment
+from fastlt.checkpointing import Progress
+from fastlt.classifier import Classifier, device_dtype
+from fastlt.distributed import join_process_group, share_of_cores
+from fastlt.encoded import EncodedDataset
+from fastlt.epoch_plan import EpochPlan
+from fastlt.evaluation import Evaluation, evaluate
+from fastlt.label_space import LabelSpace
+from fastlt.loaders import EvalLoader, Normalize, TrainLoader, Transform, open_source
+from fastlt.optimization import create_optimizer, learning_rate, set_learning_rate
+from fastlt.recipe import Recipe
+from fastlt.run_log import RunLog
+
+RECIPE_FILE, LABEL_SPACE_FILE = "recipe.yaml", "label_space.json"
+LAST_WEIGHTS, BEST_WEIGHTS = "last.safetensors", "best.safetensors"
+
+
+class Trainer:
+    """One rank of a run; construct and call `run` on every rank.
+
+    All randomness is a function of the recipe's seed and of step, sample and rank, so a resumed
+    run needs no generator state to repeat what an unbroken one would have done.
+
+    Raises:
+        ValueError: recipe, data set and run folder do not fit together, or the loss is not finite.
+    """
+
+    def __init__(self, recipe: Recipe, resume: bool = False) -> None:
+        self.recipe, self.folder = recipe, recipe.output
+        data = EncodedDataset.open(recipe.data.path)
+        self.label_space = trained_label_space(data, recipe)
+        checkpoint = self._checkpoint_to_resume(resume)
+        self.device = join_process_group()
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.micro_batch = self._micro_batch()
+        torch.manual_seed(recipe.seed)
+        auxiliary_per_class = recipe.data.auxiliary_per_class
+        model = Classifier(
+            recipe.model, recipe.loss, self.label_space, auxiliary_per_class, recipe.data.image_size
+        ).to(self.device)
+        model.compute_dtype = device_dtype(recipe.engine.precision, self.device)
+        self.train_loader, self.val_loader = self._open_loaders(data, model)
+        self.steps_per_epoch = len(self.train_loader) // recipe.optimizer.accumulation
+        if self.steps_per_epoch == 0:
+            raise ValueError("an epoch has no full optimizer step: lower optimizer.batch_size.")
+        self.engine, *_ = deepspeed.initialize(
+            model=model, optimizer=create_optimizer(model, recipe.optimizer), config=self._engine_config()
+        )
+        if recipe.engine.channels_last and recipe.engine.zero_stage == 0:  # ZeRO holds weights flat
+            model.to(memory_format=torch.channels_last)  # after initialize, which broadcasts only contiguous weights
+        self.augment = BatchAugment(recipe.augment, self.device)
+        self.step, self.best = 0, {"all": -1.0, "epoch": -1}
+        if checkpoint:
+            self._resume(checkpoint)
+        if self.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            recipe.save(self.folder / RECIPE_FILE)
+            self.label_space.save(self.folder / LABEL_SPACE_FILE)
+        total = recipe.optimizer.epochs * self.steps_per_epoch
+        self.log = RunLog(self.folder, self.rank == 0, total, self.step, recipe.log.tensorboard)
+        self._stop = False
+        self._window = _Window(self.device)
+        self._saved_at = time.monotonic()
+
+    def run(self) -> None:
+        """Trains to the end, or until SIGTERM or SIGINT; either way what was learned is saved."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._say_what_runs()
+        first = self.train_loader.state_dict()["epoch"]
+        for epoch in range(first, self.recipe.optimizer.epochs):
+            if epoch != first:
+                self.train_loader.set_epoch(epoch)
+            stop = self._train_epoch(epoch)
+            if self.step == (epoch + 1) * self.steps_per_epoch:
+                self._finish_epoch(epoch, save=stop)
+            if stop:
+                self.log.say(f"stopped at step {self.step}, saved; continue with --resume")
+                break
+        self.log.close()
+        dist.destroy_process_group()
+
+    def _train_epoch(self, epoch: int) -> bool:
+        """Trains from the loader's position to the epoch's end; True when asked to stop, maybe before it."""
+        recipe = self.recipe.optimizer
+        head_only = epoch < recipe.head_only_epochs
+        self.engine.module.head_only = head_only
+        self.engine.train()
+        batches = iter(self.train_loader)
+        last = (epoch + 1) * self.steps_per_epoch
+        self._window.restart()
+        while self.step < last:
+            rate = learning_rate(recipe, self.step, self.steps_per_epoch)
+            set_learning_rate(self.engine.optimizer, rate, head_only)
+            for micro_step in range(recipe.accumulation):
+                with self._window.waiting():
+                    images, labels = next(batches)
+                self._seed_step(micro_step)
+                loss = self.engine(*self._augmented(images, labels))
+                self.engine.backward(loss)
+                self.engine.step()
+                self._window.add(loss.detach(), len(labels) * self.world_size)
+            self.step += 1
+            if (self.step % self.recipe.log.steps == 0 or self.step == last) and self._look_up(epoch, rate):
+                return True
+        return False
+
+    def _augmented(self, images: Tensor, labels: Tensor) -> tuple[Any, ...]:
+        images, second, weight = self.augment(images, labels)
+        return images, labels, second, weight
+
+    def _look_up(self, epoch: int, rate: float) -> bool:
+        """Every `log.steps`, the one moment where ranks talk and the device is waited for; True to stop."""
+        minutes = self.recipe.checkpoint.minutes
+        due = bool(minutes) and time.monotonic() - self._saved_at > 60 * minutes
+        loss, stop, save = self._window.reduce(self._stop, due and self.rank == 0)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss} at step {self.step} (epoch {epoch}): lower optimizer.blr, warm up longer or set "
+                "optimizer.clip_grad; the checkpoints before it are good."
+            )
+        values = {"epoch": self.step / self.steps_per_epoch, "loss": loss, "lr": rate} | self._window.speed()
+        self.log.write("train", self.step, **values)
+        self.log.progress(self.step, f"loss {loss:.3f}  {values['images_per_s']:.0f} images/s")
+        at_end = self.step == (epoch + 1) * self.steps_per_epoch  # then the epoch is finished and saved as one
+        if (save or stop) and not at_end:
+            self._save(self.train_loader.state_dict())
+        self._window.restart()
+        return stop
+
+    def _finish_epoch(self, epoch: int, save: bool) -> None:
+        done = epoch + 1
+        final = done == self.recipe.optimizer.epochs
+        if final or _due(done, self.recipe.log.eval_epochs):
+            self._evaluate(epoch)
+        if final or save or _due(done, self.recipe.checkpoint.epochs):
+            self._save({"epoch": done, "samples": 0})
+
+    def _evaluate(self, epoch: int) -> None:
+        started = time.monotonic()
+        self._share_batch_statistics()
+        self.engine.eval()
+        result = evaluate(self.engine, self.val_loader, self.label_space, self.device)
+        about = {"epoch": epoch + 1, "label_space": self.label_space.digest(), "evaluation": _without_classes(result)}
+        weights = checkpointing.whole_weights(self.engine)
+        better = result.all > self.best["all"]
+        if better:
+            self.best = {"all": result.all, "epoch": epoch + 1}
+        if self.rank == 0:
+            checkpointing.save_weights(weights, self.folder / LAST_WEIGHTS, about)
+            if better:
+                checkpointing.save_weights(weights, self.folder / BEST_WEIGHTS, about)
+        seconds = time.monotonic() - started
+        self.log.write("eval", self.step, epoch=epoch + 1, seconds=seconds, **_without_classes(result))
+        self.log.say(f"epoch {epoch + 1}/{self.recipe.optimizer.epochs}  {result.row()}")
+
+    def _save(self, loader: dict[str, int]) -> None:
+        self._share_batch_statistics()
+        progress = Progress(
+            self.step, loader, self.best, self.label_space.digest(), self.world_size, self.recipe.engine.zero_stage
+        )
+        checkpointing.save(self.engine, self.folder, progress, self.recipe.checkpoint.keep)
+        self._saved_at = time.monotonic()
+
+    def _share_batch_statistics(self) -> None:
+        """Averages BatchNorm's running statistics over the ranks. They are linear, so when it is done does not matter."""
+        if self.world_size > 1:
+            distribute_bn(self.engine.module, self.world_size, reduce=True)
+
+    def _seed_step(self, micro_step: int) -> None:
+        """Gives drop path, mixing and erasing generators that depend on seed, step and rank alone."""
+        key = np.random.SeedSequence([self.recipe.seed, self.step, micro_step, self.rank])
+        seeds = key.generate_state(3)
+        torch.manual_seed(int(seeds[0]))
+        np.random.seed(seeds[1])
+        random.seed(int(seeds[2]))
+
+    def _checkpoint_to_resume(self, resume: bool) -> Path | None:
+        found = checkpointing.latest(self.folder)
+        if resume and not found:
+            raise ValueError(f"{self.folder} has no complete checkpoint to resume: start without --resume.")
+        if not resume and (found or (self.folder / RECIPE_FILE).exists()):
+            raise ValueError(f"{self.folder} holds a run already: add --resume to continue it or set another output.")
+        return found
+
+    def _resume(self, checkpoint: Path) -> None:
+        progress = checkpointing.read_progress(checkpoint)
+        if progress.label_space != self.label_space.digest():
+            raise ValueError(
+                f"{checkpoint} belongs to another label space ({progress.label_space}) than {self.recipe.data.path} "
+                f"({self.label_space.digest()})."
+            )
+        if progress.loader["samples"] % self.recipe.optimizer.batch_size:
+            raise ValueError(f"{checkpoint} was written with another batch size: resume with the same one.")
+        checkpointing.restore(self.engine, checkpoint, progress)
+        self.step, self.best = progress.step, progress.best
+        self.train_loader.load_state_dict(progress.loader)
+
+    def _micro_batch(self) -> int:
+        batch, parts = self.recipe.optimizer.batch_size, self.world_size * self.recipe.optimizer.accumulation
+        if batch % parts:
+            raise ValueError(
+                f"optimizer.batch_size={batch} does not divide by {self.world_size} ranks x "
+                f"{self.recipe.optimizer.accumulation} accumulation steps."
+            )
+        return batch // parts
+
+    def _open_loaders(self, data: EncodedDataset, model: Classifier) -> tuple[TrainLoader, EvalLoader]:
+        recipe = self.recipe
+        workers = recipe.data.workers or share_of_cores()
+        normalize = Normalize(*model.normalization, self.device)
+        transform = train_transform(recipe)
+        train, val = (
+            open_source(data, split, t, self.micro_batch, workers, recipe.data.loader)
+            for split, t in (("train", transform), ("val", eval_transform(recipe)))
+        )
+        counts = np.array(self.label_space.counts)
+        plan = EpochPlan(counts, self.label_space.num_targets, recipe.data.auxiliary_per_class, recipe.seed)
+        labels = data.split("train").labels(), data.split("val").labels()
+        return (
+            TrainLoader(train, plan, labels[0], normalize, self.micro_batch, self.rank, self.world_size),
+            EvalLoader(val, labels[1], normalize, self.micro_batch, self.rank, self.world_size),
+        )
+
+    def _engine_config(self) -> dict[str, Any]:
+        recipe = self.recipe
+        return {
+            "train_batch_size": recipe.optimizer.batch_size,
+            "train_micro_batch_size_per_gpu": self.micro_batch,
+            "gradient_accumulation_steps": recipe.optimizer.accumulation,
+            "gradient_clipping": recipe.optimizer.clip_grad,
+            "zero_optimization": {"stage": recipe.engine.zero_stage},
+            "zero_allow_untested_optimizer": True,  # SGD
+            "steps_per_print": 10**12,
+        }
+
+    def _say_what_runs(self) -> None:
+        space, recipe = self.label_space, self.recipe
+        parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.module.parameters())
+        self.log.say(
+            f"{recipe.model.name}, {parameters / 1e6:.1f}M parameters; {space.num_targets} target and "
+            f"{len(space.auxiliary_names)} auxiliary classes; {len(self.train_loader.plan):,} images an epoch, "
+            f"{self.steps_per_epoch} steps of {recipe.optimizer.batch_size} on {self.world_size} "
+            f"{self.device.type} ranks, {self.engine.module.compute_dtype}, ZeRO {recipe.engine.zero_stage}"
+        )
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._stop = True
+
+
+class _Window:
+    """Loss and speed since the last log line; sums stay on the device until they are asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, micro-steps, stop, save
+        self.restart()
+
+    def restart(self) -> None:
+        self._sums.zero_()
+        self._images, self._waited, self._started = 0, 0.0, time.monotonic()
+
+    def add(self, loss: Tensor, images: int) -> None:
+        self._sums[0] += loss
+        self._sums[1] += 1
+        self._images += images
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time inside as waiting for data."""
+        started = time.monotonic()
+        yield
+        self._waited += time.monotonic() - started
+
+    def reduce(self, stop: bool, save: bool) -> tuple[float, bool, bool]:
+        """(mean loss, somebody wants to stop, rank 0 wants to save), the same on all ranks."""
+        self._sums[2], self._sums[3] = float(stop), float(save)
+        dist.all_reduce(self._sums)
+        loss, micro_steps, stops, saves = self._sums.tolist()
+        return loss / micro_steps, stops > 0, saves > 0
+
+    def speed(self) -> dict[str, float]:
+        """images/s over all ranks, and the share of the time that this rank waited for data."""
+        seconds = time.monotonic() - self._started
+        return {"images_per_s": self._images / seconds, "data_wait": self._waited / seconds}
+
+
+def trained_label_space(data: EncodedDataset, recipe: Recipe) -> LabelSpace:
+    """The classes a run trains on: those of the data set, without auxiliaries where the recipe says so."""
+    return data.label_space if recipe.data.auxiliary else data.label_space.without_auxiliary()
+
+
+def train_transform(recipe: Recipe) -> Transform:
+    """Host-side transform of training images."""
+    augment = recipe.augment
+    return Transform(
+        recipe.data.image_size,
+        train=True,
+        crop_scale=augment.crop_scale,
+        crop_ratio=augment.crop_ratio,
+        flip=augment.flip,
+        rand_augment=augment.rand_augment,
+        seed=recipe.seed,
+    )
+
+
+def eval_transform(recipe: Recipe) -> Transform:
+    """Host-side transform of validation and test images."""
+    return Transform(recipe.data.image_size, train=False, crop_fraction=recipe.augment.test_crop)
+
+
+def _due(epochs_done: int, every: int) -> bool:
+    return every > 0 and epochs_done % every == 0
+
+
+def _without_classes(result: Evaluation) -> dict[str, Any]:
+    values = asdict(result)
+    values.pop("per_class")
+    return values

@@ -1,0 +1,34 @@
+"""Packaging: kernels/ and data_prep/ are installed as fastlt.kernels and fastlt.data_prep."""
+
+from setuptools import setup
+
+setup(
+    name="fastlt",
+    version="0.1.0",
+    description="Long-tailed image classification by category extrapolation, on DeepSpeed and Triton",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=["fastlt", "fastlt.loaders", "fastlt.kernels", "fastlt.data_prep"],
+    package_dir={"fastlt": "fastlt", "fastlt.kernels": "kernels", "fastlt.data_prep": "data_prep"},
+    install_requires=[
+        "torch>=2.11",
+        "torchvision",
+        "timm>=1.0.20",
+        "deepspeed>=0.19",
+        "numpy",
+        "pillow",
+        "pydantic>=2.7",
+        "pyyaml",
+        "safetensors",
+        "matplotlib",
+        "tensorboard",
+        "tqdm",
+    ],
+    extras_require={
+        "ffcv": ["ffcv==1.0.2", "numba", "opencv-python"],
+        "dali": ["nvidia-dali-cuda130>=2.4"],
+        "data": ["openai", "aiohttp", "webdataset"],
+        "dev": ["pytest", "hypothesis", "ruff", "mypy", "types-PyYAML"],
+    },
+    entry_points={"console_scripts": ["fastlt = fastlt.cli:main"]},
+)

@@ -72,16 +72,17 @@ def neighbor_silencing_loss(
     if prior is not None and tau > 0:
         bias = tau * log_prior(prior, torch.float64 if logits.dtype == torch.float64 else torch.float32)
 
+    if lambda_s == 1:
+        table = table.emptied()  # nothing is silenced, so smoothing too spreads over all classes
     per_sample = _implementation(impl, logits)
 
     def loss_of(y: Tensor) -> Tensor:
-        return per_sample(logits, y.where(keep, 0), table, bias, lambda_s, label_smoothing)
+        return per_sample(logits, y.where(keep, -1), table, bias, lambda_s, label_smoothing)
 
     loss = loss_of(labels)  # [B]
     if mixed_labels is not None:
         mu = torch.as_tensor(mixed_weight, dtype=loss.dtype, device=loss.device)
         loss = mu * loss + (1 - mu) * loss_of(mixed_labels)
-    # where, not a product: an ignored row's NaN logits must not reach the loss or its gradient.
     loss = loss.where(keep, 0)
     if reduction == "none":
         return loss

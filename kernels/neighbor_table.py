@@ -75,6 +75,11 @@ class NeighborTable:
         indptr, indices = self.indptr.to(device), self.indices.to(device)
         return NeighborTable(self.num_classes, indptr, indices, self.auxiliary_start)
 
+    def emptied(self) -> NeighborTable:
+        """A table of the same classes in which nobody is silenced."""
+        indptr = torch.zeros_like(self.indptr)
+        return NeighborTable(self.num_classes, indptr, self.indices[:0], self.num_classes)
+
     def silenced(self, labels: Tensor) -> Tensor:
         """Membership as a dense mask, bool [B, C]; for the reference and for small C.
 

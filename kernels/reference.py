@@ -27,12 +27,15 @@ def reference_loss(
 
     Args:
         logits: [B, C] of any float dtype; float64 stays, all others are computed in float32.
-        labels: int64 [B], each in 0..C-1 (the caller has replaced ignored ones).
+        labels: int64 [B], each in 0..C-1, or -1 where the row does not count: its loss has no meaning.
         table: silenced sets.
         bias: tau * log prior, [C], or None.
         lambda_s: weight of the silenced classes, in [0, 1].
         label_smoothing: mass spread evenly over the classes outside N(y), y included.
     """
+    counted = labels >= 0
+    labels = labels.clamp_min(0)
+    logits = logits.where(counted[:, None], 0)  # a NaN times a gradient of 0 would still be NaN
     z = logits if logits.dtype == torch.float64 else logits.float()
     margins = z - z.gather(1, labels[:, None])  # [B, C], s_j - s_y
     if bias is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -36,6 +37,7 @@ class Classifier(nn.Module):
             feature_norm=model.feature_norm,
             impl=loss.impl,
         )
+        self.backbone_arguments = backbone_arguments(model, image_size)
         self.compute_dtype = torch.float32
         self.head_only = False
 
@@ -70,15 +72,21 @@ class Classifier(nn.Module):
         return config["mean"], config["std"]
 
 
+def backbone_arguments(model: ModelRecipe, image_size: int) -> dict[str, Any]:
+    """Arguments of timm.create_model that shape the network."""
+    arguments = dict(model.arguments)
+    if "vit" in model.name:  # their position embeddings are made for one size
+        arguments.setdefault("img_size", image_size)
+    return arguments
+
+
 def create_backbone(model: ModelRecipe, image_size: int) -> nn.Module:
     """The timm model without classifier, with hub weights, weights of a local file, or none.
 
     Raises:
         ValueError: timm has no such model, or the weights cannot be had.
     """
-    arguments = dict(model.arguments)
-    if "vit" in model.name:
-        arguments.setdefault("img_size", image_size)
+    arguments = backbone_arguments(model, image_size)
     if model.drop_path:
         arguments["drop_path_rate"] = model.drop_path
     if isinstance(model.pretrained, str):

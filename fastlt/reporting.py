@@ -1,0 +1,125 @@
+"""One HTML page about one or several runs: class histogram, curves, and the many/medium/few table, as pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # before pyplot: there may be no screen
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from fastlt.atomic import write_text
+from fastlt.label_space import FEW_SHOT_BELOW, MANY_SHOT_ABOVE, LabelSpace
+from fastlt.run_log import read_log
+from fastlt.trainer import LABEL_SPACE_FILE
+
+COLUMNS = ("all", "many", "medium", "few", "ece")
+
+
+def report(runs: list[Path], out: Path) -> None:
+    """Writes the page; a run is a folder with a log and, after `fastlt evaluate`, an evaluation.
+
+    Raises:
+        ValueError: a folder is no run.
+    """
+    for run in runs:
+        if not (run / "log.jsonl").is_file():
+            raise ValueError(f"{run} is not a run: it has no log.jsonl.")
+    spaces = [LabelSpace.load(run / LABEL_SPACE_FILE) for run in runs]
+    widest = max(spaces, key=lambda space: space.num_classes)
+    logs = {run.name: read_log(run) for run in runs}
+    pictures = {
+        "Training images of each class": _histogram(widest),
+        "Curves": _curves(logs),
+        "Accuracy on the target classes": _bars({run.name: results(run) for run in runs}),
+    }
+    body = "".join(f"<h2>{title}</h2>\n<img src='{_data_url(figure)}'>\n" for title, figure in pictures.items())
+    title = ", ".join(html.escape(run.name) for run in runs)
+    style = "body{font:16px sans-serif;margin:2em auto;max-width:60em}img{max-width:100%}"
+    style += "td,th{padding:.2em 1em;text-align:right}"
+    page = f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{style}</style>\n"
+    write_text(out, f"{page}<h1>{title}</h1>\n{_html_table(runs)}\n{body}")
+
+
+def results(run: Path) -> dict[str, float | None]:
+    """The numbers of `fastlt evaluate`, or else of the last evaluation in the log; empty before the first."""
+    file = run / "evaluation.json"
+    if file.is_file():
+        found = json.loads(file.read_text())
+    else:
+        found = next((r for r in reversed(read_log(run)) if r["kind"] == "eval"), {})
+    return {name: found[name] for name in COLUMNS if name in found}
+
+
+def text_table(runs: list[Path]) -> str:
+    """The many/medium/few table of several runs, in percent, for a terminal."""
+    width = max(len(run.name) for run in runs)
+    lines = [" " * width + "".join(f"{name:>9}" for name in COLUMNS)]
+    lines += [f"{run.name:<{width}}" + "".join(f"{cell:>9}" for cell in _cells(run)) for run in runs]
+    return "\n".join(lines)
+
+
+def _cells(run: Path) -> list[str]:
+    numbers = results(run)
+    return ["-" if numbers.get(name) is None else f"{numbers[name]:.1f}" for name in COLUMNS]
+
+
+def _html_table(runs: list[Path]) -> str:
+    head = "".join(f"<th>{name}" for name in ("", *COLUMNS))
+    rows = [f"<tr><th>{html.escape(run.name)}" + "".join(f"<td>{cell}" for cell in _cells(run)) for run in runs]
+    return f"<table><tr>{head}{''.join(rows)}</table>"
+
+
+def _histogram(space: LabelSpace) -> Figure:
+    figure, axes = plt.subplots(figsize=(9, 3.2))
+    counts, targets = space.counts, space.num_targets
+    axes.bar(range(targets), sorted(counts[:targets], reverse=True), width=1.0, label="target classes")
+    if targets < len(counts):
+        axes.bar(range(targets, len(counts)), sorted(counts[targets:], reverse=True), width=1.0, label="auxiliary")
+    for bound in (MANY_SHOT_ABOVE, FEW_SHOT_BELOW):
+        axes.axhline(bound, color="grey", linewidth=0.8, linestyle=":")
+    axes.set(yscale="log", xlabel="class, by number of images", ylabel="training images")
+    axes.legend()
+    return figure
+
+
+def _curves(logs: dict[str, list[dict[str, Any]]]) -> Figure:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    for name, log in logs.items():
+        train = [r for r in log if r["kind"] == "train"]
+        left.plot([r["epoch"] for r in train], [r["loss"] for r in train], label=name, linewidth=1)
+        evaluations = [r for r in log if r["kind"] == "eval"]
+        right.plot([r["epoch"] for r in evaluations], [r["all"] for r in evaluations], label=name, marker=".")
+    left.set(xlabel="epoch", ylabel="training loss")
+    right.set(xlabel="epoch", ylabel="accuracy on validation classes, %")
+    right.legend(fontsize="small")
+    return figure
+
+
+def _bars(table: dict[str, dict[str, float | None]]) -> Figure:
+    figure, axes = plt.subplots(figsize=(9, 3.2))
+    groups = COLUMNS[:4]
+    width = 0.8 / max(len(table), 1)
+    for i, (name, numbers) in enumerate(table.items()):
+        heights = [numbers.get(group) or 0.0 for group in groups]
+        bars = axes.bar([g + i * width for g in range(len(groups))], heights, width, label=name)
+        axes.bar_label(bars, fmt="%.1f", fontsize=7)
+    axes.set_xticks([g + 0.4 - width / 2 for g in range(len(groups))], groups)
+    axes.set_ylabel("mean per-class accuracy, %")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _data_url(figure: Figure) -> str:
+    stream = io.BytesIO()
+    figure.tight_layout()
+    figure.savefig(stream, format="png", dpi=110)
+    plt.close(figure)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from fastlt.atomic import new_folder
 from fastlt.checkpointing import load_weights
-from fastlt.classifier import Classifier, device_dtype
+from fastlt.classifier import Classifier
 from fastlt.encoded import EncodedDataset
 from fastlt.evaluation import Evaluation, evaluate
 from fastlt.label_space import LabelSpace
@@ -56,7 +56,7 @@ class FinishedRun:
         self.model.eval()
 
     def evaluate(self, split: str, data: Path | None = None, batch_size: int = 256) -> Evaluation:
-        """Evaluates on one split of the run's data set, or of another one with the same target classes.
+        """Evaluates in float32 on one split of the run's data set, or of another one with the same target classes.
 
         Raises:
             ValueError: no such split, or other target classes.
@@ -66,7 +66,6 @@ class FinishedRun:
             raise ValueError(f"{dataset.path} has other target classes than {self.folder} was trained on.")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = self.model.to(device)
-        model.compute_dtype = device_dtype(self.recipe.engine.precision, device)
         workers = self.recipe.data.workers or 2
         source = open_source(dataset, split, eval_transform(self.recipe), batch_size, workers)
         normalize = Normalize(*model.normalization, device)

@@ -1,0 +1,120 @@
+"""What users do with a run: evaluate, export to plain timm, report."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PLAIN_TIMM = """
+import json, sys
+from pathlib import Path
+import timm, torch
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision.transforms.functional import normalize, to_tensor
+export, images = Path(sys.argv[1]), Path(sys.argv[2])
+about = json.loads((export / "model.json").read_text())
+model = timm.create_model(about["name"], num_classes=len(about["labels"]), **about["arguments"])
+model.load_state_dict(load_file(export / "model.safetensors"))
+model.eval()
+correct = total = 0
+for label, name in enumerate(about["labels"]):
+    for file in sorted((images / name).iterdir()):
+        pixels = normalize(to_tensor(Image.open(file).convert("RGB")), about["mean"], about["std"])
+        with torch.no_grad():
+            correct += int(model(pixels[None]).argmax() == label)
+        total += 1
+print(json.dumps({"correct": correct, "total": total, "fastlt": "fastlt" in sys.modules}))
+"""
+
+
+def test_export_gives_the_same_top1_in_plain_timm(workshop, trained):
+    done = workshop.fastlt("evaluate", "trained")
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads((trained / "evaluation.json").read_text())
+    done = workshop.fastlt("export", "trained", "--out", "exported")
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", PLAIN_TIMM, "exported", "species/val"]
+    found = json.loads(subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True).stdout)
+    assert found["total"] == evaluation["num_images"] == 45
+    assert found["fastlt"] is False
+    assert evaluation["top1"] == pytest.approx(100 * found["correct"] / found["total"], abs=1e-9)
+
+
+def test_per_class_csv_and_report(workshop, trained):
+    assert workshop.fastlt("evaluate", "trained").returncode == 0
+    rows = list(csv.DictReader((trained / "per_class.csv").open()))
+    evaluation = json.loads((trained / "evaluation.json").read_text())
+    assert len(rows) == 9
+    assert sum(float(r["accuracy"]) for r in rows) / 9 == pytest.approx(evaluation["all"], abs=0.01)
+    done = workshop.fastlt("report", "trained", "--out", "page.html")
+    assert done.returncode == 0, done.stderr
+    page = (workshop.folder / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+
+
+def test_log_has_what_people_look_for(trained):
+    from fastlt.run_log import read_log
+
+    records = read_log(trained)
+    train = [r for r in records if r["kind"] == "train"]
+    assert [r["step"] for r in train] == list(range(1, len(train) + 1))
+    assert {"loss", "lr", "images_per_s", "data_wait", "epoch"} <= set(train[0])
+    assert [r["epoch"] for r in records if r["kind"] == "eval"] == [1, 2]
+
+
+def test_wrong_runs_end_with_one_sentence(workshop, trained):
+    (workshop.folder / "empty").mkdir(exist_ok=True)
+    for words, sentence in {
+        ("evaluate", "empty"): "is not a run",
+        ("report", "empty"): "is not a run",
+        ("export", "nowhere"): "is not a run",
+        ("evaluate", "trained", "--split", "test"): "has no 'test' split, only train, val",
+    }.items():
+        done = workshop.fastlt(*words)
+        assert done.returncode == 1
+        assert sentence in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_export_folds_the_feature_norm(tmp_path):
+    """The parameter-free BatchNorm of the DINOv2 head leaves no trace in the exported linear layer."""
+    import torch
+
+    from fastlt.checkpointing import save_weights
+    from fastlt.classifier import Classifier
+    from fastlt.finished_run import FinishedRun
+    from fastlt.label_space import LabelSpace
+    from fastlt.recipe import load_recipe
+
+    recipe_file = tmp_path / "r.yaml"
+    recipe_file.write_text(
+        f"output: {tmp_path / 'run'}\ndata: {{path: none, image_size: 28}}\noptimizer: {{epochs: 1, batch_size: 1, blr: 1}}\n"
+        "model: {name: vit_tiny_patch16_224, feature_norm: true, "
+        "arguments: {patch_size: 14, depth: 1, global_pool: avg, fc_norm: false}}\n"
+    )
+    recipe = load_recipe(recipe_file)
+    space = LabelSpace.build({"a": 3, "b": 2}, {"x": 4}, {"a": ["x"]})
+    model = Classifier(recipe.model, recipe.loss, space, 50, 28).eval()
+    model.head.norm.running_mean.normal_()
+    model.head.norm.running_var.uniform_(0.5, 2.0)
+    run = tmp_path / "run"
+    recipe.save(run / "recipe.yaml")
+    space.save(run / "label_space.json")
+    about = {"label_space": space.digest(), "epoch": 1}
+    save_weights({n: w.contiguous() for n, w in model.state_dict().items()}, run / "last.safetensors", about)
+    FinishedRun(run).export(tmp_path / "export")
+
+    import timm
+    from safetensors.torch import load_file
+
+    described = json.loads((tmp_path / "export" / "model.json").read_text())
+    plain = timm.create_model(described["name"], num_classes=2, **described["arguments"]).eval()
+    plain.load_state_dict(load_file(tmp_path / "export" / "model.safetensors"))
+    images = torch.randn(3, 3, 28, 28)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(images), model(images)[:, :2], rtol=1e-4, atol=1e-5)

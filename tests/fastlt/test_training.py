@@ -1,0 +1,116 @@
+"""Real training processes: killed and resumed, told to stop, diverging; on two CPU ranks through the launcher."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from fastlt.run_log import read_log
+
+pytestmark = pytest.mark.slow
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {r["step"]: r["loss"] for r in read_log(run) if r["kind"] == "train"}
+
+
+def start_and_wait(workshop, words: list[str], run: Path, step: int) -> subprocess.Popen:
+    """Starts training in a process group of its own and returns once `step` is logged."""
+    command = workshop.train_command(*words)
+    with (workshop.folder / f"{run.name}.out").open("w") as out:
+        process = subprocess.Popen(command, cwd=workshop.folder, stdout=out, stderr=out, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (run / "log.jsonl").exists() or max(losses(run), default=0) < step:
+        assert process.poll() is None, (workshop.folder / f"{run.name}.out").read_text()
+        assert time.monotonic() < deadline, "training did not get there in two minutes"
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize(
+    ("stage", "data"), [(0, "encoded"), (1, "encoded"), (2, "encoded"), (3, "encoded"), (0, "plain")]
+)
+def test_killed_run_continues_exactly(workshop, stage, data):
+    """SIGKILL in the middle of an epoch: every later loss equals that of an unbroken run, to the last bit."""
+    name = f"{data}{stage}"
+    recipe = [
+        f"data.path={data}", f"engine.zero_stage={stage}", "optimizer.epochs=3", "optimizer.head_only_epochs=1",
+        "augment.mixup=0.2", "augment.random_erasing=0.25", "optimizer.clip_grad=5", "optimizer.accumulation=2",
+        "optimizer.layer_decay=0.9", "loss.label_smoothing=0.1",
+    ]  # fmt: skip
+    if data == "plain":
+        recipe.append("augment.rand_augment=rand-m9-mstd0.5-inc1")
+    done = workshop.train(*recipe, f"output=unbroken-{name}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    unbroken = losses(workshop.folder / f"unbroken-{name}")
+
+    run = workshop.folder / f"killed-{name}"
+    steps = len(unbroken) // 3
+    words = [*recipe, f"output={run.name}", "checkpoint.minutes=1e-9"]  # at every log line, so within epochs
+    process = start_and_wait(workshop, words, run, step=steps + 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = set(losses(run))
+    saved = sorted(p.name for p in (run / "checkpoints").glob("step-*"))[-1]
+    assert steps < int(saved.removeprefix("step-")) % len(unbroken) < 2 * steps, "it was not killed within an epoch"
+
+    done = workshop.train(*words, "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert before < set(losses(run)), "it did not go on after the kill"
+    assert losses(run) == unbroken
+
+
+def test_sigterm_saves_and_exits(workshop):
+    run = workshop.folder / "stopped"
+    words = ["data.path=plain", "output=stopped", "optimizer.epochs=50", "data.workers=1"]
+    process = start_and_wait(workshop, words, run, step=5)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    said = (workshop.folder / "stopped.out").read_text()
+    assert "continue with --resume" in said
+    stopped_at = max(losses(run))
+    assert (run / "checkpoints" / f"step-{stopped_at:09d}").is_dir()
+    assert list((run / "checkpoints").glob(".*partial")) == []
+
+
+def test_diverging_run_says_so(workshop):
+    done = workshop.train("data.path=encoded", "output=diverging", "optimizer.name=sgd", "optimizer.blr=1e30")
+    assert done.returncode != 0
+    assert done.stderr.count("fastlt: error: the loss is ") == 1
+    assert not list((workshop.folder / "diverging").glob("*.safetensors"))
+
+
+def test_one_process_without_launcher(workshop):
+    import sys
+
+    command = workshop.train_command("data.path=encoded", "output=alone", "optimizer.epochs=1")
+    command = [sys.executable, *command[command.index("2") + 1 :]]
+    done = subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (workshop.folder / "alone" / "last.safetensors").is_file()
+
+
+def test_wrong_recipes_end_with_one_sentence(workshop, trained):
+    """Each of these is told before anything is trained or written."""
+    cases = {
+        ("optimizer.epoch=3",): "unknown key 'optimizer.epoch'; known in this section are name, epochs",
+        ("data.path=species",): "is not an encoded data set",
+        ("output=trained",): "holds a run already: add --resume",
+        ("output=nowhere", "--resume"): "no complete checkpoint to resume",
+        ("output=trained", "--resume", "data.auxiliary=false"): "belongs to another label space",
+        ("model.name=resnet99",): "timm cannot make model 'resnet99'",
+        ("optimizer.batch_size=15",): "does not divide by 2 ranks",
+        ("optimizer.batch_size=2048",): "fewer than one batch",
+        ("augment.rand_augment=rand-m9",): "has no RandAugment",
+    }
+    for words, sentence in cases.items():
+        new_output = [] if any(w.startswith("output") for w in words) else ["output=refused"]
+        done = workshop.train("data.path=encoded", *new_output, *words)
+        assert done.returncode != 0, words
+        assert done.stderr.count("fastlt: error:") == 1, done.stderr
+        assert sentence in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (workshop.folder / "refused").exists()

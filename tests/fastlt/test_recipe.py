@@ -1,0 +1,67 @@
+"""Recipes: what they accept, what they refuse, and that all of ours can be read."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastlt.recipe import Recipe, load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_our_recipes_are_valid(file):
+    load_recipe(file)
+
+
+def test_every_field_says_what_it_means():
+    def fields(model):
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                yield from fields(field.annotation)
+            else:
+                yield f"{model.__name__}.{name}", field.description
+
+    assert [name for name, description in fields(Recipe) if not description] == []
+
+
+def test_overrides_base_and_round_trip(tmp_path):
+    smoke = ROOT / "configs" / "inat18" / "dinov2_vitb14_smoke.yaml"
+    recipe = load_recipe(smoke, ["optimizer.epochs=7", "augment.crop_scale=[0.3, 1]", "model.pretrained=weights.pt"])
+    assert recipe.optimizer.epochs == 7
+    assert recipe.augment.crop_scale == (0.3, 1.0)
+    assert recipe.model.pretrained == "weights.pt"
+    assert recipe.optimizer.layer_decay == 0.65, "from the base"
+    recipe.save(tmp_path / "recipe.yaml")
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("optimizer.epoch=3", "unknown key 'optimizer.epoch'; known in this section are name, epochs"),
+        ("optimiser.epochs=3", "unknown key 'optimiser'; known in this section are output"),
+        ("optimizer.epochs=many", "optimizer.epochs: Input should be a valid integer"),
+        ("optimizer.epochs", "not of the form key=value"),
+        ("engine.zero_stage=4", "engine.zero_stage: Input should be 0, 1, 2 or 3"),
+        ("loss.lambda_s=2", "loss.lambda_s: Input should be less than or equal to 1"),
+        ("optimizer.head_only_epochs=99", "head_only_epochs exceeds"),
+        ("model.name=[", "not valid YAML"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(word, sentence):
+    with pytest.raises(ValueError) as error:
+        load_recipe(ROOT / "configs" / "demo" / "species.yaml", [word])
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_keys_and_files(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        load_recipe(file)
+    file.write_text(yaml.safe_dump({"output": "x"}))
+    with pytest.raises(ValueError, match="key 'data' is missing"):
+        load_recipe(file)

@@ -87,7 +87,6 @@ class _RandomCropAndFlip(ResizedCropRGBImageDecoder):
     def generate_code(self) -> Callable:
         jpg = IMAGE_MODES["jpg"]
         read, parallel_range = self.memory_read, Compiler.get_iterator()
-        decode_jpeg, resize = Compiler.compile(imdecode), Compiler.compile(resize_crop)
         scale, log_ratio = np.array(self.scale), np.log(np.array(self.ratio))
         flip, seed = self.flip, np.uint64(self.seed)
         index_mask = np.uint64((1 << 40) - 1)
@@ -100,13 +99,13 @@ class _RandomCropAndFlip(ResizedCropRGBImageDecoder):
                 height, width = np.uint32(field["height"]), np.uint32(field["width"])
                 if field["mode"] == jpg:
                     pixels = scratch[i]
-                    decode_jpeg(data, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
+                    _decode_jpeg(data, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
                     pixels = pixels.reshape(-1)[: 3 * height * width].reshape(height, width, 3)
                 else:
                     pixels = data.reshape(height, width, 3)
                 numbers = uniform_numbers(seed, keys[i])
                 top, left, h, w = random_crop(height, width, scale, log_ratio, numbers)
-                resize(pixels, top, top + h, left, left + w, images[i])
+                _resize(pixels, top, top + h, left, left + w, images[i])
                 if numbers[-1] < flip:
                     images[i] = images[i][:, ::-1].copy()
             return images[: len(keys)]
@@ -116,6 +115,7 @@ class _RandomCropAndFlip(ResizedCropRGBImageDecoder):
 
 
 _ATTEMPTS = 10
+_decode_jpeg, _resize = njit(nogil=True)(imdecode), njit(nogil=True)(resize_crop)
 
 
 @njit(nogil=True)

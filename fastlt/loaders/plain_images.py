@@ -78,7 +78,7 @@ class _Images(Dataset):
         random.seed(int(seeds[0]))
         np.random.seed(seeds[1])
         torch.manual_seed(int(seeds[2]))
-        pixels = torch.from_numpy(self.transform(image))  # [3, H, W] uint8
+        pixels = torch.as_tensor(self.transform(image))  # [3, H, W] uint8
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])

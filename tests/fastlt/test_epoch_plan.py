@@ -22,7 +22,7 @@ def test_targets_once_auxiliaries_capped(plan):
 
 def test_draw_depends_on_seed_and_epoch_alone(plan):
     assert (plan.order(4) == plan.order(4)).all()
-    drawn = [set(plan.order(epoch)[plan.order(epoch) >= 35]) for epoch in range(30)]
+    drawn = [set(plan.order(epoch)[plan.order(epoch) >= 35]) for epoch in range(80)]
     assert drawn[0] != drawn[1]
     assert set.union(*drawn) == set(range(35, 138)), "over many epochs every auxiliary image is used"
     other = EpochPlan(COUNTS, 2, 10, seed=4)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from queue import Empty
 
+import ffcv.loader.loader
 import numpy as np
 from ffcv.fields.rgb_image import (
     IMAGE_MODES,
@@ -13,6 +16,7 @@ from ffcv.fields.rgb_image import (
 from ffcv.libffcv import imdecode, resize_crop
 from ffcv.loader import Loader
 from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.memory_managers import OSCacheManager
 from ffcv.pipeline.compiler import Compiler
 from ffcv.reader import Reader
 from ffcv.transforms import ToTensor, ToTorchImage
@@ -54,7 +58,7 @@ class FFCVImages:
     def batches(self, keys: np.ndarray) -> Iterator[Tensor]:
         """See `ImageSource`."""
         Compiler.set_num_threads(self._loader.num_workers)
-        epoch = EpochIterator(self._loader, keys)
+        epoch = _Epoch(self._loader, keys)
         try:
             for (images,) in epoch:
                 yield images
@@ -67,6 +71,55 @@ class FFCVImages:
         stored = reader.metadata[f"f{reader.field_names.index('label')}"]
         if len(stored) != len(labels) or (stored != labels).any():
             raise ValueError(f"the labels in {file} are not those of its manifest: encode again.")
+
+
+class _Epoch(EpochIterator):
+    """FFCV's reading thread, whose errors reach the consumer (FFCV's leave it waiting forever) and which can be stopped."""
+
+    error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException as error:
+            self.error = error
+            self.output_queue.put(None)
+
+    def __next__(self) -> tuple:
+        try:
+            return super().__next__()
+        except StopIteration:
+            if self.error is not None:
+                raise RuntimeError(f"reading {self.loader.reader.file_name} failed: {self.error!r}") from self.error
+            raise
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.terminate_event.set()
+        while self.is_alive():  # It may be waiting for room in the queue.
+            with suppress(Empty):
+                self.output_queue.get(timeout=0.01)
+        super().close()
+        self.closed = True
+
+
+class _MappedFile(OSCacheManager):
+    """FFCV's access to the memory-mapped file, without its `uint8[::1].mutable = False`.
+
+    Numba interns its types, so that line changes the keys under which other compiled functions are already stored, and
+    the second loader of a process dies on a KeyError.
+    """
+
+    def compile_reader(self) -> Callable:
+        def read(address, state):
+            mapped, addresses, sizes = state
+            return mapped[address : address + sizes[np.searchsorted(addresses, address)]]
+
+        return Compiler.compile(read)
+
+
+ffcv.loader.loader.OSCacheManager = _MappedFile
 
 
 class _RandomCropAndFlip(ResizedCropRGBImageDecoder):

@@ -6,6 +6,7 @@ learn from five pictures; auxiliary species of the same genus show which differe
 
 from __future__ import annotations
 
+import colorsys
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +63,13 @@ def draw_dataset(out: Path, size: DrawnSize | None = None, seed: int = 0) -> Non
     decay = np.linspace(0.0, 1.0, num_targets)
     counts = np.round(size.most * (size.fewest / size.most) ** decay).astype(int)
     rank = rng.permutation(num_targets)  # heads and tails in every genus
-    neighbors = {}
+    neighbors: dict[str, list[str]] = {}
     with new_folder(out) as folder:
         for genus in range(size.genera):
             species = _genus(genus, size.targets + size.auxiliaries, rng)
             names = [f"genus{genus:02d}_species{i}" for i in range(len(species))]
             targets, auxiliaries = names[: size.targets], names[size.targets :]
-            neighbors |= {target: auxiliaries for target in targets}
+            neighbors |= dict.fromkeys(targets, auxiliaries)
             for i, name in enumerate(names):
                 if i < size.targets:
                     _draw_class(folder / "train" / name, species[i], counts[rank[genus * size.targets + i]], size, rng)
@@ -114,7 +115,8 @@ def _picture(species: Species, pixels: int, rng: np.random.Generator) -> Image.I
 
     def color(hue: float, value: int) -> tuple[int, int, int]:
         tint = int(hue + rng.normal(0, 12)) % 360
-        return Image.new("HSV", (1, 1), (tint * 255 // 360, 200, value)).convert("RGB").getpixel((0, 0))
+        red, green, blue = colorsys.hsv_to_rgb(tint / 360, 200 / 255, value / 255)
+        return round(255 * red), round(255 * green), round(255 * blue)
 
     corners = [at(2 * np.pi * c / species.corners, 1.0) for c in range(species.corners)]
     draw.line([at(0.0, 0.9), at(0.0, 1.0 + species.tail)], fill=color(species.hue, 120), width=max(2, pixels // 14))

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from fastlt.data_prep.class_folders import scan, scan_like
 from tqdm.contrib.concurrent import process_map
 
 from fastlt.atomic import new_folder
-from fastlt.data_prep.class_folders import scan, scan_like
 from fastlt.encoded import Format, Split, manifest_json
 from fastlt.images import BrokenImageError, read_image
 from fastlt.label_space import LabelSpace

@@ -123,7 +123,7 @@ def load_weights(model: nn.Module, file: Path, label_space: str) -> dict[str, An
         raise ValueError(f"there are no weights at {file}: the run has not finished an epoch.")
     with safe_open(file, framework="pt") as stored:
         about = {name: json.loads(value) for name, value in (stored.metadata() or {}).items()}
-        weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118, not a dict
+        weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     if about.get("label_space") != label_space:
         raise ValueError(f"{file} belongs to another label space ({about.get('label_space')}, not {label_space}).")
     model.load_state_dict(weights)

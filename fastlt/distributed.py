@@ -40,7 +40,7 @@ def share_of_cores() -> int:
 
 @contextmanager
 def exit_with_one_sentence() -> Iterator[None]:
-    """Ends the process with status 1 on any error: users' mistakes as one sentence of rank 0, others with their trace."""
+    """Ends the process with status 1 on an error: a user's mistake as one sentence of rank 0, others with a trace."""
     rank = os.environ.get("RANK", "0")
     try:
         yield

@@ -111,7 +111,9 @@ class _Counts:
 
 @torch.no_grad()
 def evaluate(
-    forward: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]], label_space: LabelSpace,
+    forward: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    label_space: LabelSpace,
     device: torch.device,
 ) -> Evaluation:
     """Evaluates on this rank's batches and adds up over the ranks of the process group, if there is one.

@@ -57,9 +57,9 @@ class Trainer:
         self.micro_batch = self._micro_batch()
         torch.manual_seed(recipe.seed)
         auxiliary_per_class = recipe.data.auxiliary_per_class
-        model = Classifier(
-            recipe.model, recipe.loss, self.label_space, auxiliary_per_class, recipe.data.image_size
-        ).to(self.device)
+        model = Classifier(recipe.model, recipe.loss, self.label_space, auxiliary_per_class, recipe.data.image_size).to(
+            self.device
+        )
         model.compute_dtype = device_dtype(recipe.engine.precision, self.device)
         self.train_loader, self.val_loader = self._open_loaders(data, model)
         self.steps_per_epoch = len(self.train_loader) // recipe.optimizer.accumulation
@@ -185,7 +185,7 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def _share_batch_statistics(self) -> None:
-        """Averages BatchNorm's running statistics over the ranks. They are linear, so when it is done does not matter."""
+        """Averages BatchNorm's running statistics over the ranks; they are linear, so it does not matter when."""
         if self.world_size > 1:
             distribute_bn(self.engine.module, self.world_size, reduce=True)
 

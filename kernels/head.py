@@ -25,6 +25,10 @@ class NeighborSilencingHead(nn.Module):
         feature_norm: normalize features by a BatchNorm without parameters (the DINOv2 head).
     """
 
+    class_counts: Tensor | None
+    _indptr: Tensor
+    _indices: Tensor
+
     def __init__(
         self,
         in_features: int,

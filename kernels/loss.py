@@ -137,9 +137,7 @@ def _check(logits, labels, table, prior, tau, lambda_s, label_smoothing, reducti
 
 def _check_labels(labels: Tensor, name: str, logits: Tensor, ignore_index: int) -> None:
     if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(
-            f"{name} must be int64 [{logits.shape[0]}], got {labels.dtype} {list(labels.shape)}."
-        )
+        raise ValueError(f"{name} must be int64 [{logits.shape[0]}], got {labels.dtype} {list(labels.shape)}.")
     if labels.device.type == "cpu":
         wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= logits.shape[1]))]
         if len(wrong):

@@ -170,9 +170,8 @@ class _TritonLoss(torch.autograd.Function):
         B, C = logits.shape
         loss = torch.empty(B, dtype=torch.float32, device=logits.device)
         saved = torch.empty(4, B, dtype=torch.float32, device=logits.device)
-        ctx.constants = (
-            C, table.auxiliary_start, math.log(lambda_s) if lambda_s > 0 else -math.inf, label_smoothing, bias is not None
-        )  # fmt: skip
+        log_lambda = math.log(lambda_s) if lambda_s > 0 else -math.inf
+        ctx.constants = (C, table.auxiliary_start, log_lambda, label_smoothing, bias is not None)
         C, start, log_lambda, smoothing, has_bias = ctx.constants
         labels = labels.contiguous()
         if B:

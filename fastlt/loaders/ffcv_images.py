@@ -74,9 +74,10 @@ class FFCVImages:
 
 
 class _Epoch(EpochIterator):
-    """FFCV's reading thread, whose errors reach the consumer (FFCV's leave it waiting forever) and which can be stopped."""
+    """FFCV's reading thread, but its errors reach the consumer, which would wait forever, and it ends when closed."""
 
     error: BaseException | None = None
+    closed: bool
 
     def run(self) -> None:
         try:
@@ -173,7 +174,7 @@ _decode_jpeg, _resize = njit(nogil=True)(imdecode), njit(nogil=True)(resize_crop
 
 @njit(nogil=True)
 def uniform_numbers(seed, key):
-    """Uniform numbers in [0, 1), float64 [4 * 10 + 1], by splitmix64 from (seed, key): four a crop, one for the flip."""
+    """Uniform numbers in [0, 1), float64 [4 * 10 + 1], by splitmix64 from (seed, key): four a crop, one a flip."""
     state = seed * np.uint64(0x9E3779B97F4A7C15) ^ (key + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
     numbers = np.empty(4 * _ATTEMPTS + 1)
     for i in range(len(numbers)):
@@ -193,14 +194,14 @@ def random_crop(height, width, scale, log_ratio, numbers):
         a, b, c, d = numbers[4 * attempt], numbers[4 * attempt + 1], numbers[4 * attempt + 2], numbers[4 * attempt + 3]
         area = height * width * (scale[0] + a * (scale[1] - scale[0]))
         ratio = np.exp(log_ratio[0] + b * (log_ratio[1] - log_ratio[0]))
-        w = int(round(np.sqrt(area * ratio)))
-        h = int(round(np.sqrt(area / ratio)))
+        w = round(np.sqrt(area * ratio))
+        h = round(np.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return int(c * (height - h + 1)), int(d * (width - w + 1)), h, w
     lowest, highest = np.exp(log_ratio[0]), np.exp(log_ratio[1])
     h, w = int(height), int(width)
     if w < lowest * h:
-        h = int(round(w / lowest))
+        h = round(w / lowest)
     elif w > highest * h:
-        w = int(round(h * highest))
+        w = round(h * highest)
     return (int(height) - h) // 2, (int(width) - w) // 2, h, w

@@ -93,7 +93,8 @@ def test_export_folds_the_feature_norm(tmp_path):
 
     recipe_file = tmp_path / "r.yaml"
     recipe_file.write_text(
-        f"output: {tmp_path / 'run'}\ndata: {{path: none, image_size: 28}}\noptimizer: {{epochs: 1, batch_size: 1, blr: 1}}\n"
+        f"output: {tmp_path / 'run'}\ndata: {{path: none, image_size: 28}}\n"
+        "optimizer: {epochs: 1, batch_size: 1, blr: 1}\n"
         "model: {name: vit_tiny_patch16_224, feature_norm: true, "
         "arguments: {patch_size: 14, depth: 1, global_pool: avg, fc_norm: false}}\n"
     )

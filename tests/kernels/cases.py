@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
 from fastlt.kernels import NeighborTable
+from torch import Tensor
 
 
 @dataclass

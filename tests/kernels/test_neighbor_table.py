@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from fastlt.kernels import NeighborTable
 
 

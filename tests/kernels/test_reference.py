@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cases import Case, make_case
-
 from fastlt.kernels import NeighborSilencingHead, NeighborTable, neighbor_silencing_loss
 
 
@@ -136,7 +135,13 @@ def test_head_learns_and_predicts_with_the_same_weight():
     )
     loss.backward()
     assert head.weight.grad.abs().sum() > 0
-    assert set(head.state_dict()) == {"weight", "bias", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    assert set(head.state_dict()) == {
+        "weight",
+        "bias",
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    }
     assert head.bfloat16().class_counts.dtype == torch.int64
 
 

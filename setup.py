@@ -16,7 +16,7 @@ setup(
         "timm>=1.0.20",
         "deepspeed>=0.19",
         "numpy",
-        "pillow",
+        "pillow<13",  # 13 refuses to posterize to 0 bits, which timm's RandAugment (1.0.31) asks for
         "pydantic>=2.7",
         "pyyaml",
         "safetensors",

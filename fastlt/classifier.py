@@ -26,7 +26,7 @@ class Classifier(nn.Module):
         self, model: ModelRecipe, loss: LossRecipe, label_space: LabelSpace, auxiliary_per_class: int, image_size: int
     ) -> None:
         super().__init__()
-        self.backbone = create_backbone(model, image_size)
+        self.backbone: Any = create_backbone(model, image_size)  # timm's attributes are beyond nn.Module's
         self.head = NeighborSilencingHead(
             self.backbone.head_hidden_size,
             label_space.table(loss.silence),

@@ -59,7 +59,7 @@ class EncodedDataset:
         try:
             manifest = json.loads((path / "manifest.json").read_text())
         except FileNotFoundError:
-            raise ValueError(f"{path} is no encoded data set (no manifest.json): use `fastlt encode`.") from None
+            raise ValueError(f"{path} is not an encoded data set: use `fastlt encode`.") from None
         if manifest.get("version") != MANIFEST_VERSION:
             raise ValueError(f"{path} has manifest version {manifest.get('version')}, expected {MANIFEST_VERSION}.")
         label_space = LabelSpace.load(path / "label_space.json")

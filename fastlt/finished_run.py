@@ -107,7 +107,7 @@ class FinishedRun:
         head, targets = self.model.head, self.label_space.num_targets
         weight, bias = head.weight.detach()[:targets], head.bias.detach()[:targets]
         if isinstance(head.norm, torch.nn.BatchNorm1d):
-            scale = (head.norm.running_var + head.norm.eps).rsqrt()
-            weight = weight * scale
-            bias = bias - weight @ head.norm.running_mean
+            mean, variance = (buffer for name, buffer in head.norm.named_buffers() if name.startswith("running"))
+            weight = weight * (variance + head.norm.eps).rsqrt()
+            bias = bias - weight @ mean
         return weight, bias

@@ -164,7 +164,7 @@ class _RandomCropAndFlip(ResizedCropRGBImageDecoder):
                     images[i] = images[i][:, ::-1].copy()
             return images[: len(keys)]
 
-        decode.is_parallel = True
+        decode.is_parallel = True  # type: ignore[attr-defined]
         return decode
 
 

@@ -30,6 +30,18 @@ def start_and_wait(workshop, words: list[str], run: Path, step: int) -> subproce
     return process
 
 
+def wait_for_group(group: int) -> None:
+    """Waits until no process of the group is left; the launcher's first one does not wait for the others."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("processes of the run are left a minute after SIGTERM")
+
+
 @pytest.mark.parametrize(
     ("stage", "data"), [(0, "encoded"), (1, "encoded"), (2, "encoded"), (3, "encoded"), (0, "plain")]
 )
@@ -64,11 +76,13 @@ def test_killed_run_continues_exactly(workshop, stage, data):
 
 
 def test_sigterm_saves_and_exits(workshop):
+    """As a scheduler sends it, to every process of the job; launcher and data workers get it too."""
     run = workshop.folder / "stopped"
     words = ["data.path=plain", "output=stopped", "optimizer.epochs=50", "data.workers=1"]
     process = start_and_wait(workshop, words, run, step=5)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=60)
+    wait_for_group(process.pid)
     said = (workshop.folder / "stopped.out").read_text()
     assert "continue with --resume" in said
     stopped_at = max(losses(run))

@@ -26,9 +26,10 @@ class Classifier(nn.Module):
         self, model: ModelRecipe, loss: LossRecipe, label_space: LabelSpace, auxiliary_per_class: int, image_size: int
     ) -> None:
         super().__init__()
-        self.backbone: Any = create_backbone(model, image_size)  # timm's attributes are beyond nn.Module's
+        backbone: Any = create_backbone(model, image_size)  # timm's attributes are beyond nn.Module's
+        self.backbone = backbone
         self.head = NeighborSilencingHead(
-            self.backbone.head_hidden_size,
+            backbone.head_hidden_size,
             label_space.table(loss.silence),
             torch.from_numpy(label_space.epoch_counts(auxiliary_per_class)),
             tau=loss.tau,

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import deepspeed
 import torch
+
+PATIENCE_SECONDS = 10
 
 
 def join_process_group() -> torch.device:
@@ -40,13 +44,19 @@ def share_of_cores() -> int:
 
 @contextmanager
 def exit_with_one_sentence() -> Iterator[None]:
-    """Ends the process with status 1 on an error: a user's mistake as one sentence of rank 0, others with a trace."""
+    """Ends the process with status 1 on an error: a user's mistake as one sentence, others with a trace.
+
+    Recipes and data are the same everywhere, and 64 ranks would say a mistake 64 times: rank 0 speaks at once,
+    and the launcher then ends the others. One that still lives after `PATIENCE_SECONDS` has a mistake of its own.
+    """
     rank = os.environ.get("RANK", "0")
     try:
         yield
     except ValueError as error:
-        if rank == "0":  # recipes and data are the same everywhere: 64 ranks would say it 64 times
-            print(f"fastlt: error: {error}", file=sys.stderr, flush=True)
+        if rank != "0":  # nor leave first: that would break a collective in which rank 0 still is
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(PATIENCE_SECONDS)
+        print(f"fastlt: error: {error}" + f" (rank {rank})" * (rank != "0"), file=sys.stderr, flush=True)
         if os.environ.get("FASTLT_TRACE"):
             traceback.print_exc()
         _leave()

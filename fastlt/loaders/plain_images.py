@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from fastlt.encoded import EncodedDataset
 from fastlt.images import read_image
@@ -22,36 +22,18 @@ class PlainImages:
     """Reads the images of a split that was encoded with `--format plain`."""
 
     def __init__(self, data: EncodedDataset, split: str, transform: Transform, batch_size: int, workers: int) -> None:
-        paths = json.loads(data.file(split).read_text())
-        self._batches = _KeyBatches(batch_size)
-        self._loader: DataLoader = DataLoader(
-            _Images(paths, transform),
-            batch_sampler=self._batches,
-            num_workers=workers,
-            persistent_workers=workers > 0,
+        self._images = _Images(json.loads(data.file(split).read_text()), transform)
+        self._batch_size, self._workers = batch_size, workers
+
+    def batches(self, keys: np.ndarray) -> Iterator[Tensor]:
+        """See `ImageSource`. The workers live as long as the iterator, so that none outlives its rank."""
+        yield from DataLoader(
+            self._images,
+            batch_sampler=[keys[i : i + self._batch_size].tolist() for i in range(0, len(keys), self._batch_size)],
+            num_workers=self._workers,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_ignore_terminate,
         )
-
-    def batches(self, keys: np.ndarray) -> Iterator[Tensor]:
-        """See `ImageSource`."""
-        self._batches.keys = keys
-        yield from self._loader
-
-
-class _KeyBatches(Sampler):
-    """Hands the current epoch's sample keys to the workers, which so need no word about the epoch."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.keys = np.empty(0, np.uint64)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.keys), self.batch_size):
-            yield self.keys[start : start + self.batch_size].tolist()
-
-    def __len__(self) -> int:
-        return -(-len(self.keys) // self.batch_size)
 
 
 class _Images(Dataset):

@@ -28,7 +28,7 @@ setup(
         "ffcv": ["ffcv==1.0.2", "numba", "opencv-python"],
         "dali": ["nvidia-dali-cuda130>=2.4"],
         "data": ["openai", "aiohttp", "webdataset"],
-        "dev": ["pytest", "ruff", "mypy", "types-PyYAML", "types-tqdm", "ninja"],
+        "dev": ["pytest", "rich", "ruff", "mypy", "types-PyYAML", "types-tqdm", "ninja"],
     },
     entry_points={"console_scripts": ["fastlt = fastlt.cli:main"]},
 )

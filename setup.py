@@ -16,6 +16,7 @@ setup(
         "timm>=1.0.20",
         "deepspeed>=0.19",
         "numpy",
+        "numba",  # the loss on the CPU
         "pillow<13",  # 13 refuses to posterize to 0 bits, which timm's RandAugment (1.0.31) asks for
         "pydantic>=2.7",
         "pyyaml",
@@ -25,10 +26,10 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "ffcv": ["ffcv==1.0.2", "numba", "opencv-python"],
+        "ffcv": ["ffcv==1.0.2", "opencv-python"],
         "dali": ["nvidia-dali-cuda130>=2.4"],
         "data": ["openai", "aiohttp", "webdataset"],
-        "dev": ["pytest", "rich", "ruff", "mypy", "types-PyYAML", "types-tqdm", "ninja"],
+        "dev": ["pytest", "hypothesis", "rich", "ruff", "mypy", "types-PyYAML", "types-tqdm", "ninja"],
     },
     entry_points={"console_scripts": ["fastlt = fastlt.cli:main"]},
 )

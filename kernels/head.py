@@ -1,33 +1,107 @@
-"""The classifier that owns the weight of all C classes and computes the loss in its own forward.
+"""The loss as modules: over logits, and as the classifier that owns the weight of all C classes.
 
-Shapes: B samples, D features, C classes. Owning both keeps ZeRO-3 correct: the weight is whole
-only inside the forward of the module that holds it.
+Shapes: B samples, D features, C classes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .loss import Implementation, neighbor_silencing_loss
+from .loss import Implementation, Objective, Reduction, loss_of_features, loss_of_logits
 from .neighbor_table import NeighborTable
 
 
-class NeighborSilencingHead(nn.Module):
-    """Linear classifier with the neighbor-silencing loss.
+class NeighborSilencingLoss(nn.Module):
+    """`neighbor_silencing_loss` with everything but logits and labels given once.
 
     Args:
-        in_features: D.
         table: silenced sets over C classes.
-        class_counts: n_j > 0, int64 [C], images of each class seen in an epoch; None for no prior.
-        tau, lambda_s, label_smoothing, impl: see `neighbor_silencing_loss`.
-        feature_norm: normalize features by a BatchNorm without parameters (the DINOv2 head).
+        class_counts: n_j > 0, [C], images of each class seen in an epoch; None for no prior.
+        tau, lambda_s, label_smoothing, ignore_index, reduction, impl: see `neighbor_silencing_loss`.
     """
 
     class_counts: Tensor | None
+    _bias: Tensor | None
     _indptr: Tensor
     _indices: Tensor
+
+    def __init__(
+        self,
+        table: NeighborTable,
+        class_counts: Tensor | None = None,
+        tau: float = 1.0,
+        lambda_s: float = 0.1,
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        reduction: Reduction = "mean",
+        impl: Implementation = "auto",
+    ) -> None:
+        super().__init__()
+        objective = Objective.build(
+            table, class_counts, tau, lambda_s=lambda_s, label_smoothing=label_smoothing, ignore_index=ignore_index,
+            reduction=reduction,
+        )  # fmt: skip
+        self.tau, self.lambda_s, self.label_smoothing = tau, lambda_s, label_smoothing
+        self.ignore_index, self.reduction, self.impl = ignore_index, reduction, impl
+        self._auxiliary_start = table.auxiliary_start
+        for name, value in {
+            "class_counts": class_counts,
+            "_bias": objective.bias,
+            "_indptr": table.indptr,
+            "_indices": table.indices,
+        }.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Moves as any module, but the prior stays float32 when the module is cast."""
+        bias = self._bias
+        super()._apply(fn, recurse)
+        if bias is not None and self._bias is not None:
+            self._bias = bias.to(self._bias.device)
+        return self
+
+    @property
+    def table(self) -> NeighborTable:
+        """The silenced sets, on the module's device."""
+        return NeighborTable(len(self._indptr) - 1, self._indptr, self._indices, self._auxiliary_start)
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimized, on the module's device."""
+        return Objective(
+            self.table, self._bias, self.lambda_s, self.label_smoothing, self.ignore_index, self.reduction
+        )
+
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        mixed_labels: Tensor | None = None,
+        mixed_weight: Tensor | float | None = None,
+    ) -> Tensor:
+        """The loss of logits [B, C] with labels [B]."""
+        if logits.ndim != 2 or logits.shape[1] != len(self._indptr) - 1:
+            raise ValueError(f"logits must be [B, {len(self._indptr) - 1}], got {list(logits.shape)}.")
+        return loss_of_logits(logits, labels, self.objective, mixed_labels, mixed_weight, self.impl)
+
+
+class NeighborSilencingHead(nn.Module):
+    """Linear classifier that computes the loss in its own forward, never holding more logits than it may.
+
+    Owning weight and loss keeps ZeRO-3 correct: the weight is whole only inside the forward of the module that
+    holds it.
+
+    Args:
+        in_features: D.
+        table, class_counts, tau, lambda_s, label_smoothing, impl: see `NeighborSilencingLoss`.
+        feature_norm: normalize features by a BatchNorm without parameters (the DINOv2 head).
+        memory_limit: see `linear_neighbor_silencing_loss`.
+    """
 
     def __init__(
         self,
@@ -39,24 +113,15 @@ class NeighborSilencingHead(nn.Module):
         label_smoothing: float = 0.0,
         feature_norm: bool = False,
         impl: Implementation = "auto",
+        memory_limit: int | None = None,
     ) -> None:
         super().__init__()
-        self.tau, self.lambda_s, self.label_smoothing = tau, lambda_s, label_smoothing
-        self.impl = impl
+        self.loss = NeighborSilencingLoss(table, class_counts, tau, lambda_s, label_smoothing, impl=impl)
+        self.memory_limit = memory_limit
         self.norm = nn.BatchNorm1d(in_features, affine=False) if feature_norm else nn.Identity()
         self.weight = nn.Parameter(torch.empty(table.num_classes, in_features))
         self.bias = nn.Parameter(torch.zeros(table.num_classes))
         nn.init.trunc_normal_(self.weight, std=0.02)
-        # Integers, so that casting the module to a low precision leaves the prior exact.
-        self.register_buffer("class_counts", class_counts, persistent=False)
-        self.register_buffer("_indptr", table.indptr, persistent=False)
-        self.register_buffer("_indices", table.indices, persistent=False)
-        self._auxiliary_start = table.auxiliary_start
-
-    @property
-    def table(self) -> NeighborTable:
-        """The silenced sets, on the module's device."""
-        return NeighborTable(len(self._indptr) - 1, self._indptr, self._indices, self._auxiliary_start)
 
     def forward(
         self,
@@ -66,18 +131,10 @@ class NeighborSilencingHead(nn.Module):
         mixed_weight: Tensor | float | None = None,
     ) -> Tensor:
         """Mean loss (scalar) of features [B, D] with labels [B]; without labels, logits [B, C]."""
-        logits = F.linear(self.norm(features), self.weight, self.bias)  # [B, C]
+        features = self.norm(features)
         if labels is None:
-            return logits
-        return neighbor_silencing_loss(
-            logits,
-            labels,
-            self.table,
-            prior=self.class_counts,
-            tau=self.tau,
-            lambda_s=self.lambda_s,
-            mixed_labels=mixed_labels,
-            mixed_weight=mixed_weight,
-            label_smoothing=self.label_smoothing,
-            impl=self.impl,
-        )
+            return F.linear(features, self.weight, self.bias)
+        return loss_of_features(
+            features, self.weight, self.bias, labels, self.loss.objective, mixed_labels, mixed_weight,
+            self.loss.impl, self.memory_limit,
+        )  # fmt: skip

@@ -1,21 +1,74 @@
-"""The one front door of the loss: checks the arguments, picks an implementation, reduces.
+"""The front door of the loss: checks the arguments, picks an implementation, reduces.
 
-Shapes: B samples, C classes.
+Shapes: B samples, D features, C classes.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from typing import Literal
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from . import operators
 from .neighbor_table import NeighborTable
 from .reference import reference_loss
 
-Implementation = Literal["auto", "triton", "reference"]
+Implementation = Literal["auto", "triton", "cpu", "reference"]
 Reduction = Literal["mean", "sum", "none"]
+MEMORY_LIMIT = 2**30
+"""Bytes of logits up to which `linear_neighbor_silencing_loss` keeps them."""
+_NARROWEST_SLICE = 1024
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimized, apart from the labels of a batch; checked once.
+
+    Attributes:
+        table: silenced sets.
+        bias: tau * log prior, float32 [C] (float64 for float64 logits), or None.
+        lambda_s, label_smoothing, ignore_index, reduction: see `neighbor_silencing_loss`.
+    """
+
+    table: NeighborTable
+    bias: Tensor | None
+    lambda_s: float = 0.1
+    label_smoothing: float = 0.0
+    ignore_index: int = -100
+    reduction: Reduction = "mean"
+
+    @classmethod
+    def build(
+        cls,
+        table: NeighborTable,
+        prior: Tensor | None,
+        tau: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
+    ) -> Objective:
+        """From counts. Raises ValueError for a prior or tau that does not fit."""
+        if prior is not None:
+            if prior.shape != (table.num_classes,):
+                raise ValueError(f"prior must have shape [{table.num_classes}], got {list(prior.shape)}.")
+            if prior.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((prior > 0).all()):
+                raise ValueError("prior must be positive for every class: a class with count 0 cannot be learned.")
+        if not tau >= 0:
+            raise ValueError(f"tau must be at least 0, got {tau}.")
+        bias = tau * log_prior(prior, dtype) if prior is not None and tau > 0 else None
+        return cls(table, bias, **options)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lambda_s <= 1:
+            raise ValueError(f"lambda_s must lie in [0, 1], got {self.lambda_s}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}.")
+        if self.reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {self.reduction!r}.")
 
 
 def neighbor_silencing_loss(
@@ -32,6 +85,7 @@ def neighbor_silencing_loss(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     impl: Implementation = "auto",
+    inplace: bool = False,
 ) -> Tensor:
     """Balanced softmax in which a sample's neighbors weigh only lambda_s (arXiv 2410.15980).
 
@@ -43,6 +97,7 @@ def neighbor_silencing_loss(
         labels: int64 [B]; rows equal to `ignore_index` count nothing and get no gradient.
         table: silenced sets, built for the same C, on the logits' device.
         prior: class counts or frequencies n_j > 0, [C], any dtype; only their ratios matter.
+            `NeighborSilencingLoss` takes its logarithm once instead of at every call.
         tau: strength of the prior, at least 0.
         lambda_s: weight of silenced classes, in [0, 1].
         mixed_labels: second label of mixup or cutmix, int64 [B], or None. Each label has its own
@@ -51,43 +106,126 @@ def neighbor_silencing_loss(
         label_smoothing: in [0, 1); spread evenly over the classes that are not silenced.
         ignore_index: see `labels`; a row is also ignored when its second label equals it.
         reduction: "mean" over rows that are not ignored (0 when there is none), "sum", "none".
-        impl: "reference" (plain torch), "triton", or "auto": triton on a GPU, else reference.
+        impl: "triton" (a GPU), "cpu" (numba; float32 and bfloat16), "reference" (plain torch), or
+            "auto": the fused one of the device where it takes the dtype, else the reference.
+        inplace: let the gradient take the place of the logits in backward, which saves their size;
+            the logits must not be used by anything else. The reference does not do it.
 
     Returns:
         A scalar, or [B] for reduction="none", in float32 (float64 for float64 logits).
 
     Raises:
-        ValueError: arguments that do not fit. Label values are checked on the CPU only, as a
-            check on a GPU would wait for it; there the triton path answers NaN instead.
+        ValueError: arguments that do not fit. Values of labels and prior are checked on the CPU only,
+            as a check on a GPU would wait for it; there a label that is no class makes the loss NaN.
     """
-    _check(logits, labels, table, prior, tau, lambda_s, label_smoothing, reduction)
-    if (mixed_labels is None) != (mixed_weight is None):
-        raise ValueError("mixed_labels and mixed_weight go together: give both or neither.")
-    _check_labels(labels, "labels", logits, ignore_index)
-    keep = labels != ignore_index  # [B]
-    if mixed_labels is not None:
-        _check_labels(mixed_labels, "mixed_labels", logits, ignore_index)
-        keep = keep & (mixed_labels != ignore_index)
-    bias = None
-    if prior is not None and tau > 0:
-        bias = tau * log_prior(prior, torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise ValueError(f"logits must be a float tensor [B, C], got {logits.dtype} {list(logits.shape)}.")
+    _check_table(table, logits.shape[1], logits.device, "logits")
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    objective = Objective.build(
+        table, prior, tau, dtype, lambda_s=lambda_s, label_smoothing=label_smoothing, ignore_index=ignore_index,
+        reduction=reduction,
+    )  # fmt: skip
+    return loss_of_logits(logits, labels, objective, mixed_labels, mixed_weight, impl, inplace)
 
-    if lambda_s == 1:
-        table = table.emptied()  # nothing is silenced, so smoothing too spreads over all classes
-    per_sample = _implementation(impl, logits)
 
-    def loss_of(y: Tensor) -> Tensor:
-        return per_sample(logits, y.where(keep, -1), table, bias, lambda_s, label_smoothing)
+def linear_neighbor_silencing_loss(
+    features: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    table: NeighborTable,
+    prior: Tensor | None = None,
+    tau: float = 1.0,
+    lambda_s: float = 0.1,
+    *,
+    bias: Tensor | None = None,
+    mixed_labels: Tensor | None = None,
+    mixed_weight: Tensor | float | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    impl: Implementation = "auto",
+    memory_limit: int | None = None,
+) -> Tensor:
+    """`neighbor_silencing_loss` of the logits features @ weight.T + bias, which need not fit into memory.
 
-    loss = loss_of(labels)  # [B]
-    if mixed_labels is not None:
-        mu = torch.as_tensor(mixed_weight, dtype=loss.dtype, device=loss.device)
-        loss = mu * loss + (1 - mu) * loss_of(mixed_labels)
-    loss = loss.where(keep, 0)
-    if reduction == "none":
-        return loss
-    total = loss.sum()
-    return total if reduction == "sum" else total / keep.sum().clamp_min(1)
+    Logits of up to `memory_limit` bytes are computed once and their gradient takes their place: 6 B C D
+    operations. Larger ones are computed in slices of classes that fit, in forward and again in backward: 8 B C D,
+    and nothing of size B C is ever held. Under autocast the products are computed in its dtype.
+
+    Args:
+        features: [B, D].
+        weight: [C, D], of the same dtype (any under autocast).
+        bias: [C] or None, as `weight`.
+        memory_limit: bytes, at least those of 1,024 classes are taken; default `MEMORY_LIMIT`, 1 GiB.
+        labels, ...: see `neighbor_silencing_loss`.
+
+    Returns:
+        As `neighbor_silencing_loss`; features, weight and bias get gradients in their dtypes.
+
+    Raises:
+        ValueError: as `neighbor_silencing_loss`.
+    """
+    _check_linear(features, weight, bias)
+    _check_table(table, len(weight), features.device, "weight")
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    objective = Objective.build(
+        table, prior, tau, dtype, lambda_s=lambda_s, label_smoothing=label_smoothing, ignore_index=ignore_index,
+        reduction=reduction,
+    )  # fmt: skip
+    return loss_of_features(features, weight, bias, labels, objective, mixed_labels, mixed_weight, impl, memory_limit)
+
+
+def loss_of_logits(
+    logits: Tensor,
+    labels: Tensor,
+    objective: Objective,
+    mixed_labels: Tensor | None = None,
+    mixed_weight: Tensor | float | None = None,
+    impl: Implementation = "auto",
+    inplace: bool = False,
+) -> Tensor:
+    """As `neighbor_silencing_loss`, with everything but the labels prepared."""
+    targets, weights = _targets(labels, mixed_labels, mixed_weight, objective, logits.shape)
+    impl = _resolve(impl, logits.device, logits.dtype)
+    if impl == "reference":
+        return _reduce(_reference(logits, targets, weights, objective), targets, objective)
+    arguments = _row_arguments(targets, weights, objective, impl)
+    if inplace and not torch.compiler.is_compiling():
+        loss = _InPlace.apply(logits, *arguments)
+    else:
+        loss, _ = operators.silenced_loss(logits, *arguments)
+    return _reduce(loss, targets, objective)
+
+
+def loss_of_features(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    objective: Objective,
+    mixed_labels: Tensor | None = None,
+    mixed_weight: Tensor | float | None = None,
+    impl: Implementation = "auto",
+    memory_limit: int | None = None,
+) -> Tensor:
+    """As `linear_neighbor_silencing_loss`, with everything but the labels prepared."""
+    device = features.device.type
+    if torch.is_autocast_enabled(device):
+        features = features.to(torch.get_autocast_dtype(device))
+    (B, D), C, size = features.shape, len(weight), features.element_size()
+    limit = MEMORY_LIMIT if memory_limit is None else memory_limit
+    resolved = _resolve(impl, features.device, features.dtype)
+    if resolved == "reference" or B * C * size <= limit:
+        logits = F.linear(features, weight, bias)  # [B, C]
+        return loss_of_logits(logits, labels, objective, mixed_labels, mixed_weight, impl, inplace=True)
+    targets, weights = _targets(labels, mixed_labels, mixed_weight, objective, (B, C))
+    # A class takes its logits, its weight in their type, and the weight's gradient before it is stored.
+    per_class = B * size + (2 * D * size if weight.dtype != features.dtype else 0)
+    slice_classes = max(limit // per_class // _NARROWEST_SLICE, 1) * _NARROWEST_SLICE
+    arguments = _row_arguments(targets, weights, objective, resolved)
+    loss, _ = operators.linear_silenced_loss(features, weight, bias, slice_classes, *arguments)
+    return _reduce(loss, targets, objective)
 
 
 def log_prior(counts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -96,49 +234,119 @@ def log_prior(counts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return n.log() - n.sum().log()
 
 
-def _implementation(impl: str, logits: Tensor):
+class _InPlace(torch.autograd.Function):
+    """`operators.silenced_loss` whose gradient takes the place of the logits; a second backward raises."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, *rows: Any) -> Tensor:
+        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        loss, saved = operators.silenced_loss(logits, *rows)
+        tensors = [value for value in rows if isinstance(value, Tensor)]
+        ctx.save_for_backward(logits, saved, *tensors)
+        ctx.rows = [None if isinstance(value, Tensor) else (value,) for value in rows]
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        logits, saved, *tensors = ctx.saved_tensors
+        rest = iter(tensors)
+        rows = [next(rest) if value is None else value[0] for value in ctx.rows]
+        operators.silenced_loss_gradient_(logits, saved, grad_loss, *rows)
+        return logits, *[None] * len(rows)
+
+
+def _row_arguments(targets: Tensor, weights: Tensor | None, objective: Objective, impl: str) -> tuple:
+    """The arguments of `rows.Rows`, and who computes."""
+    table, bias, lambda_s = objective.table, objective.bias, objective.lambda_s
+    log_lambda = math.log(lambda_s) if lambda_s > 0 else -math.inf
+    bias = None if bias is None else bias.float()
+    return (
+        targets, weights, table.indptr, table.indices, table.auxiliary_start, bias, log_lambda,
+        float(objective.label_smoothing), objective.ignore_index, impl,
+    )  # fmt: skip
+
+
+def _reference(logits: Tensor, targets: Tensor, weights: Tensor | None, objective: Objective) -> Tensor:
+    counted = _counted(targets, objective)
+    # With lambda_s = 1 nothing is silenced, so smoothing too spreads over all classes.
+    table = objective.table.emptied() if objective.lambda_s == 1 else objective.table
+    losses = [
+        reference_loss(
+            logits, y.where(counted, -1), table, objective.bias, objective.lambda_s, objective.label_smoothing
+        )
+        for y in targets
+    ]
+    loss = losses[0] if weights is None else sum(w.to(part.dtype) * part for w, part in zip(weights, losses, strict=True))
+    return loss.where(counted, 0)
+
+
+def _counted(targets: Tensor, objective: Objective) -> Tensor:
+    return (targets != objective.ignore_index).all(dim=0)  # [B]
+
+
+def _reduce(loss: Tensor, targets: Tensor, objective: Objective) -> Tensor:
+    if objective.reduction == "none":
+        return loss
+    total = loss.sum()
+    return total if objective.reduction == "sum" else total / _counted(targets, objective).sum().clamp_min(1)
+
+
+def _targets(
+    labels: Tensor, mixed_labels: Tensor | None, mixed_weight: Tensor | float | None, objective: Objective, shape: Any
+) -> tuple[Tensor, Tensor | None]:
+    """(labels, int64 [L, B]; their weights, float32 [L, B], or None for one label)."""
+    _check_labels(labels, "labels", shape, objective.ignore_index)
+    if (mixed_labels is None) != (mixed_weight is None):
+        raise ValueError("mixed_labels and mixed_weight go together: give both or neither.")
+    if mixed_labels is None:
+        return labels.contiguous()[None], None
+    _check_labels(mixed_labels, "mixed_labels", shape, objective.ignore_index)
+    exact = torch.float64 if objective.bias is not None and objective.bias.dtype == torch.float64 else torch.float32
+    mu = torch.as_tensor(mixed_weight, dtype=exact, device=labels.device).expand(labels.shape)
+    return torch.stack([labels, mixed_labels]), torch.stack([mu, 1 - mu])
+
+
+def _resolve(impl: str, device: torch.device, dtype: torch.dtype) -> str:
     if impl == "auto":
+        if device.type == "cpu":
+            fits = dtype in (torch.float32, torch.bfloat16) and importlib.util.find_spec("numba") is not None
+            return "cpu" if fits else "reference"
         has_triton = importlib.util.find_spec("triton") is not None
-        impl = "triton" if logits.is_cuda and has_triton and logits.dtype != torch.float64 else "reference"
-    if impl == "reference":
-        return reference_loss
-    if impl == "triton":
-        from .triton_logits import triton_loss  # here, as Triton is optional
+        return "triton" if device.type == "cuda" and has_triton and dtype != torch.float64 else "reference"
+    if impl not in ("triton", "cpu", "reference"):
+        raise ValueError(f"impl must be 'auto', 'triton', 'cpu' or 'reference', got {impl!r}.")
+    if impl != "reference" and dtype == torch.float64:
+        raise ValueError("the fused loss computes in float32: use impl='reference' for float64.")
+    if impl == "cpu" and dtype == torch.float16:
+        raise ValueError("impl='cpu' takes float32 and bfloat16: use impl='reference' for float16.")
+    return impl
 
-        return triton_loss
-    raise ValueError(f"impl must be 'auto', 'triton' or 'reference', got {impl!r}.")
 
-
-def _check(logits, labels, table, prior, tau, lambda_s, label_smoothing, reduction) -> None:
-    if logits.ndim != 2 or not logits.is_floating_point():
-        raise ValueError(f"logits must be a float tensor [B, C], got {logits.dtype} {list(logits.shape)}.")
-    if table.num_classes != logits.shape[1]:
+def _check_table(table: NeighborTable, num_classes: int, device: torch.device, name: str) -> None:
+    if table.num_classes != num_classes:
         raise ValueError(
-            f"the neighbor table was built for {table.num_classes} classes, the logits have {logits.shape[1]}."
+            f"the neighbor table was built for {table.num_classes} classes, the {name} "
+            f"{'have' if name == 'logits' else 'has'} {num_classes}."
         )
-    if table.indptr.device != logits.device:
-        raise ValueError(
-            f"the neighbor table is on {table.indptr.device}, the logits on {logits.device}: use table.to(device)."
-        )
-    if prior is not None:
-        if prior.shape != (logits.shape[1],):
-            raise ValueError(f"prior must have shape [{logits.shape[1]}], got {list(prior.shape)}.")
-        if prior.device.type == "cpu" and not bool((prior > 0).all()):
-            raise ValueError("prior must be positive for every class: a class with count 0 cannot be learned.")
-    if not tau >= 0:
-        raise ValueError(f"tau must be at least 0, got {tau}.")
-    if not 0 <= lambda_s <= 1:
-        raise ValueError(f"lambda_s must lie in [0, 1], got {lambda_s}.")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}.")
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+    if table.indptr.device != device:
+        raise ValueError(f"the neighbor table is on {table.indptr.device}, the {name} on {device}: use table.to(device).")
 
 
-def _check_labels(labels: Tensor, name: str, logits: Tensor, ignore_index: int) -> None:
-    if labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"{name} must be int64 [{logits.shape[0]}], got {labels.dtype} {list(labels.shape)}.")
-    if labels.device.type == "cpu":
-        wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= logits.shape[1]))]
+def _check_linear(features: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    shapes = [list(t.shape) for t in (features, weight) if t is not None]
+    if features.ndim != 2 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
+        raise ValueError(f"features must be [B, D] and weight [C, D], got {shapes[0]} and {shapes[1]}.")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must have shape [{len(weight)}], got {list(bias.shape)}.")
+    if not torch.is_autocast_enabled(features.device.type) and features.dtype != weight.dtype:
+        raise ValueError(f"features are {features.dtype}, weight is {weight.dtype}: cast one, or use torch.autocast.")
+
+
+def _check_labels(labels: Tensor, name: str, shape: Any, ignore_index: int) -> None:
+    batch, num_classes = shape
+    if labels.shape != (batch,) or labels.dtype != torch.int64:
+        raise ValueError(f"{name} must be int64 [{batch}], got {labels.dtype} {list(labels.shape)}.")
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= num_classes))]
         if len(wrong):
-            raise ValueError(f"{name} holds {int(wrong[0])}, outside the label space 0..{logits.shape[1] - 1}.")
+            raise ValueError(f"{name} holds {int(wrong[0])}, outside the label space 0..{num_classes - 1}.")

@@ -131,7 +131,7 @@ def test_head_learns_and_predicts_with_the_same_weight():
     loss = head(features, labels)
     logits = head(features)
     torch.testing.assert_close(
-        loss, neighbor_silencing_loss(logits, labels, table, head.class_counts, label_smoothing=0.1)
+        loss, neighbor_silencing_loss(logits, labels, table, head.loss.class_counts, label_smoothing=0.1)
     )
     loss.backward()
     assert head.weight.grad.abs().sum() > 0
@@ -142,7 +142,7 @@ def test_head_learns_and_predicts_with_the_same_weight():
         "norm.running_var",
         "norm.num_batches_tracked",
     }
-    assert head.bfloat16().class_counts.dtype == torch.int64
+    assert head.bfloat16().loss.objective.bias.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

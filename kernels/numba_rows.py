@@ -1,0 +1,292 @@
+"""The two passes over a slice of logits on the CPU: compiled by numba, rows split over torch's threads.
+
+A row is taken in blocks that stay in the first-level cache. The weights of silenced classes, and the label's 0, are
+written into a block-sized copy of the bias, so the loops over a block are the same for every row and need no mask.
+Exponents are taken as in `triton_rows.py`.
+
+Shapes as in `rows.py`: B samples, C classes, S classes of a slice, L labels a sample. Letters: z logit, b bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from .rows import CENTER_BIAS, CENTER_LOGIT, LABEL_LOGIT, LOWEST, MASS, OUTSIDE_SUM, Rows, finish
+
+DTYPES = (torch.float32, torch.bfloat16)
+_BLOCK = 2048
+# Sums may be reordered, which lets them be vectorized; NaN and infinity keep their meaning.
+_sums = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+_exact = njit(nogil=True, cache=True, fastmath={"contract"})
+
+_LOWEST, _MINUS_INFINITY = np.float32(LOWEST), np.float32(-np.inf)
+_LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
+_SHIFTER = np.float32(1.5 * 2**23)  # adding it rounds to an integer, which then stands in the low bits
+_SHIFTER_BITS = np.int32(np.float32(1.5 * 2**23).view(np.int32) - 127)
+_MANTISSA, _HALF_WORD, _NAN_BITS = np.int32(23), np.uint32(16), np.uint32(0x7FC00000)
+_SMALLEST, _LARGEST = np.float32(-87.3), np.float32(88.3)
+_ZERO, _ONE = np.float32(0), np.float32(1)
+# Minimax polynomial of (exp(f) - 1 - f) / f^2 over |f| <= ln(2) / 2, after Cephes' expf.
+_P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+_P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+
+
+@_exact
+def _exp(x):
+    """exp(x), float32 to 2 units in the last place, 0 below -87.3; math.exp would keep the loops from vectorizing."""
+    t = min(max(x, _SMALLEST), _LARGEST)
+    shifted = t * _LOG2E + _SHIFTER
+    n = shifted - _SHIFTER
+    f = (t - n * _LN2_HIGH) - n * _LN2_LOW
+    p = ((((_P0 * f + _P1) * f + _P2) * f + _P3) * f + _P4) * f + _P5
+    scale = np.int32((np.float32(shifted).view(np.int32) - _SHIFTER_BITS) << _MANTISSA).view(np.float32)
+    y = (p * (f * f) + f + _ONE) * scale
+    if x < _SMALLEST:
+        return _ZERO
+    return y if x <= _LARGEST else x * np.float32(np.inf)  # overflow; NaN stays
+
+
+@_exact
+def _read(row, start, z):
+    """A block of logits as float32; uint16 holds the bits of bfloat16."""
+    if row.itemsize == 2:
+        for j in range(len(z)):
+            z[j] = np.uint32(np.uint32(row[start + j]) << _HALF_WORD).view(np.float32)
+    else:
+        for j in range(len(z)):
+            z[j] = row[start + j]
+
+
+@_exact
+def _write(g, row, start):
+    """A block of float32 back to the row's type, rounded to nearest even."""
+    if row.itemsize == 2:
+        for j in range(len(g)):
+            bits = np.float32(g[j]).view(np.uint32)
+            odd = np.uint32(bits >> _HALF_WORD) & np.uint32(1)
+            rounded = np.uint32(bits + np.uint32(0x7FFF) + odd) if g[j] == g[j] else _NAN_BITS
+            row[start + j] = np.uint16(rounded >> _HALF_WORD)
+    else:
+        for j in range(len(g)):
+            row[start + j] = g[j]
+
+
+@_exact
+def _weigh(b, u, bias, first, label, neighbors, k, k_end, auxiliary_start, log_lambda):
+    """Makes b the log weights of a block for one label, given its bias: silenced classes down, the label out.
+
+    Where a class is silenced, u becomes 0 (unless u is empty). Returns the next position in the list of neighbors.
+    """
+    n = len(b)
+    if label >= auxiliary_start:
+        inside = max(0, auxiliary_start - first)
+        kept = u[label - first] if len(u) and first <= label < first + n else _ZERO
+        for j in range(inside, n):
+            b[j] += log_lambda
+        for j in range(inside, len(u)):
+            u[j] = _ZERO
+        if len(u) and first <= label < first + n:
+            u[label - first] = kept
+    while k < k_end and neighbors[k] < first + n:
+        b[neighbors[k] - first] += log_lambda
+        if len(u):
+            u[neighbors[k] - first] = _ZERO
+        k += 1
+    if first <= label < first + n:
+        b[label - first] = _MINUS_INFINITY
+    return k
+
+
+@_exact
+def _copy_bias(b, bias, first):
+    if len(bias):
+        for j in range(len(b)):
+            b[j] = bias[first + j]
+    else:
+        for j in range(len(b)):
+            b[j] = _ZERO
+
+
+@_sums
+def _largest_score(z, b):
+    largest = _MINUS_INFINITY
+    for j in range(len(z)):
+        score = z[j] + b[j]
+        largest = score if score > largest else largest
+    return largest
+
+
+@_sums
+def _mass(z, b, z_c, b_c):
+    total = _ZERO
+    for j in range(len(z)):
+        total += _exp((z[j] - z_c) + (b[j] - b_c))
+    return total
+
+
+@_sums
+def _sum(u):
+    total = _ZERO
+    for j in range(len(u)):
+        total += u[j]
+    return total
+
+
+@_exact
+def _buffer():
+    return np.empty(_BLOCK, np.float32)  # its type says that it is contiguous, without which nothing is vectorized
+
+
+@_exact
+def _list_from(label, indptr, neighbors, first_class, log_lambda):
+    """(first position in the slice, end) of the label's sorted list; an empty one for no class."""
+    if label < 0 or label >= len(indptr) - 1 or log_lambda == 0:
+        return 0, 0
+    k, k_end = indptr[label], indptr[label + 1]
+    return k + np.searchsorted(neighbors[k:k_end], first_class), k_end
+
+
+@_exact
+def _accumulate(
+    logits, first_class, targets, bias, indptr, neighbors, auxiliary_start, log_lambda, smooth, ignore_index,
+    state, begin, end,
+):  # fmt: skip
+    width = logits.shape[1]
+    z_block, b_block, u_block = _buffer(), _buffer(), _buffer()
+    for row in range(begin, end):
+        if np.any(targets[:, row] == ignore_index):
+            continue
+        for i in range(len(targets)):
+            label = targets[i, row]
+            one = state[i, :, row]
+            z_c, b_c = one[CENTER_LOGIT], one[CENTER_BIAS]
+            mass, outside = np.float64(one[MASS]), np.float64(one[OUTSIDE_SUM])
+            k, k_end = _list_from(label, indptr, neighbors, first_class, log_lambda)
+            for start in range(0, width, _BLOCK):
+                n, first = min(_BLOCK, width - start), first_class + start
+                z, b, u = z_block[:n], b_block[:n], u_block[: n if smooth else 0]
+                _read(logits[row], start, z)
+                _copy_bias(b, bias, first)
+                for j in range(len(u)):
+                    u[j] = z[j] + b[j]
+                k = _weigh(b, u, bias, first, label, neighbors, k, k_end, auxiliary_start, log_lambda)
+                outside += _sum(u)
+                if first <= label < first + n:
+                    one[LABEL_LOGIT] = z[label - first]
+                largest = _largest_score(z, b)
+                if largest > z_c + b_c:
+                    best = 0
+                    while z[best] + b[best] != largest:
+                        best += 1
+                    mass *= np.exp((np.float64(z_c) - z[best]) + (np.float64(b_c) - b[best]))
+                    z_c, b_c = z[best], b[best]
+                mass += _mass(z, b, z_c, b_c)
+            one[CENTER_LOGIT], one[CENTER_BIAS], one[MASS], one[OUTSIDE_SUM] = z_c, b_c, mass, outside
+
+
+@_exact
+def _add_gradient(g, z, b, u, z_c, b_c, scale):
+    if len(u):
+        for j in range(len(g)):
+            g[j] += _exp((z[j] - z_c) + (b[j] - b_c)) * scale - u[j]
+    else:
+        for j in range(len(g)):
+            g[j] += _exp((z[j] - z_c) + (b[j] - b_c)) * scale
+
+
+@_exact
+def _gradient(
+    logits, first_class, targets, weights, bias, indptr, neighbors, auxiliary_start, log_lambda, smoothing, outside,
+    ignore_index, saved, grad_loss, out, begin, end,
+):  # fmt: skip
+    width, L = logits.shape[1], len(targets)
+    z_block, b_block, u_block, g_block = _buffer(), _buffer(), _buffer(), _buffer()
+    k, k_end = np.empty(L, np.int64), np.empty(L, np.int64)
+    for row in range(begin, end):
+        if grad_loss[row] == 0 or np.any(targets[:, row] == ignore_index):
+            out[row, :] = 0
+            continue
+        for i in range(L):
+            k[i], k_end[i] = _list_from(targets[i, row], indptr, neighbors, first_class, log_lambda)
+        for start in range(0, width, _BLOCK):
+            n, first = min(_BLOCK, width - start), first_class + start
+            z, b, g, u = z_block[:n], b_block[:n], g_block[:n], u_block[: n if smoothing > 0 else 0]
+            _read(logits[row], start, z)
+            for j in range(n):
+                g[j] = _ZERO
+            for i in range(L):
+                label, upstream = targets[i, row], grad_loss[row] * weights[i, row]
+                z_c, b_c, total, others = saved[i, :, row]
+                _copy_bias(b, bias, first)
+                for j in range(len(u)):
+                    u[j] = upstream * smoothing / outside[i, row]
+                k[i] = _weigh(b, u, bias, first, label, neighbors, k[i], k_end[i], auxiliary_start, log_lambda)
+                _add_gradient(g, z, b, u, z_c, b_c, np.float32(upstream / total))
+                if first <= label < first + n:
+                    g[label - first] -= upstream * (others - smoothing)
+            _write(g, out[row], start)
+
+
+def accumulate(logits: Tensor, first_class: int, rows: Rows, state: Tensor) -> None:
+    """Adds a slice of logits [B, S], the classes from `first_class` on, to the state; any order of slices."""
+    arguments = (_array(logits), first_class, rows.targets.numpy(), *_shared(rows), rows.smoothing > 0)
+    _over_rows(_accumulate, len(logits), *arguments, rows.ignore_index, state.numpy())
+
+
+def loss_of(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """(loss [B], saved [L, 4, B]), float32, of logits [B, C]."""
+    state = rows.new_state()
+    accumulate(logits, 0, rows, state)
+    return finish(state, rows)
+
+
+def gradient(logits: Tensor, first_class: int, rows: Rows, saved: Tensor, grad_loss: Tensor, out: Tensor) -> None:
+    """Writes the gradient of a slice of logits [B, S] to `out` [B, S], which may be `logits` itself.
+
+    Args:
+        grad_loss: gradient of the loss of each row, float32 [B], of any stride.
+    """
+    weights = torch.ones(rows.targets.shape) if rows.weights is None else rows.weights
+    outside = torch.stack([rows.num_outside(target) for target in rows.targets]).float()  # [L, B]
+    _over_rows(
+        _gradient, len(logits), _array(logits), first_class, rows.targets.numpy(), weights.numpy(), *_shared(rows),
+        np.float32(rows.smoothing), outside.numpy(), rows.ignore_index, saved.numpy(),
+        grad_loss.contiguous().numpy(), _array(out),
+    )  # fmt: skip
+
+
+def _shared(rows: Rows) -> tuple:
+    bias = np.empty(0, np.float32) if rows.bias is None else rows.bias.numpy()
+    start = rows.auxiliary_start if rows.silences else rows.num_classes
+    return bias, rows.indptr.numpy(), rows.indices.numpy(), start, np.float32(rows.log_lambda)
+
+
+def _array(logits: Tensor) -> np.ndarray:
+    """The tensor's memory; bfloat16, which numpy lacks, as its bits."""
+    return logits.view(torch.uint16).numpy() if logits.dtype == torch.bfloat16 else logits.numpy()
+
+
+def _over_rows(work: Callable, num_rows: int, *arguments: object) -> None:
+    """Runs work(*arguments, begin, end) over all rows, a part in each thread.
+
+    Not numba's own threads: two Python threads may not use those at once, and FFCV's loader does.
+    """
+    parts = min(torch.get_num_threads(), num_rows)
+    bounds = [num_rows * i // parts for i in range(parts + 1)] if parts else []
+    futures = [_threads().submit(work, *arguments, *b) for b in zip(bounds[1:-1], bounds[2:], strict=True)]
+    if parts:
+        work(*arguments, 0, bounds[1])
+    for future in futures:
+        future.result()
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(torch.get_num_threads(), 2) - 1, thread_name_prefix="fastlt-rows")

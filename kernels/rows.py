@@ -1,0 +1,127 @@
+"""The two passes over logits, slice of classes by slice, on whatever computes them: what every fused path is made of.
+
+Pass one, `accumulate`, keeps of each row and label a `state`; `finish` makes loss and `saved` of it; pass two,
+`gradient`, needs nothing else. A slice is all classes (logits at once), some (`linear.py`) or a rank's (`sharded.py`).
+
+Shapes: B samples, C classes, S classes of a slice, L labels a sample (2 for mixup and cutmix, else 1).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+# Rows of the state, float32 [L, 5, B]: the largest class so far other than the label, as logit and bias; the mass of
+# all others relative to it; the label's logit; the sum of logit + bias over the classes that are not silenced.
+CENTER_LOGIT, CENTER_BIAS, MASS, LABEL_LOGIT, OUTSIDE_SUM = range(5)
+STATE_ROWS = 5
+# Rows of saved, float32 [L, 4, B]: center as above, or the label where that is larger; the whole mass relative to
+# it; the probability of all classes but the label.
+SAVED_ROWS = 4
+# Stands for the center of nothing: finite, so that differences to it are no NaN, and below every logit.
+LOWEST = -3e38
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What the rows of a batch are judged by; all tensors on one device.
+
+    Attributes:
+        targets: int64 [L, B], contiguous; a row counts nothing when one of them is `ignore_index`.
+        weights: float32 [L, B], the share of each label in the loss; None when L is 1.
+        indptr, indices, auxiliary_start: the silenced sets, see `NeighborTable`.
+        bias: tau * log prior, float32 [C], or None.
+        log_lambda: log of the weight of silenced classes, -inf for 0; 0 silences nobody.
+        smoothing: label smoothing, in [0, 1).
+        ignore_index: see `targets`.
+    """
+
+    targets: Tensor
+    weights: Tensor | None
+    indptr: Tensor
+    indices: Tensor
+    auxiliary_start: int
+    bias: Tensor | None
+    log_lambda: float
+    smoothing: float
+    ignore_index: int
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def silences(self) -> bool:
+        return self.log_lambda != 0.0
+
+    def counted(self) -> Tensor:
+        """Rows that count, bool [B]."""
+        return (self.targets != self.ignore_index).all(dim=0)
+
+    def new_state(self) -> Tensor:
+        """State of rows of which no class was seen, float32 [L, 5, B]."""
+        L, B = self.targets.shape
+        state = torch.zeros(L, STATE_ROWS, B, device=self.targets.device)
+        state[:, CENTER_LOGIT] = LOWEST
+        return state
+
+    def num_outside(self, target: Tensor) -> Tensor:
+        """Classes that are not silenced for each label, the label included: int64 [B]."""
+        if not self.silences:
+            return torch.full_like(target, self.num_classes)
+        target = target.clamp(0, self.num_classes - 1)
+        listed = self.indptr[target + 1] - self.indptr[target]
+        inside = self.num_classes - self.auxiliary_start - 1
+        return self.num_classes - listed - torch.where(target >= self.auxiliary_start, inside, 0)
+
+
+def finish(state: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+    """(loss [B], saved [L, 4, B]), float32, of rows all of whose classes were seen.
+
+    It works in float64: on B numbers that costs nothing, and states of several ranks may lie far apart.
+    """
+    losses, saved = [], []
+    for target, one in zip(rows.targets, state.double(), strict=True):
+        center = one[CENTER_LOGIT] + one[CENTER_BIAS]  # [B]
+        bias = torch.zeros_like(center)
+        if rows.bias is not None:
+            bias = rows.bias[target.clamp(0, rows.num_classes - 1)].double()
+        label = one[LABEL_LOGIT] + bias
+        empty = one[MASS] == 0
+        rest = (center - label + one[MASS].log()).masked_fill(empty, -torch.inf)  # log of all other mass over the label's
+        loss = torch.logaddexp(rest, torch.zeros_like(rest))
+        if rows.smoothing > 0:
+            loss = loss - rows.smoothing * (one[OUTSIDE_SUM] / rows.num_outside(target) - label)
+        unknown = (target < 0) | (target >= rows.num_classes)
+        losses.append(loss.masked_fill(unknown, torch.nan))
+        leads = rest < 0
+        total = torch.where(leads, 1 + rest.exp(), one[MASS] + (label - center).exp())
+        parts = (one[LABEL_LOGIT].where(leads, one[CENTER_LOGIT]), bias.where(leads, one[CENTER_BIAS]))
+        saved.append(torch.stack([*parts, total, rest.sigmoid()]))
+    loss = torch.stack(losses)  # [L, B]
+    loss = loss[0] if rows.weights is None else (loss * rows.weights).sum(dim=0)
+    return loss.masked_fill(~rows.counted(), 0).float(), torch.stack(saved).float()
+
+
+def implementation(impl: str, device: torch.device) -> ModuleType:
+    """The module that computes the passes: `accumulate`, `loss_of` and `gradient`.
+
+    Raises:
+        ValueError: it cannot run here.
+    """
+    if impl == "cpu":
+        if device.type != "cpu":
+            raise ValueError(f"impl='cpu' needs tensors on the CPU, these are on {device}.")
+        from . import numba_rows
+
+        return numba_rows
+    if importlib.util.find_spec("triton") is None:
+        raise ValueError("impl='triton' needs Triton, which is not installed: use impl='reference'.")
+    from . import triton_rows
+
+    triton_rows.check_device(device)
+    return triton_rows

@@ -1,0 +1,297 @@
+"""The fused kernels against the float64 reference: Triton's on the GPU or in the interpreter, numba's on the CPU."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cases import make_case
+from fastlt.kernels import NeighborTable, neighbor_silencing_loss
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+FUSED = [
+    pytest.param("triton", marks=pytest.mark.gpu_too),
+    "cpu",
+]
+EVERY = [*FUSED, "reference"]
+
+RAGGED = [(1, 1, 0), (3, 2, 1), (5, 17, 9), (4, 252, 60), (3, 1023, 100), (2, 1024, 300), (2, 2047, 2000)]
+OPTIONS = [
+    {},
+    {"lambda_s": 0.0},
+    {"lambda_s": 1.0},
+    {"tau": 0.0},
+    {"label_smoothing": 0.1},
+    {"lambda_s": 0.0, "label_smoothing": 0.2, "tau": 1.05},
+]
+
+
+@pytest.fixture
+def device(impl: str, device: torch.device) -> torch.device:
+    """Where the implementation of the test runs."""
+    return device if impl == "triton" else torch.device("cpu")
+
+
+def loss_and_gradient(logits, case, impl, device, **options):
+    z = logits.clone().to(device).requires_grad_()
+    loss = neighbor_silencing_loss(
+        z, case.labels.to(device), case.table.to(device), case.prior.to(device), reduction="none", impl=impl, **options
+    )
+    (loss * torch.linspace(0.5, 2.0, len(loss), device=device, dtype=loss.dtype)).sum().backward()
+    return loss.detach().cpu().double(), z.grad.cpu().double()
+
+
+@pytest.mark.parametrize("impl", FUSED)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("interval", [False, True], ids=["pairs", "pairs+auxiliary"])
+@pytest.mark.parametrize("shape", RAGGED, ids=str)
+def test_agrees_with_float64(shape, interval, options, impl, device):
+    case = make_case(*shape, seed=sum(shape), interval=interval)
+    inputs = case.logits.float()
+    loss, gradient = loss_and_gradient(inputs, case, impl, device, **options)
+    expected, expected_gradient = loss_and_gradient(inputs.double(), case, "reference", "cpu", **options)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6 if options.get("label_smoothing") else 1e-30)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("impl", FUSED)
+@pytest.mark.parametrize("lambda_s", [0.0, 0.1])
+def test_extreme_logits(lambda_s, impl, device):
+    case = make_case(8, 300, 200, scale=80.0, seed=3)
+    inputs = case.logits.float()
+    loss, gradient = loss_and_gradient(inputs, case, impl, device, lambda_s=lambda_s)
+    expected, expected_gradient = loss_and_gradient(inputs.double(), case, "reference", "cpu", lambda_s=lambda_s)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-30)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
+    assert gradient.isfinite().all()
+
+
+def dominated_by_neighbors(residual: float):
+    """One sample of class 0 whose neighbors 1..63 hold all but `residual` of the softmax mass of 2,000 classes."""
+    case = make_case(1, 2000, 0, seed=1)
+    case.table = NeighborTable.from_pairs(2000, [(0, j) for j in range(1, 64)])
+    case.labels = torch.zeros(1, dtype=torch.int64)
+    case.prior = torch.ones(2000)
+    logits = torch.zeros(1, 2000, dtype=torch.float64)
+    logits[0, 1:64] += torch.log(torch.tensor((1 / residual) * 1937 / 63))
+    return case, logits.float()
+
+
+@pytest.mark.parametrize("lambda_s", [0.0, 1e-3, 0.1])
+@pytest.mark.parametrize("residual", [1e-3, 1e-7, 2e-9])
+@pytest.mark.parametrize("impl", EVERY)
+def test_neighbors_hold_almost_all_mass(lambda_s, residual, impl, device):
+    case, logits = dominated_by_neighbors(residual)
+    loss, gradient = loss_and_gradient(logits, case, impl, device, lambda_s=lambda_s)
+    expected, expected_gradient = loss_and_gradient(logits.double(), case, "reference", "cpu", lambda_s=lambda_s)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("impl", FUSED)
+def test_tiny_losses_keep_their_digits(impl, device):
+    """A sure and right sample's loss is near 1e-20: computed as a difference it would be 0 in float32."""
+    case = make_case(1, 100, 0)
+    case.labels, case.prior = torch.zeros(1, dtype=torch.int64), torch.ones(100)
+    logits = torch.zeros(1, 100)
+    logits[0, 0] = 50.0
+    loss, gradient = loss_and_gradient(logits, case, impl, device)
+    expected, expected_gradient = loss_and_gradient(logits.double(), case, "reference", "cpu")
+    assert 1e-21 < expected.item() < 1e-19
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("impl", FUSED)
+def test_label_far_above_all_others(impl, device):
+    """Losses below float32's range come out as 0, with a gradient of 0, and not as NaN."""
+    case = make_case(2, 50, 0)
+    logits = torch.full((2, 50), -80.0)
+    logits[torch.arange(2), case.labels] = 80.0
+    loss, gradient = loss_and_gradient(logits, case, impl, device)
+    assert (loss == 0).all()
+    assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("impl", FUSED)
+def test_whole_blocks_silenced(impl, device):
+    """With lambda_s = 0, the first 1,024-class block holds nothing but silenced classes and the label."""
+    case = make_case(1, 2100, 0)
+    case.table = NeighborTable.from_pairs(2100, [(3, j) for j in range(2050) if j != 3])
+    case.labels = torch.tensor([3])
+    logits = case.logits.float()
+    loss, gradient = loss_and_gradient(logits, case, impl, device, lambda_s=0.0)
+    expected, _ = loss_and_gradient(logits.double(), case, "reference", "cpu", lambda_s=0.0)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0.0)
+    assert (gradient[0, 4:2050] == 0).all()
+
+
+@pytest.mark.parametrize("impl", FUSED)
+def test_everything_else_silenced_costs_nothing(impl, device):
+    case = make_case(1, 40, 0)
+    case.table = NeighborTable.from_pairs(40, [(0, j) for j in range(1, 40)])
+    case.labels = torch.zeros(1, dtype=torch.int64)
+    loss, gradient = loss_and_gradient(case.logits.float(), case, impl, device, lambda_s=0.0)
+    assert loss.item() == 0.0
+    assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("impl", EVERY)
+def test_nan_stays_visible(impl, device):
+    case = make_case(4, 70, 30)
+    logits = case.logits.float()
+    logits[1, 5] = float("nan")
+    logits[2, case.labels[2]] = float("nan")
+    loss, _ = loss_and_gradient(logits, case, impl, device, lambda_s=0.1)
+    assert loss.isnan().tolist() == [False, True, True, False]
+
+
+LOW_PRECISION = [
+    pytest.param("triton", torch.float16, marks=pytest.mark.gpu_too),
+    pytest.param("triton", torch.bfloat16, marks=pytest.mark.gpu_too),
+    ("cpu", torch.bfloat16),
+]
+
+
+@pytest.mark.parametrize(("impl", "dtype"), LOW_PRECISION)
+def test_low_precision_inputs(impl, dtype, device):
+    """Judged on the same rounded inputs: the loss is as good as in float32, the gradient is rounded once."""
+    case = make_case(4, 500, 300, seed=5)
+    inputs = case.logits.to(dtype)
+    loss, gradient = loss_and_gradient(inputs, case, impl, device)
+    expected, expected_gradient = loss_and_gradient(inputs.double(), case, "reference", "cpu")
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0.0)
+    slack = torch.finfo(dtype)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=slack.eps, atol=slack.smallest_normal)
+
+
+@pytest.mark.parametrize(("impl", "dtype"), LOW_PRECISION)
+def test_no_farther_from_float64_than_twice_torchs_own(impl, dtype, device):
+    """Plain cross-entropy, which torch has too, on the same rounded logits."""
+    if impl == "triton" and dtype == torch.bfloat16 and device.type == "cpu":
+        pytest.skip("Triton's interpreter truncates to bfloat16 where a GPU rounds")
+    case = make_case(8, 1000, 0, scale=5.0, seed=6)
+    inputs = case.logits.to(dtype)
+
+    def cross_entropy(logits, loss):
+        z = logits.detach().clone().requires_grad_()
+        value = loss(z)
+        value.sum().backward()
+        return value.detach().cpu().double(), z.grad.cpu().double()
+
+    where = device if impl == "triton" else "cpu"
+    labels = case.labels.to(where)
+    table = NeighborTable.from_pairs(1000, []).to(where)
+    exact = cross_entropy(inputs.double(), lambda z: F.cross_entropy(z, case.labels, reduction="none"))
+    torchs = cross_entropy(inputs.to(where), lambda z: F.cross_entropy(z, labels, reduction="none"))
+    ours = cross_entropy(
+        inputs.to(where), lambda z: neighbor_silencing_loss(z, labels, table, reduction="none", impl=impl)
+    )
+    for mine, torch_value, true in zip(ours, torchs, exact, strict=True):
+        assert (mine - true).abs().max() <= 2 * (torch_value - true).abs().max()
+
+
+@pytest.mark.parametrize("impl", FUSED)
+def test_mixed_labels_ignored_rows_and_strides(impl, device):
+    case = make_case(6, 90, 80, seed=9)
+    case.labels[2] = -100
+    wide = torch.zeros(6, 200).double()
+    wide[:, :90] = case.logits
+    wide[2, 7] = float("nan")
+    weight = torch.linspace(0, 1, 6)
+    results = []
+    for dtype, way, where in ((torch.float32, impl, device), (torch.float64, "reference", "cpu")):
+        z = wide.clone().to(where, dtype).requires_grad_()
+        loss = neighbor_silencing_loss(
+            z[:, :90], case.labels.to(where), case.table.to(where), case.prior.to(where),
+            mixed_labels=case.mixed_labels.to(where), mixed_weight=weight.to(where), impl=way,
+        )  # fmt: skip
+        loss.backward()
+        results.append((loss.detach().cpu().double(), z.grad.cpu().double()))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)
+    assert (results[0][1][2] == 0).all()
+    assert (results[0][1][:, 90:] == 0).all()
+
+
+@pytest.mark.parametrize("impl", FUSED)
+@pytest.mark.parametrize("options", [{}, {"lambda_s": 0.0, "label_smoothing": 0.1}], ids=str)
+def test_slices_in_any_order_are_the_whole(impl, options, device):
+    """The state after slices of odd widths, taken backward, gives the loss and gradient of all classes at once."""
+    from fastlt.kernels import rows as passes
+    from fastlt.kernels.loss import Objective, _row_arguments
+
+    case = make_case(5, 203, 150, seed=2, interval=True)
+    case.labels[3] = -100
+    objective = Objective.build(case.table.to(device), case.prior.to(device), **options)
+    mu = torch.linspace(0.1, 0.9, 5)
+    targets, weights = torch.stack([case.labels, case.mixed_labels]), torch.stack([mu, 1 - mu])
+    rows = passes.Rows(*_row_arguments(targets.to(device), weights.to(device), objective, impl)[:-1])
+    compute = passes.implementation(impl, device)
+    logits = case.logits.float().to(device)
+    bounds = [0, 1, 37, 38, 150, 203]
+    slices = [(a, logits[:, a:b].contiguous()) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+    loss, saved = compute.loss_of(logits, rows)
+    upstream = torch.linspace(0.5, 2.0, 5, device=device)
+    whole = torch.empty_like(logits)
+    compute.gradient(logits, 0, rows, saved, upstream, whole)
+
+    state = rows.new_state()
+    for first, part in reversed(slices):
+        compute.accumulate(part, first, rows, state)
+    sliced_loss, sliced_saved = passes.finish(state, rows)
+    torch.testing.assert_close(sliced_loss, loss, rtol=1e-5, atol=1e-6)
+    for first, part in slices:
+        compute.gradient(part, first, rows, sliced_saved, upstream, part)
+    torch.testing.assert_close(torch.cat([part for _, part in slices], dim=1), whole, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("impl", FUSED)
+def test_gradient_in_place_of_the_logits(impl, device):
+    case = make_case(4, 60, 40, seed=8)
+    table, labels = case.table.to(device), case.labels.to(device)
+    weight = torch.randn(60, 16, device=device)
+    features = torch.randn(4, 16, device=device).requires_grad_()
+    expected = torch.autograd.grad(neighbor_silencing_loss(F.linear(features, weight), labels, table), features)
+    logits = F.linear(features, weight)
+    loss = neighbor_silencing_loss(logits, labels, table, impl=impl, inplace=True)
+    (gradient,) = torch.autograd.grad(loss, features, retain_graph=True)
+    torch.testing.assert_close(gradient, expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(F.linear(gradient, weight).shape, logits.shape)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, features)
+
+
+@given(
+    batch=st.integers(0, 6),
+    num_classes=st.integers(1, 3000),
+    num_pairs=st.integers(0, 4000),
+    interval=st.booleans(),
+    scale=st.sampled_from([0.0, 1.0, 30.0, 80.0]),
+    lambda_s=st.sampled_from([0.0, 1e-4, 0.1, 0.7, 1.0]),
+    tau=st.sampled_from([0.0, 1.0, 1.05]),
+    label_smoothing=st.sampled_from([0.0, 0.1]),
+    mixed=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=150, deadline=None)
+def test_anything_drawn_agrees_with_float64(
+    batch, num_classes, num_pairs, interval, scale, lambda_s, tau, label_smoothing, mixed, dtype, seed
+):
+    """The CPU path, which is fast enough for many draws; it shares its algorithm with Triton's."""
+    case = make_case(batch, num_classes, num_pairs, scale, seed, interval)
+    inputs = case.logits.to(dtype)
+    options = {"lambda_s": lambda_s, "tau": tau, "label_smoothing": label_smoothing}
+    if mixed:
+        options |= {"mixed_labels": case.mixed_labels, "mixed_weight": torch.rand(batch)}
+    loss, gradient = loss_and_gradient(inputs, case, "cpu", "cpu", **options)
+    expected, expected_gradient = loss_and_gradient(inputs.double(), case, "reference", "cpu", **options)
+    # Smoothing subtracts means of logits up to 80, so it can only be as exact as these are.
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6 * scale if label_smoothing else 1e-30)
+    rounding = 1e-5 if dtype == torch.float32 else torch.finfo(dtype).eps
+    torch.testing.assert_close(gradient, expected_gradient, rtol=rounding, atol=1e-7)

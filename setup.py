@@ -29,6 +29,7 @@ setup(
         "ffcv": ["ffcv==1.0.2", "opencv-python"],
         "dali": ["nvidia-dali-cuda130>=2.4"],
         "data": ["openai", "aiohttp", "webdataset"],
+        "bench": ["liger-kernel", "cut-cross-entropy"],  # peers of the kernels, for GPUs
         "dev": ["pytest", "hypothesis", "rich", "ruff", "mypy", "types-PyYAML", "types-tqdm", "ninja"],
     },
     entry_points={"console_scripts": ["fastlt = fastlt.cli:main"]},

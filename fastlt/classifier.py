@@ -37,6 +37,7 @@ class Classifier(nn.Module):
             label_smoothing=loss.label_smoothing,
             feature_norm=model.feature_norm,
             impl=loss.impl,
+            memory_limit=loss.memory_limit,
         )
         self.backbone_arguments = backbone_arguments(model, image_size)
         self.compute_dtype = torch.float32

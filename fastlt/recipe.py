@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fastlt.atomic import write_text
-from fastlt.kernels.loss import Implementation
+from fastlt.kernels.loss import MEMORY_LIMIT, Implementation
 from fastlt.label_space import Silence
 from fastlt.loaders import Backend
 
@@ -75,7 +75,9 @@ class LossRecipe(_Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label mass spread over the classes that are not silenced."""
     impl: Implementation = "auto"
-    """Which implementation computes the loss."""
+    """Which implementation computes the loss: triton, cpu, reference, or auto for the fused one of the device."""
+    memory_limit: int = Field(MEMORY_LIMIT, ge=0)
+    """Bytes of logits on one rank up to which they are kept; larger ones are computed twice, in slices of classes."""
 
 
 class OptimizerRecipe(_Section):

@@ -73,9 +73,7 @@ class NeighborSilencingLoss(nn.Module):
     @property
     def objective(self) -> Objective:
         """What is minimized, on the module's device."""
-        return Objective(
-            self.table, self._bias, self.lambda_s, self.label_smoothing, self.ignore_index, self.reduction
-        )
+        return Objective(self.table, self._bias, self.lambda_s, self.label_smoothing, self.ignore_index, self.reduction)
 
     def forward(
         self,

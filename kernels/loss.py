@@ -5,7 +5,6 @@ Shapes: B samples, D features, C classes.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from . import operators
 from .neighbor_table import NeighborTable
 from .reference import reference_loss
+from .rows import INSTALLED
 
 Implementation = Literal["auto", "triton", "cpu", "reference"]
 Reduction = Literal["mean", "sum", "none"]
@@ -186,16 +186,16 @@ def loss_of_logits(
     inplace: bool = False,
 ) -> Tensor:
     """As `neighbor_silencing_loss`, with everything but the labels prepared."""
-    targets, weights = _targets(labels, mixed_labels, mixed_weight, objective, logits.shape)
-    impl = _resolve(impl, logits.device, logits.dtype)
+    targets, weights = batch_targets(labels, mixed_labels, mixed_weight, objective, logits.shape)
+    impl = resolve_impl(impl, logits.device, logits.dtype)
     if impl == "reference":
-        return _reduce(_reference(logits, targets, weights, objective), targets, objective)
-    arguments = _row_arguments(targets, weights, objective, impl)
+        return reduce_rows(_reference(logits, targets, weights, objective), targets, objective)
+    arguments = row_arguments(targets, weights, objective, impl)
     if inplace and not torch.compiler.is_compiling():
         loss = _InPlace.apply(logits, *arguments)
     else:
         loss, _ = operators.silenced_loss(logits, *arguments)
-    return _reduce(loss, targets, objective)
+    return reduce_rows(loss, targets, objective)
 
 
 def loss_of_features(
@@ -213,19 +213,24 @@ def loss_of_features(
     device = features.device.type
     if torch.is_autocast_enabled(device):
         features = features.to(torch.get_autocast_dtype(device))
-    (B, D), C, size = features.shape, len(weight), features.element_size()
+    B, C, size = len(features), len(weight), features.element_size()
     limit = MEMORY_LIMIT if memory_limit is None else memory_limit
-    resolved = _resolve(impl, features.device, features.dtype)
+    resolved = resolve_impl(impl, features.device, features.dtype)
     if resolved == "reference" or B * C * size <= limit:
         logits = F.linear(features, weight, bias)  # [B, C]
         return loss_of_logits(logits, labels, objective, mixed_labels, mixed_weight, impl, inplace=True)
-    targets, weights = _targets(labels, mixed_labels, mixed_weight, objective, (B, C))
+    targets, weights = batch_targets(labels, mixed_labels, mixed_weight, objective, (B, C))
+    arguments = row_arguments(targets, weights, objective, resolved)
+    loss, _ = operators.linear_silenced_loss(features, weight, bias, slice_size(features, weight, limit), *arguments)
+    return reduce_rows(loss, targets, objective)
+
+
+def slice_size(features: Tensor, weight: Tensor, memory_limit: int) -> int:
+    """Classes of a slice of the weight [C, D] that keeps within the limit for features [B, D]; at least 1,024."""
+    size = features.element_size()
     # A class takes its logits, its weight in their type, and the weight's gradient before it is stored.
-    per_class = B * size + (2 * D * size if weight.dtype != features.dtype else 0)
-    slice_classes = max(limit // per_class // _NARROWEST_SLICE, 1) * _NARROWEST_SLICE
-    arguments = _row_arguments(targets, weights, objective, resolved)
-    loss, _ = operators.linear_silenced_loss(features, weight, bias, slice_classes, *arguments)
-    return _reduce(loss, targets, objective)
+    per_class = len(features) * size + (2 * features.shape[1] * size if weight.dtype != features.dtype else 0)
+    return max(memory_limit // max(per_class, 1) // _NARROWEST_SLICE, 1) * _NARROWEST_SLICE
 
 
 def log_prior(counts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -255,7 +260,7 @@ class _InPlace(torch.autograd.Function):
         return logits, *[None] * len(rows)
 
 
-def _row_arguments(targets: Tensor, weights: Tensor | None, objective: Objective, impl: str) -> tuple:
+def row_arguments(targets: Tensor, weights: Tensor | None, objective: Objective, impl: str) -> tuple[Any, ...]:
     """The arguments of `rows.Rows`, and who computes."""
     table, bias, lambda_s = objective.table, objective.bias, objective.lambda_s
     log_lambda = math.log(lambda_s) if lambda_s > 0 else -math.inf
@@ -270,13 +275,9 @@ def _reference(logits: Tensor, targets: Tensor, weights: Tensor | None, objectiv
     counted = _counted(targets, objective)
     # With lambda_s = 1 nothing is silenced, so smoothing too spreads over all classes.
     table = objective.table.emptied() if objective.lambda_s == 1 else objective.table
-    losses = [
-        reference_loss(
-            logits, y.where(counted, -1), table, objective.bias, objective.lambda_s, objective.label_smoothing
-        )
-        for y in targets
-    ]
-    loss = losses[0] if weights is None else sum(w.to(part.dtype) * part for w, part in zip(weights, losses, strict=True))
+    options = table, objective.bias, objective.lambda_s, objective.label_smoothing
+    losses = torch.stack([reference_loss(logits, y.where(counted, -1), *options) for y in targets])  # [L, B]
+    loss = losses[0] if weights is None else (losses * weights).sum(dim=0)
     return loss.where(counted, 0)
 
 
@@ -284,14 +285,14 @@ def _counted(targets: Tensor, objective: Objective) -> Tensor:
     return (targets != objective.ignore_index).all(dim=0)  # [B]
 
 
-def _reduce(loss: Tensor, targets: Tensor, objective: Objective) -> Tensor:
+def reduce_rows(loss: Tensor, targets: Tensor, objective: Objective) -> Tensor:
     if objective.reduction == "none":
         return loss
     total = loss.sum()
     return total if objective.reduction == "sum" else total / _counted(targets, objective).sum().clamp_min(1)
 
 
-def _targets(
+def batch_targets(
     labels: Tensor, mixed_labels: Tensor | None, mixed_weight: Tensor | float | None, objective: Objective, shape: Any
 ) -> tuple[Tensor, Tensor | None]:
     """(labels, int64 [L, B]; their weights, float32 [L, B], or None for one label)."""
@@ -306,13 +307,12 @@ def _targets(
     return torch.stack([labels, mixed_labels]), torch.stack([mu, 1 - mu])
 
 
-def _resolve(impl: str, device: torch.device, dtype: torch.dtype) -> str:
+def resolve_impl(impl: str, device: torch.device, dtype: torch.dtype) -> str:
     if impl == "auto":
         if device.type == "cpu":
-            fits = dtype in (torch.float32, torch.bfloat16) and importlib.util.find_spec("numba") is not None
-            return "cpu" if fits else "reference"
-        has_triton = importlib.util.find_spec("triton") is not None
-        return "triton" if device.type == "cuda" and has_triton and dtype != torch.float64 else "reference"
+            return "cpu" if dtype in (torch.float32, torch.bfloat16) and "numba" in INSTALLED else "reference"
+        fits = device.type == "cuda" and dtype != torch.float64 and "triton" in INSTALLED
+        return "triton" if fits else "reference"
     if impl not in ("triton", "cpu", "reference"):
         raise ValueError(f"impl must be 'auto', 'triton', 'cpu' or 'reference', got {impl!r}.")
     if impl != "reference" and dtype == torch.float64:
@@ -329,7 +329,8 @@ def _check_table(table: NeighborTable, num_classes: int, device: torch.device, n
             f"{'have' if name == 'logits' else 'has'} {num_classes}."
         )
     if table.indptr.device != device:
-        raise ValueError(f"the neighbor table is on {table.indptr.device}, the {name} on {device}: use table.to(device).")
+        where = table.indptr.device
+        raise ValueError(f"the neighbor table is on {where}, the {name} on {device}: use table.to(device).")
 
 
 def _check_linear(features: Tensor, weight: Tensor, bias: Tensor | None) -> None:

@@ -75,6 +75,12 @@ class NeighborTable:
         indptr, indices = self.indptr.to(device), self.indices.to(device)
         return NeighborTable(self.num_classes, indptr, indices, self.auxiliary_start)
 
+    def restricted(self, first: int, end: int) -> NeighborTable:
+        """The table of the same classes in which only neighbors in first..end-1 are listed: a shard's part of it."""
+        kept = (self.indices >= first) & (self.indices < end)  # [nnz]
+        before = torch.cat([kept.new_zeros(1), kept]).cumsum(0)
+        return NeighborTable(self.num_classes, before[self.indptr], self.indices[kept], self.auxiliary_start)
+
     def emptied(self) -> NeighborTable:
         """A table of the same classes in which nobody is silenced."""
         indptr = torch.zeros_like(self.indptr)

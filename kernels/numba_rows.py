@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -203,7 +204,7 @@ def _add_gradient(g, z, b, u, z_c, b_c, scale):
 
 @_exact
 def _gradient(
-    logits, first_class, targets, weights, bias, indptr, neighbors, auxiliary_start, log_lambda, smoothing, outside,
+    logits, first_class, targets, weights, bias, indptr, neighbors, auxiliary_start, log_lambda, smoothing,
     ignore_index, saved, grad_loss, out, begin, end,
 ):  # fmt: skip
     width, L = logits.shape[1], len(targets)
@@ -223,10 +224,10 @@ def _gradient(
                 g[j] = _ZERO
             for i in range(L):
                 label, upstream = targets[i, row], grad_loss[row] * weights[i, row]
-                z_c, b_c, total, others = saved[i, :, row]
+                z_c, b_c, total, others, outside = saved[i, :, row]
                 _copy_bias(b, bias, first)
                 for j in range(len(u)):
-                    u[j] = upstream * smoothing / outside[i, row]
+                    u[j] = upstream * smoothing / outside
                 k[i] = _weigh(b, u, bias, first, label, neighbors, k[i], k_end[i], auxiliary_start, log_lambda)
                 _add_gradient(g, z, b, u, z_c, b_c, np.float32(upstream / total))
                 if first <= label < first + n:
@@ -241,10 +242,11 @@ def accumulate(logits: Tensor, first_class: int, rows: Rows, state: Tensor) -> N
 
 
 def loss_of(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """(loss [B], saved [L, 4, B]), float32, of logits [B, C]."""
+    """(loss [B], saved [L, 5, B]), float32, of logits [B, C]."""
     state = rows.new_state()
     accumulate(logits, 0, rows, state)
-    return finish(state, rows)
+    loss, saved = finish(state, rows)
+    return loss.float(), saved.float()
 
 
 def gradient(logits: Tensor, first_class: int, rows: Rows, saved: Tensor, grad_loss: Tensor, out: Tensor) -> None:
@@ -254,10 +256,9 @@ def gradient(logits: Tensor, first_class: int, rows: Rows, saved: Tensor, grad_l
         grad_loss: gradient of the loss of each row, float32 [B], of any stride.
     """
     weights = torch.ones(rows.targets.shape) if rows.weights is None else rows.weights
-    outside = torch.stack([rows.num_outside(target) for target in rows.targets]).float()  # [L, B]
     _over_rows(
         _gradient, len(logits), _array(logits), first_class, rows.targets.numpy(), weights.numpy(), *_shared(rows),
-        np.float32(rows.smoothing), outside.numpy(), rows.ignore_index, saved.numpy(),
+        np.float32(rows.smoothing), rows.ignore_index, saved.numpy(),
         grad_loss.contiguous().numpy(), _array(out),
     )  # fmt: skip
 
@@ -279,12 +280,13 @@ def _over_rows(work: Callable, num_rows: int, *arguments: object) -> None:
     Not numba's own threads: two Python threads may not use those at once, and FFCV's loader does.
     """
     parts = min(torch.get_num_threads(), num_rows)
-    bounds = [num_rows * i // parts for i in range(parts + 1)] if parts else []
-    futures = [_threads().submit(work, *arguments, *b) for b in zip(bounds[1:-1], bounds[2:], strict=True)]
-    if parts:
-        work(*arguments, 0, bounds[1])
-    for future in futures:
-        future.result()
+    if not parts:
+        return
+    bounds = [num_rows * i // parts for i in range(parts + 1)]
+    others = [_threads().submit(work, *arguments, *part) for part in pairwise(bounds[1:])]
+    work(*arguments, 0, bounds[1])
+    for other in others:
+        other.result()
 
 
 @cache

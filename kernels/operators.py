@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .rows import SAVED_ROWS, Rows, finish, implementation
 
@@ -24,7 +25,7 @@ def silenced_loss(
     logits: Tensor, targets: Tensor, weights: Tensor | None, indptr: Tensor, indices: Tensor, auxiliary_start: int,
     bias: Tensor | None, log_lambda: float, smoothing: float, ignore_index: int, impl: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """(loss of each row, float32 [B]; what its gradient needs, float32 [L, 4, B]) of logits [B, C]."""
+    """(loss of each row, float32 [B]; what its gradient needs, float32 [L, 5, B]) of logits [B, C]."""
     rows = Rows(targets, weights, indptr, indices, auxiliary_start, bias, log_lambda, smoothing, ignore_index)
     return implementation(impl, logits.device).loss_of(_rows_contiguous(logits), rows)
 
@@ -91,9 +92,10 @@ def linear_silenced_loss(
     """
     rows = Rows(targets, weights, indptr, indices, auxiliary_start, bias, log_lambda, smoothing, ignore_index)
     passes, state = implementation(impl, features.device), rows.new_state()
-    for first, _, logits in _slices(features, weight, weight_bias, slice_classes):
+    for first, _, logits in weight_slices(features, weight, weight_bias, slice_classes):
         passes.accumulate(logits, first, rows, state)
-    return finish(state, rows)
+    loss, saved = finish(state, rows)
+    return loss.float(), saved.float()
 
 
 @linear_silenced_loss.register_fake
@@ -113,7 +115,7 @@ def linear_silenced_loss_gradient(
     grad_features = torch.zeros_like(features, dtype=torch.float32)  # added up over the slices
     grad_weight = torch.empty_like(weight)
     grad_bias = weight.new_empty(0) if weight_bias is None else torch.empty_like(weight_bias)
-    for first, part, logits in _slices(features, weight, weight_bias, slice_classes):
+    for first, part, logits in weight_slices(features, weight, weight_bias, slice_classes):
         passes.gradient(logits, first, rows, saved, grad_loss, logits)
         here = slice(first, first + len(part))
         grad_features += logits @ part
@@ -151,16 +153,14 @@ def _grad_linear(ctx: Any, grad_loss: Tensor, _: Any) -> tuple[Tensor | None, ..
 linear_silenced_loss.register_autograd(_grad_linear, setup_context=_keep_features)
 
 
-def _slices(
+def weight_slices(
     features: Tensor, weight: Tensor, weight_bias: Tensor | None, slice_classes: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(first class, weight of the slice [S, D] in the features' type, its logits [B, S]); one at a time is alive."""
     for first in range(0, len(weight), slice_classes):
         part = weight[first : first + slice_classes].to(features.dtype)  # [S, D]
-        if weight_bias is None:
-            yield first, part, features @ part.t()
-        else:
-            yield first, part, torch.addmm(weight_bias[first : first + len(part)].to(features.dtype), features, part.t())
+        part_bias = None if weight_bias is None else weight_bias[first : first + slice_classes].to(features.dtype)
+        yield first, part, F.linear(features, part, part_bias)
 
 
 def _fake_loss(targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,11 +19,14 @@ from torch import Tensor
 # all others relative to it; the label's logit; the sum of logit + bias over the classes that are not silenced.
 CENTER_LOGIT, CENTER_BIAS, MASS, LABEL_LOGIT, OUTSIDE_SUM = range(5)
 STATE_ROWS = 5
-# Rows of saved, float32 [L, 4, B]: center as above, or the label where that is larger; the whole mass relative to
-# it; the probability of all classes but the label.
-SAVED_ROWS = 4
+# Rows of saved, float32 [L, 5, B]: center as above, or the label where that is larger; the whole mass relative to
+# it; the probability of all classes but the label; how many classes are not silenced (with smoothing, else 0).
+TOTAL, OTHERS, NUM_OUTSIDE = range(2, 5)
+SAVED_ROWS = 5
 # Stands for the center of nothing: finite, so that differences to it are no NaN, and below every logit.
 LOWEST = -3e38
+# Compilers of kernels that can be imported; both are optional.
+INSTALLED = {name for name in ("numba", "triton") if importlib.util.find_spec(name)}
 
 
 @dataclass(frozen=True)
@@ -69,42 +72,48 @@ class Rows:
         state[:, CENTER_LOGIT] = LOWEST
         return state
 
-    def num_outside(self, target: Tensor) -> Tensor:
-        """Classes that are not silenced for each label, the label included: int64 [B]."""
-        if not self.silences:
-            return torch.full_like(target, self.num_classes)
-        target = target.clamp(0, self.num_classes - 1)
+    def num_listed(self) -> Tensor:
+        """Neighbors that the table lists for each label: int64 [L, B]."""
+        target = self.targets.clamp(0, self.num_classes - 1)
         listed = self.indptr[target + 1] - self.indptr[target]
+        return listed if self.silences else torch.zeros_like(listed)
+
+    def num_outside(self, num_listed: Tensor) -> Tensor:
+        """Classes that are not silenced for each label, the label included: int64 [L, B]."""
+        in_interval = (self.targets >= self.auxiliary_start) & self.silences
         inside = self.num_classes - self.auxiliary_start - 1
-        return self.num_classes - listed - torch.where(target >= self.auxiliary_start, inside, 0)
+        return self.num_classes - num_listed - torch.where(in_interval, inside, 0)
 
 
-def finish(state: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """(loss [B], saved [L, 4, B]), float32, of rows all of whose classes were seen.
+def finish(state: Tensor, rows: Rows, num_listed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(loss [B], saved [L, 5, B]) of rows all of whose classes were seen; `num_listed` where the table lacks some.
 
-    It works in float64: on B numbers that costs nothing, and states of several ranks may lie far apart.
+    Both are float64: on B numbers that costs nothing, and states of several ranks may lie far apart.
     """
-    losses, saved = [], []
-    for target, one in zip(rows.targets, state.double(), strict=True):
-        center = one[CENTER_LOGIT] + one[CENTER_BIAS]  # [B]
-        bias = torch.zeros_like(center)
-        if rows.bias is not None:
-            bias = rows.bias[target.clamp(0, rows.num_classes - 1)].double()
-        label = one[LABEL_LOGIT] + bias
-        empty = one[MASS] == 0
-        rest = (center - label + one[MASS].log()).masked_fill(empty, -torch.inf)  # log of all other mass over the label's
-        loss = torch.logaddexp(rest, torch.zeros_like(rest))
-        if rows.smoothing > 0:
-            loss = loss - rows.smoothing * (one[OUTSIDE_SUM] / rows.num_outside(target) - label)
-        unknown = (target < 0) | (target >= rows.num_classes)
-        losses.append(loss.masked_fill(unknown, torch.nan))
-        leads = rest < 0
-        total = torch.where(leads, 1 + rest.exp(), one[MASS] + (label - center).exp())
-        parts = (one[LABEL_LOGIT].where(leads, one[CENTER_LOGIT]), bias.where(leads, one[CENTER_BIAS]))
-        saved.append(torch.stack([*parts, total, rest.sigmoid()]))
-    loss = torch.stack(losses)  # [L, B]
+    state = state.double()
+    center = state[:, CENTER_LOGIT] + state[:, CENTER_BIAS]  # [L, B]
+    bias = torch.zeros_like(center)
+    if rows.bias is not None:
+        bias = rows.bias[rows.targets.clamp(0, rows.num_classes - 1)].double()
+    label, mass = state[:, LABEL_LOGIT] + bias, state[:, MASS]
+    # The log of all other mass over the label's.
+    rest = (center - label + mass.log()).masked_fill(mass == 0, -torch.inf)
+    loss = torch.logaddexp(rest, torch.zeros_like(rest))
+    outside = torch.zeros_like(center)
+    if rows.smoothing > 0:
+        outside = rows.num_outside(rows.num_listed() if num_listed is None else num_listed).double()
+        loss = loss - rows.smoothing * (state[:, OUTSIDE_SUM] / outside - label)
+    loss = loss.masked_fill((rows.targets < 0) | (rows.targets >= rows.num_classes), torch.nan)
     loss = loss[0] if rows.weights is None else (loss * rows.weights).sum(dim=0)
-    return loss.masked_fill(~rows.counted(), 0).float(), torch.stack(saved).float()
+    leads = rest < 0
+    saved = (
+        state[:, LABEL_LOGIT].where(leads, state[:, CENTER_LOGIT]),
+        bias.where(leads, state[:, CENTER_BIAS]),
+        torch.where(leads, 1 + rest.exp(), mass + (label - center).exp()),
+        rest.sigmoid(),
+        outside,
+    )
+    return loss.masked_fill(~rows.counted(), 0), torch.stack(saved, dim=1)
 
 
 def implementation(impl: str, device: torch.device) -> ModuleType:
@@ -116,10 +125,12 @@ def implementation(impl: str, device: torch.device) -> ModuleType:
     if impl == "cpu":
         if device.type != "cpu":
             raise ValueError(f"impl='cpu' needs tensors on the CPU, these are on {device}.")
+        if "numba" not in INSTALLED:
+            raise ValueError("impl='cpu' needs numba, which is not installed: use impl='reference'.")
         from . import numba_rows
 
         return numba_rows
-    if importlib.util.find_spec("triton") is None:
+    if "triton" not in INSTALLED:
         raise ValueError("impl='triton' needs Triton, which is not installed: use impl='reference'.")
     from . import triton_rows
 

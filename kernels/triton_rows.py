@@ -164,7 +164,9 @@ def _finish_label(
     loss = tl.maximum(rest, 0.0) + log1p
     loss = tl.where(rest == rest, loss, rest)  # NaN logits stay visible
     if SMOOTH:
-        loss -= smoothing * (outside_sum / _num_outside(label, C, indptr, auxiliary_start, SILENCE) - (z_y + b_y))
+        outside = _num_outside(label, C, indptr, auxiliary_start, SILENCE)
+        loss -= smoothing * (outside_sum / outside - (z_y + b_y))
+        tl.store(saved + 4 * B + row, outside)
     leads = rest < 0
     label_mass = tl.exp(tl.where(leads, 0.0, (z_y - z_c) + (b_y - b_c)))
     tl.store(saved + row, tl.where(leads, z_y, z_c))
@@ -232,7 +234,7 @@ def _gradient(
     k, k_end, neighbor = _open_list(label, C, indptr, neighbors, first_class, SILENCE)
     share = 0.0
     if SMOOTH:
-        share = upstream * smoothing / _num_outside(_known(label, C), C, indptr, auxiliary_start, SILENCE)
+        share = upstream * smoothing / tl.load(saved + 4 * B + row)
     if L == 2:
         label2 = tl.load(targets + B + row)
         counts = counts & (label2 != ignore_index)
@@ -250,8 +252,7 @@ def _gradient(
         share2 = 0.0
         if SMOOTH:
             share *= weight
-            share2 = weight2 * upstream * smoothing
-            share2 /= _num_outside(_known(label2, C), C, indptr, auxiliary_start, SILENCE)
+            share2 = weight2 * upstream * smoothing / tl.load(saved2 + 4 * B + row)
     readable = tl.where(counts & (upstream != 0.0), S, 0)  # rows that do not count may hold NaN and are not even read
     for start in range(0, S, BLOCK):
         columns = start + lanes
@@ -299,11 +300,6 @@ def _gradient_label(
     return gradient, k, neighbor
 
 
-@triton.jit
-def _known(label, C):
-    return tl.minimum(tl.maximum(label, 0), C - 1)
-
-
 def check_device(device: torch.device) -> None:
     """Raises ValueError where Triton's kernels cannot run."""
     if device.type != "cuda" and not triton.knobs.runtime.interpret:
@@ -316,7 +312,7 @@ def accumulate(logits: Tensor, first_class: int, rows: Rows, state: Tensor) -> N
 
 
 def loss_of(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    """(loss [B], saved [L, 4, B]), float32, of logits [B, C] in one kernel."""
+    """(loss [B], saved [L, 5, B]), float32, of logits [B, C] in one kernel."""
     L, B = rows.targets.shape
     loss = torch.empty(B, dtype=torch.float32, device=logits.device)
     saved = torch.empty(L, SAVED_ROWS, B, dtype=torch.float32, device=logits.device)

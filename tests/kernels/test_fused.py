@@ -1,6 +1,7 @@
 """The fused kernels against the float64 reference: Triton's on the GPU or in the interpreter, numba's on the CPU."""
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -222,18 +223,18 @@ def test_mixed_labels_ignored_rows_and_strides(impl, device):
 def test_slices_in_any_order_are_the_whole(impl, options, device):
     """The state after slices of odd widths, taken backward, gives the loss and gradient of all classes at once."""
     from fastlt.kernels import rows as passes
-    from fastlt.kernels.loss import Objective, _row_arguments
+    from fastlt.kernels.loss import Objective, row_arguments
 
     case = make_case(5, 203, 150, seed=2, interval=True)
     case.labels[3] = -100
     objective = Objective.build(case.table.to(device), case.prior.to(device), **options)
     mu = torch.linspace(0.1, 0.9, 5)
     targets, weights = torch.stack([case.labels, case.mixed_labels]), torch.stack([mu, 1 - mu])
-    rows = passes.Rows(*_row_arguments(targets.to(device), weights.to(device), objective, impl)[:-1])
+    rows = passes.Rows(*row_arguments(targets.to(device), weights.to(device), objective, impl)[:-1])
     compute = passes.implementation(impl, device)
     logits = case.logits.float().to(device)
     bounds = [0, 1, 37, 38, 150, 203]
-    slices = [(a, logits[:, a:b].contiguous()) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    slices = [(a, logits[:, a:b].contiguous()) for a, b in pairwise(bounds)]
 
     loss, saved = compute.loss_of(logits, rows)
     upstream = torch.linspace(0.5, 2.0, 5, device=device)
@@ -243,7 +244,7 @@ def test_slices_in_any_order_are_the_whole(impl, options, device):
     state = rows.new_state()
     for first, part in reversed(slices):
         compute.accumulate(part, first, rows, state)
-    sliced_loss, sliced_saved = passes.finish(state, rows)
+    sliced_loss, sliced_saved = (part.float() for part in passes.finish(state, rows))
     torch.testing.assert_close(sliced_loss, loss, rtol=1e-5, atol=1e-6)
     for first, part in slices:
         compute.gradient(part, first, rows, sliced_saved, upstream, part)

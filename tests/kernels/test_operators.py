@@ -9,21 +9,21 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from cases import make_case
 from fastlt.kernels import NeighborSilencingHead, NeighborSilencingLoss, operators
-from fastlt.kernels.loss import Objective, _row_arguments
+from fastlt.kernels.loss import Objective, row_arguments
 
 
-def row_arguments(case, mixed=False):
+def arguments_of(case, mixed=False):
     objective = Objective.build(case.table, case.prior, label_smoothing=0.1)
     targets, weights = case.labels[None], None
     if mixed:
         targets, weights = torch.stack([case.labels, case.mixed_labels]), torch.full((2, len(case.labels)), 0.5)
-    return _row_arguments(targets, weights, objective, "cpu")
+    return row_arguments(targets, weights, objective, "cpu")
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_opcheck(mixed):
     case = make_case(5, 70, 60)
-    rows = row_arguments(case, mixed)
+    rows = arguments_of(case, mixed)
     logits = case.logits.float().requires_grad_()
     torch.library.opcheck(operators.silenced_loss, (logits, *rows))
     saved = operators.silenced_loss(logits, *rows)[1].detach()

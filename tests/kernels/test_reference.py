@@ -69,8 +69,10 @@ def test_lambda_zero_is_the_hard_mask(case):
 
 @pytest.mark.parametrize("lambda_s", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_gradcheck(case, lambda_s, label_smoothing):
-    weight = torch.rand(7, dtype=torch.float64)
+@pytest.mark.parametrize("interval", [False, True], ids=["pairs", "pairs+auxiliary"])
+def test_gradcheck(interval, lambda_s, label_smoothing):
+    case = make_case(3, 12, 20, interval=interval)
+    weight = torch.rand(3, dtype=torch.float64)
 
     def loss(z):
         return neighbor_silencing_loss(

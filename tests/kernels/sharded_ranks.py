@@ -1,0 +1,79 @@
+"""Run by torchrun: a sharded head on each rank against a whole one on all samples; test_sharded.py reads the output."""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from fastlt.kernels import NeighborSilencingHead, NeighborTable
+from fastlt.kernels.sharded import ShardedNeighborSilencingHead
+
+CLASSES, FEATURES, SAMPLES = 1103, 16, 5  # 1,103 is a prime
+folder = Path(sys.argv[1])
+
+
+def check(name: str, found: torch.Tensor, expected: torch.Tensor) -> None:
+    error = ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).item()
+    assert error <= 1e-6, f"{name} on rank {rank}: relative error {error:.1e}"
+
+
+def whole_gradients(options, features, batch):
+    """(loss and gradients of features of each rank, gradients of weight and bias) of data parallelism by hand."""
+    head = NeighborSilencingHead(FEATURES, table, counts, **options)
+    head.weight.data.copy_(weight)
+    head.bias.data.copy_(bias)
+    losses, gradients = [], []
+    for r in range(ranks):
+        mine = slice(r * SAMPLES, (r + 1) * SAMPLES)
+        x = features[mine].clone().requires_grad_()
+        loss = head(x, *(value[mine] for value in batch))
+        (loss / ranks).backward()
+        losses.append(loss.detach())
+        gradients.append(x.grad * ranks)
+    return losses, gradients, head.weight.grad, head.bias.grad
+
+
+dist.init_process_group("gloo")
+rank, ranks = dist.get_rank(), dist.get_world_size()
+torch.set_num_threads(1)
+draw = torch.Generator().manual_seed(0)
+pairs = torch.stack([torch.randint(*between, (4000,), generator=draw) for between in ((0, 500), (500, CLASSES))], dim=1)
+counts = torch.randint(1, 500, (CLASSES,), generator=draw)
+weight = torch.randn(CLASSES, FEATURES, generator=draw) * 3
+bias = torch.randn(CLASSES, generator=draw)
+features = torch.randn(ranks * SAMPLES, FEATURES, generator=draw)
+labels = torch.randint(0, CLASSES, (2, ranks * SAMPLES), generator=draw)
+labels[0, 3] = -100
+mixed = (labels[0], labels[1], torch.rand(ranks * SAMPLES, generator=draw))
+mine = slice(rank * SAMPLES, (rank + 1) * SAMPLES)
+
+for interval in (None, 500):
+    table = NeighborTable.from_pairs(CLASSES, pairs, auxiliary_start=interval)
+    for options in ({"lambda_s": 0.0}, {"lambda_s": 0.1, "label_smoothing": 0.1}):
+        for batch in ((labels[0],), mixed):
+            for limit in (None, 0):  # a shard's logits whole, and in slices
+                head = ShardedNeighborSilencingHead(FEATURES, table, counts, memory_limit=limit, **options)
+                held = slice(head.first_class, head.first_class + len(head.weight))
+                head.weight.data.copy_(weight[held])
+                head.bias.data.copy_(bias[held])
+                x = features[mine].clone().requires_grad_()
+                loss = head(x, *(value[mine] for value in batch))
+                loss.backward()
+                losses, gradients, grad_weight, grad_bias = whole_gradients(options, features, batch)
+                check("loss", loss.detach(), losses[rank])
+                check("gradient of features", x.grad, gradients[rank])
+                check("gradient of weight", head.weight.grad, grad_weight[held])
+                check("gradient of bias", head.bias.grad, grad_bias[held])
+
+if (folder / ".metadata").exists():  # written on another number of ranks
+    head.weight.data.zero_()
+    head.load(folder)
+    assert torch.equal(head.weight, weight[held])
+    assert torch.equal(head.bias, bias[held])
+    whole = head.gathered()
+    assert torch.equal(whole[0], weight)
+    assert torch.equal(whole[1], bias)
+else:
+    head.save(folder)
+print(f"rank {rank} of {ranks}: all equal, {len(head.loss.table.indices)} of {len(table.indices)} neighbors held")
+dist.destroy_process_group()

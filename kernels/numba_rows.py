@@ -55,32 +55,32 @@ def _exp(x):
 
 
 @_exact
-def _read(row, start, z):
+def _read(logits, z):
     """A block of logits as float32; uint16 holds the bits of bfloat16."""
-    if row.itemsize == 2:
+    if logits.itemsize == 2:
         for j in range(len(z)):
-            z[j] = np.uint32(np.uint32(row[start + j]) << _HALF_WORD).view(np.float32)
+            z[j] = np.uint32(np.uint32(logits[j]) << _HALF_WORD).view(np.float32)
     else:
         for j in range(len(z)):
-            z[j] = row[start + j]
+            z[j] = logits[j]
 
 
 @_exact
-def _write(g, row, start):
-    """A block of float32 back to the row's type, rounded to nearest even."""
-    if row.itemsize == 2:
+def _write(g, out):
+    """A block of float32 back to the logits' type, rounded to nearest even."""
+    if out.itemsize == 2:
         for j in range(len(g)):
             bits = np.float32(g[j]).view(np.uint32)
             odd = np.uint32(bits >> _HALF_WORD) & np.uint32(1)
             rounded = np.uint32(bits + np.uint32(0x7FFF) + odd) if g[j] == g[j] else _NAN_BITS
-            row[start + j] = np.uint16(rounded >> _HALF_WORD)
+            out[j] = np.uint16(rounded >> _HALF_WORD)
     else:
         for j in range(len(g)):
-            row[start + j] = g[j]
+            out[j] = g[j]
 
 
 @_exact
-def _weigh(b, u, bias, first, label, neighbors, k, k_end, auxiliary_start, log_lambda):
+def _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda):
     """Makes b the log weights of a block for one label, given its bias: silenced classes down, the label out.
 
     Where a class is silenced, u becomes 0 (unless u is empty). Returns the next position in the list of neighbors.
@@ -106,10 +106,11 @@ def _weigh(b, u, bias, first, label, neighbors, k, k_end, auxiliary_start, log_l
 
 
 @_exact
-def _copy_bias(b, bias, first):
+def _copy_bias(b, bias):
+    """Fills b with the bias of a block, or with 0 where there is none."""
     if len(bias):
         for j in range(len(b)):
-            b[j] = bias[first + j]
+            b[j] = bias[j]
     else:
         for j in range(len(b)):
             b[j] = _ZERO
@@ -173,11 +174,11 @@ def _accumulate(
             for start in range(0, width, _BLOCK):
                 n, first = min(_BLOCK, width - start), first_class + start
                 z, b, u = z_block[:n], b_block[:n], u_block[: n if smooth else 0]
-                _read(logits[row], start, z)
-                _copy_bias(b, bias, first)
+                _read(logits[row, start : start + n], z)
+                _copy_bias(b, bias[first : first + n])
                 for j in range(len(u)):
                     u[j] = z[j] + b[j]
-                k = _weigh(b, u, bias, first, label, neighbors, k, k_end, auxiliary_start, log_lambda)
+                k = _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda)
                 outside += _sum(u)
                 if first <= label < first + n:
                     one[LABEL_LOGIT] = z[label - first]
@@ -219,20 +220,20 @@ def _gradient(
         for start in range(0, width, _BLOCK):
             n, first = min(_BLOCK, width - start), first_class + start
             z, b, g, u = z_block[:n], b_block[:n], g_block[:n], u_block[: n if smoothing > 0 else 0]
-            _read(logits[row], start, z)
+            _read(logits[row, start : start + n], z)
             for j in range(n):
                 g[j] = _ZERO
             for i in range(L):
                 label, upstream = targets[i, row], grad_loss[row] * weights[i, row]
                 z_c, b_c, total, others, outside = saved[i, :, row]
-                _copy_bias(b, bias, first)
+                _copy_bias(b, bias[first : first + n])
                 for j in range(len(u)):
                     u[j] = upstream * smoothing / outside
-                k[i] = _weigh(b, u, bias, first, label, neighbors, k[i], k_end[i], auxiliary_start, log_lambda)
+                k[i] = _weigh(b, u, first, label, neighbors, k[i], k_end[i], auxiliary_start, log_lambda)
                 _add_gradient(g, z, b, u, z_c, b_c, np.float32(upstream / total))
                 if first <= label < first + n:
                     g[label - first] -= upstream * (others - smoothing)
-            _write(g, out[row], start)
+            _write(g, out[row, start : start + n])
 
 
 def accumulate(logits: Tensor, first_class: int, rows: Rows, state: Tensor) -> None:

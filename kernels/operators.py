@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .rows import SAVED_ROWS, Rows, finish, implementation
 
@@ -156,11 +155,19 @@ linear_silenced_loss.register_autograd(_grad_linear, setup_context=_keep_feature
 def weight_slices(
     features: Tensor, weight: Tensor, weight_bias: Tensor | None, slice_classes: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(first class, weight of the slice [S, D] in the features' type, its logits [B, S]); one at a time is alive."""
+    """(first class, weight of the slice [S, D] in the features' type, its logits [B, S]).
+
+    All slices' logits are written to the same memory, so one must not be used after the next is asked for.
+    """
+    memory = features.new_empty(len(features) * min(slice_classes, len(weight)))
     for first in range(0, len(weight), slice_classes):
         part = weight[first : first + slice_classes].to(features.dtype)  # [S, D]
-        part_bias = None if weight_bias is None else weight_bias[first : first + slice_classes].to(features.dtype)
-        yield first, part, F.linear(features, part, part_bias)
+        logits = memory[: len(features) * len(part)].view(len(features), len(part))  # [B, S]
+        if weight_bias is None:
+            torch.mm(features, part.t(), out=logits)
+        else:
+            torch.addmm(weight_bias[first : first + len(part)].to(features.dtype), features, part.t(), out=logits)
+        yield first, part, logits
 
 
 def _fake_loss(targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,17 @@
 """The two passes over a slice of logits as Triton kernels, one program a row.
 
-Every lane of a block keeps the largest class it has seen and the mass relative to that, so the stream needs one
-exponential an element and no reduction; lanes are joined once, at its end. Exponents are taken as
-(z_j - z_c) + (b_j - b_c): such differences round at their own size, so that float32 keeps 1e-5 at logits of +-80.
-The silenced set of a row is sorted and walked beside the stream: a block that holds none of it pays one comparison,
-and nothing is ever subtracted from a total.
+A block is R x LANES classes. Every lane keeps the largest score it has seen and the mass relative to it, so that the
+stream needs one exponential an element and no reduction over lanes; they are joined once, at the end. The silenced
+set of a row is sorted and walked beside the stream: only blocks that hold a member of it, or the label, are looked
+at class by class, and nothing is ever subtracted from a total.
 
-Shapes as in `rows.py`: B samples, C classes, S classes of a slice, L labels a sample. Letters: z logit, b bias.
+Shapes as in `rows.py`: B samples, C classes, S classes of a slice, L labels a sample. Letters: z logit, b bias,
+s = z + b score.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
@@ -22,25 +24,37 @@ _LOWEST = tl.constexpr(LOWEST)
 _NO_CLASS = tl.constexpr(2**31 - 1)
 _STATE_ROWS = tl.constexpr(STATE_ROWS)
 _SAVED_ROWS = tl.constexpr(SAVED_ROWS)
+_COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)  # the interpreter knows no assembly
 
 
 @triton.jit
-def _add(z, b, center_z, center_b, mass):
-    """Adds exp(z + b) to the lanes' masses."""
-    rise = (z - center_z) + (b - center_b)
-    small = tl.exp(-tl.abs(rise))
-    higher = rise > 0
-    mass = tl.where(higher, mass * small + 1.0, mass + small)
-    return tl.where(higher, z, center_z), tl.where(higher, b, center_b), mass
+def _exp(x):
+    """exp(x) in one multiplication and one instruction; what would be denormal is 0."""
+    if _COMPILED:
+        return tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x * 1.4426950408889634], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return tl.exp(x)
 
 
 @triton.jit
-def _join(center_z, center_b, mass, lanes):
-    """One center and mass of all lanes."""
-    best = lanes == tl.argmax(center_z + center_b, 0)
-    z = tl.sum(tl.where(best, center_z, 0.0))
-    b = tl.sum(tl.where(best, center_b, 0.0))
-    return z, b, tl.sum(mass * tl.exp((center_z - z) + (center_b - b)))
+def _add(scores, center, mass):
+    """Adds exp(scores), [R, LANES], to the lanes' masses, [LANES], relative to their centers."""
+    top = tl.maximum(center, tl.max(scores, 0))
+    mass = mass * _exp(center - top) + tl.sum(_exp(scores - top[None, :]), 0)
+    return top, mass
+
+
+@triton.jit
+def _scores(logits, block_bias, offsets, inside, HAS_BIAS: tl.constexpr, WHOLE: tl.constexpr):
+    """Scores of a block of logits, float32."""
+    scores = logits.to(tl.float32)
+    if HAS_BIAS:
+        if WHOLE:
+            scores += tl.load(block_bias + offsets)
+        else:
+            scores += tl.load(block_bias + offsets, mask=inside, other=0.0)
+    return scores
 
 
 @triton.jit
@@ -63,14 +77,21 @@ def _neighbor(neighbors, k, k_end, first_class):
 
 
 @triton.jit
-def _silenced(columns, block_end, is_auxiliary, auxiliary_start, neighbors, k, k_end, neighbor, first_class):
-    """(columns of the block in the label's silenced set, next position, next neighbor)."""
-    found = (columns >= auxiliary_start) & is_auxiliary
+def _silenced(offsets, start, block_end, is_auxiliary, auxiliary_start, neighbors, k, k_end, neighbor, first_class):
+    """(classes of the block in the label's silenced set, next position, next neighbor)."""
+    found = (offsets >= auxiliary_start - start) & is_auxiliary
     while neighbor < block_end:
-        found = found | (columns == neighbor)
+        found = found | (offsets == neighbor - start)
         k += 1
         neighbor = _neighbor(neighbors, k, k_end, first_class)
     return found, k, neighbor
+
+
+@triton.jit
+def _is_plain(start, block_end, label_column, is_auxiliary, auxiliary_start, neighbor):
+    """Whether a block holds neither the label nor a silenced class."""
+    has_label = (label_column >= start) & (label_column < block_end)
+    return (has_label | (neighbor < block_end) | (is_auxiliary & (block_end > auxiliary_start))) == 0
 
 
 @triton.jit
@@ -98,55 +119,84 @@ def _num_outside(label, C, indptr, auxiliary_start, SILENCE: tl.constexpr):
 
 
 @triton.jit
+def _take(
+    start, logits, offsets, S, block_bias, first_class, label_column, is_auxiliary, auxiliary_start, log_lambda,
+    neighbors, k, k_end, neighbor, center, mass, outside,
+    HAS_BIAS: tl.constexpr, SMOOTH: tl.constexpr, WHOLE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Adds one block to the lanes: (next position, next neighbor, center, mass, outside sum)."""
+    block_end = start + BLOCK
+    inside = offsets < S - start
+    scores = _scores(logits, block_bias, offsets, inside, HAS_BIAS, WHOLE)
+    counted = scores  # what smoothing counts
+    if not WHOLE:
+        counted = tl.where(inside, scores, 0.0)
+    if not _is_plain(start, block_end, label_column, is_auxiliary, auxiliary_start, neighbor):
+        silenced, k, neighbor = _silenced(
+            offsets, start, block_end, is_auxiliary, auxiliary_start, neighbors, k, k_end, neighbor, first_class
+        )
+        at_label = offsets == label_column - start
+        if SMOOTH:
+            counted = tl.where(silenced & (at_label == 0), 0.0, counted)
+        scores = tl.where(silenced, scores + log_lambda, scores)
+        scores = tl.where(at_label, scores - float("inf"), scores)  # a label of NaN stays NaN
+    if SMOOTH:
+        outside += tl.sum(counted, 0)
+    center, mass = _add(scores, center, mass)
+    return k, neighbor, center, mass, outside
+
+
+@triton.jit
 def _accumulate_label(
     label, row_logits, first_class, S, C, bias, indptr, neighbors, auxiliary_start, log_lambda,
     state, row, B,
-    HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, FIRST: tl.constexpr, BLOCK: tl.constexpr,
+    HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, FIRST: tl.constexpr,
+    R: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """State of one row and label after this slice: (center z, center b, mass, label z, outside sum)."""
-    lanes = tl.arange(0, BLOCK)
+    """State of one row and label after this slice: (center, mass, label z, outside sum)."""
+    BLOCK: tl.constexpr = R * LANES
+    lanes = tl.arange(0, LANES)
+    offsets = tl.arange(0, R)[:, None] * LANES + lanes[None, :]
     label_column = (label - first_class).to(tl.int32)
     here = (label >= first_class) & (label < first_class + S)
     z_y = tl.load(row_logits + label_column, mask=here, other=0.0).to(tl.float32)
-    center_b = tl.zeros((BLOCK,), tl.float32)
-    mass = tl.zeros((BLOCK,), tl.float32)
-    outside = tl.zeros((BLOCK,), tl.float32)
-    if FIRST:
-        center_z = tl.full((BLOCK,), _LOWEST, tl.float32)
-    else:
-        center_z = tl.zeros((BLOCK,), tl.float32) + tl.load(state + row)
-        center_b += tl.load(state + B + row)
+    mass = tl.zeros((LANES,), tl.float32)
+    outside = tl.zeros((LANES,), tl.float32)
+    center = tl.full((LANES,), _LOWEST, tl.float32)
+    if not FIRST:
+        center = tl.maximum(center, tl.load(state + row) + tl.load(state + B + row))
         mass = tl.where(lanes == 0, tl.load(state + 2 * B + row), mass)
         z_y = tl.where(here, z_y, tl.load(state + 3 * B + row))
         outside = tl.where(lanes == 0, tl.load(state + 4 * B + row), outside)
     k, k_end, neighbor = _open_list(label, C, indptr, neighbors, first_class, SILENCE)
-    for start in range(0, S, BLOCK):
-        columns = start + lanes
-        inside = columns < S
-        z = tl.load(row_logits + columns, mask=inside, other=-float("inf")).to(tl.float32)
-        b = tl.zeros((BLOCK,), tl.float32)
-        if HAS_BIAS:
-            b = tl.load(bias + first_class + columns, mask=inside, other=0.0)
-        counted = inside
-        weighted = b
-        if SILENCE:
-            silenced, k, neighbor = _silenced(
-                columns, start + BLOCK, label >= auxiliary_start, auxiliary_start - first_class,
-                neighbors, k, k_end, neighbor, first_class,
-            )  # fmt: skip
-            counted = inside & ((silenced == 0) | (columns == label_column))
-            weighted = tl.where(silenced, b + log_lambda, b)
-        if SMOOTH:
-            outside += tl.where(counted, z + b, 0.0)
-        weighted = tl.where(columns == label_column, -float("inf"), weighted)
-        center_z, center_b, mass = _add(z, weighted, center_z, center_b, mass)
-    z_c, b_c, total = _join(center_z, center_b, mass, lanes)
-    return z_c, b_c, total, z_y, tl.sum(outside)
+    is_auxiliary = label >= auxiliary_start
+    if not SILENCE:
+        is_auxiliary = label < -1  # never
+    start_local = (auxiliary_start - first_class).to(tl.int32)
+    row_bias = bias + first_class
+    whole = S // BLOCK * BLOCK
+    logits = tl.load(row_logits + offsets, mask=offsets < whole, other=0.0)
+    for start in range(0, whole, BLOCK):
+        # The next block is on its way while this one is computed; the last is asked for twice.
+        following = tl.load(row_logits + tl.minimum(start + BLOCK, whole - BLOCK) + offsets)
+        k, neighbor, center, mass, outside = _take(
+            start, logits, offsets, S, row_bias + start, first_class, label_column, is_auxiliary, start_local,
+            log_lambda, neighbors, k, k_end, neighbor, center, mass, outside, HAS_BIAS, SMOOTH, True, BLOCK,
+        )  # fmt: skip
+        logits = following
+    if whole < S:
+        logits = tl.load(row_logits + whole + offsets, mask=offsets < S - whole, other=-float("inf"))
+        k, neighbor, center, mass, outside = _take(
+            whole, logits, offsets, S, row_bias + whole, first_class, label_column, is_auxiliary, start_local,
+            log_lambda, neighbors, k, k_end, neighbor, center, mass, outside, HAS_BIAS, SMOOTH, False, BLOCK,
+        )  # fmt: skip
+    top = tl.max(center, 0)
+    return top, tl.sum(mass * tl.exp(center - top)), z_y, tl.sum(outside)
 
 
 @triton.jit
 def _finish_label(
-    label, z_c, b_c, mass, z_y, outside_sum, C, bias, indptr, auxiliary_start, smoothing, saved, row, B,
+    label, center, mass, z_y, outside_sum, C, bias, indptr, auxiliary_start, smoothing, saved, row, B,
     HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr,
 ):  # fmt: skip
     """Loss of one row and label; stores what the second pass needs. See `rows.finish`."""
@@ -156,7 +206,8 @@ def _finish_label(
     if HAS_BIAS:
         b_y = tl.load(bias + label)
     empty = mass == 0.0
-    rest = tl.where(empty, -float("inf"), ((z_c - z_y) + (b_c - b_y)) + tl.log(tl.where(empty, 1.0, mass)))
+    above = (center - z_y) - b_y  # of the center over the label
+    rest = tl.where(empty, -float("inf"), above + tl.log(tl.where(empty, 1.0, mass)))
     # softplus, with log1p(x) = log(1 + x) * x / ((1 + x) - 1), exact to rounding for small x
     small = tl.exp(-tl.abs(rest))
     u = 1.0 + small
@@ -168,9 +219,9 @@ def _finish_label(
         loss -= smoothing * (outside_sum / outside - (z_y + b_y))
         tl.store(saved + 4 * B + row, outside)
     leads = rest < 0
-    label_mass = tl.exp(tl.where(leads, 0.0, (z_y - z_c) + (b_y - b_c)))
-    tl.store(saved + row, tl.where(leads, z_y, z_c))
-    tl.store(saved + B + row, tl.where(leads, b_y, b_c))
+    label_mass = tl.exp(tl.where(leads, 0.0, -above))
+    tl.store(saved + row, tl.where(leads, z_y, center))
+    tl.store(saved + B + row, tl.where(leads, b_y, 0.0))
     tl.store(saved + 2 * B + row, label_mass + tl.where(leads, tl.exp(rest), mass))
     tl.store(saved + 3 * B + row, tl.where(rest > 0, 1.0, small) / (1.0 + small))
     return tl.where(known, loss, float("nan"))
@@ -181,31 +232,32 @@ def _accumulate(
     logits, targets, weights, bias, indptr, neighbors, state, loss, saved,
     B, S, C, first_class, row_stride, auxiliary_start, log_lambda, smoothing, ignore_index,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr,
-    FIRST: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr, UNIT: tl.constexpr, R: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     counts = tl.load(targets + row) != ignore_index
     if L == 2:
         counts = counts & (tl.load(targets + B + row) != ignore_index)
+    width = tl.where(counts, tl.zeros((), tl.int32) + S, 0)  # a row that does not count is not read
     total = 0.0
     for i in tl.static_range(L):
         label = tl.load(targets + i * B + row)
         one = state + i * _STATE_ROWS * B
-        z_c, b_c, mass, z_y, outside = _accumulate_label(
-            label, logits + row * row_stride, first_class, tl.where(counts, S, 0), C, bias, indptr, neighbors,
-            auxiliary_start, log_lambda, one, row, B, HAS_BIAS, SILENCE, SMOOTH, FIRST, BLOCK,
+        center, mass, z_y, outside = _accumulate_label(
+            label, logits + row * row_stride * UNIT, first_class, width, C, bias, indptr, neighbors, auxiliary_start,
+            log_lambda, one, row, B, HAS_BIAS, SILENCE, SMOOTH, FIRST, R, LANES,
         )  # fmt: skip
         if LAST:
             part = _finish_label(
-                label, z_c, b_c, mass, z_y, outside, C, bias, indptr, auxiliary_start, smoothing,
+                label, center, mass, z_y, outside, C, bias, indptr, auxiliary_start, smoothing,
                 saved + i * _SAVED_ROWS * B, row, B, HAS_BIAS, SILENCE, SMOOTH,
             )  # fmt: skip
             if L == 2:
                 part *= tl.load(weights + i * B + row)
             total += part
         else:
-            tl.store(one + row, z_c)
-            tl.store(one + B + row, b_c)
+            tl.store(one + row, center)
+            tl.store(one + B + row, 0.0)
             tl.store(one + 2 * B + row, mass)
             tl.store(one + 3 * B + row, z_y)
             tl.store(one + 4 * B + row, outside)
@@ -214,90 +266,104 @@ def _accumulate(
 
 
 @triton.jit
-def _gradient(
-    logits, targets, weights, bias, indptr, neighbors, saved, grad_loss, grad_logits,
-    B, S, C, first_class, row_stride, grad_stride, grad_loss_stride, auxiliary_start, log_lambda, smoothing,
-    ignore_index,
-    L: tl.constexpr, HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
+def _open_gradient(
+    label, weight, upstream, first_class, C, indptr, neighbors, auxiliary_start, smoothing, saved, row, B,
+    SILENCE: tl.constexpr, SMOOTH: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    row_logits = logits + row * row_stride
-    lanes = tl.arange(0, BLOCK)
-    upstream = tl.load(grad_loss + row * grad_loss_stride)
-    label = tl.load(targets + row)
-    counts = label != ignore_index
-    column = (label - first_class).to(tl.int32)
+    """What the gradient of a row needs for one label, see `_gradient_label`."""
+    upstream *= weight
     z_c = tl.load(saved + row)
     b_c = tl.load(saved + B + row)
-    scale = upstream / tl.load(saved + 2 * B + row)
+    center = z_c + b_c
+    # The total is relative to z_c + b_c, which float32 had to round.
+    scale = upstream / tl.load(saved + 2 * B + row) * tl.exp((center - z_c) - b_c)
     at_label = -upstream * (tl.load(saved + 3 * B + row) - smoothing)
-    k, k_end, neighbor = _open_list(label, C, indptr, neighbors, first_class, SILENCE)
     share = 0.0
     if SMOOTH:
         share = upstream * smoothing / tl.load(saved + 4 * B + row)
-    if L == 2:
-        label2 = tl.load(targets + B + row)
-        counts = counts & (label2 != ignore_index)
-        column2 = (label2 - first_class).to(tl.int32)
-        saved2 = saved + _SAVED_ROWS * B
-        z_c2 = tl.load(saved2 + row)
-        b_c2 = tl.load(saved2 + B + row)
-        weight = tl.load(weights + row)
-        weight2 = tl.load(weights + B + row)
-        scale2 = weight2 * upstream / tl.load(saved2 + 2 * B + row)
-        at_label2 = -weight2 * upstream * (tl.load(saved2 + 3 * B + row) - smoothing)
-        scale *= weight
-        at_label *= weight
-        k2, k_end2, neighbor2 = _open_list(label2, C, indptr, neighbors, first_class, SILENCE)
-        share2 = 0.0
-        if SMOOTH:
-            share *= weight
-            share2 = weight2 * upstream * smoothing / tl.load(saved2 + 4 * B + row)
-    readable = tl.where(counts & (upstream != 0.0), S, 0)  # rows that do not count may hold NaN and are not even read
-    for start in range(0, S, BLOCK):
-        columns = start + lanes
-        inside = columns < S
-        z = tl.load(row_logits + columns, mask=columns < readable, other=-float("inf")).to(tl.float32)
-        b = tl.zeros((BLOCK,), tl.float32)
-        if HAS_BIAS:
-            b = tl.load(bias + first_class + columns, mask=inside, other=0.0)
-        gradient, k, neighbor = _gradient_label(
-            z, b, columns, start + BLOCK, label, column, z_c, b_c, scale, at_label, share,
-            neighbors, k, k_end, neighbor, first_class, auxiliary_start, log_lambda, SILENCE, SMOOTH,
-        )  # fmt: skip
-        if L == 2:
-            second, k2, neighbor2 = _gradient_label(
-                z, b, columns, start + BLOCK, label2, column2, z_c2, b_c2, scale2, at_label2, share2,
-                neighbors, k2, k_end2, neighbor2, first_class, auxiliary_start, log_lambda, SILENCE, SMOOTH,
-            )  # fmt: skip
-            gradient += second
-        gradient = tl.where(columns < readable, gradient, 0.0)
-        tl.store(grad_logits + row * grad_stride + columns, gradient, mask=inside)
+    k, k_end, neighbor = _open_list(label, C, indptr, neighbors, first_class, SILENCE)
+    is_auxiliary = label >= auxiliary_start
+    if not SILENCE:
+        is_auxiliary = label < -1  # never
+    return (label - first_class).to(tl.int32), is_auxiliary, center, scale, at_label, share, k, k_end, neighbor
 
 
 @triton.jit
 def _gradient_label(
-    z, b, columns, block_end, label, label_column, z_c, b_c, scale, at_label, share,
-    neighbors, k, k_end, neighbor, first_class, auxiliary_start, log_lambda,
-    SILENCE: tl.constexpr, SMOOTH: tl.constexpr,
+    start, offsets, scores, label_column, is_auxiliary, auxiliary_start, center, scale, at_label, share,
+    neighbors, k, k_end, neighbor, first_class, log_lambda, SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """(one label's part of the gradient of a block, next position, next neighbor)."""
-    spread = share
-    if SILENCE:
-        silenced, k, neighbor = _silenced(
-            columns, block_end, label >= auxiliary_start, auxiliary_start - first_class,
-            neighbors, k, k_end, neighbor, first_class,
-        )  # fmt: skip
-        b = tl.where(silenced, b + log_lambda, b)
+    block_end = start + BLOCK
+    if _is_plain(start, block_end, label_column, is_auxiliary, auxiliary_start, neighbor):
+        gradient = _exp(scores - center) * scale
         if SMOOTH:
-            spread = tl.where(silenced, 0.0, share)
-    gradient = tl.exp((z - z_c) + (b - b_c)) * scale
-    if SMOOTH:
-        gradient -= spread
-        gradient = tl.where(columns == label_column, at_label - share, gradient)
+            gradient -= share
     else:
-        gradient = tl.where(columns == label_column, at_label, gradient)
+        silenced, k, neighbor = _silenced(
+            offsets, start, block_end, is_auxiliary, auxiliary_start, neighbors, k, k_end, neighbor, first_class
+        )
+        scores = tl.where(silenced, scores + log_lambda, scores)
+        gradient = _exp(scores - center) * scale
+        if SMOOTH:
+            gradient -= tl.where(silenced, 0.0, share)
+        gradient = tl.where(offsets == label_column - start, at_label - share, gradient)
     return gradient, k, neighbor
+
+
+@triton.jit
+def _gradient(
+    logits, targets, weights, bias, indptr, neighbors, saved, grad_loss, grad_logits,
+    B, S, C, first_class, row_stride, grad_stride, grad_loss_stride, auxiliary_start, log_lambda, smoothing,
+    ignore_index,
+    L: tl.constexpr, HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, UNIT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    row_logits = logits + row * row_stride * UNIT
+    row_gradient = grad_logits + row * grad_stride * UNIT
+    row_bias = bias + first_class
+    offsets = tl.arange(0, BLOCK)
+    upstream = tl.load(grad_loss + row * grad_loss_stride)
+    label = tl.load(targets + row)
+    counts = (label != ignore_index) & (upstream != 0.0)
+    weight = 1.0
+    if L == 2:
+        label2 = tl.load(targets + B + row)
+        counts = counts & (label2 != ignore_index)
+        weight = tl.load(weights + row)
+        column2, auxiliary2, center2, scale2, at_label2, share2, k2, k_end2, neighbor2 = _open_gradient(
+            label2, tl.load(weights + B + row), upstream, first_class, C, indptr, neighbors, auxiliary_start,
+            smoothing, saved + _SAVED_ROWS * B, row, B, SILENCE, SMOOTH,
+        )  # fmt: skip
+    column, auxiliary, center, scale, at_label, share, k, k_end, neighbor = _open_gradient(
+        label, weight, upstream, first_class, C, indptr, neighbors, auxiliary_start, smoothing, saved, row, B,
+        SILENCE, SMOOTH,
+    )  # fmt: skip
+    start_local = (auxiliary_start - first_class).to(tl.int32)
+    width = tl.zeros((), tl.int32) + S
+    readable = tl.where(counts, width, 0)  # rows that do not count may hold NaN and are not even read
+    for start in range(0, readable, BLOCK):
+        inside = offsets < width - start
+        if start + BLOCK <= width:  # loads without a mask are one instruction for 16 bytes
+            z = tl.load(row_logits + start + offsets)
+            scores = _scores(z, row_bias + start, offsets, inside, HAS_BIAS, True)
+        else:
+            z = tl.load(row_logits + start + offsets, mask=inside, other=-float("inf"))
+            scores = _scores(z, row_bias + start, offsets, inside, HAS_BIAS, False)
+        gradient, k, neighbor = _gradient_label(
+            start, offsets, scores, column, auxiliary, start_local, center, scale, at_label, share,
+            neighbors, k, k_end, neighbor, first_class, log_lambda, SMOOTH, BLOCK,
+        )  # fmt: skip
+        if L == 2:
+            second, k2, neighbor2 = _gradient_label(
+                start, offsets, scores, column2, auxiliary2, start_local, center2, scale2, at_label2, share2,
+                neighbors, k2, k_end2, neighbor2, first_class, log_lambda, SMOOTH, BLOCK,
+            )  # fmt: skip
+            gradient += second
+        tl.store(row_gradient + start + offsets, gradient, mask=inside)
+    for start in range(readable, width, BLOCK):  # all of a row that does not count
+        tl.store(row_gradient + start + offsets, tl.zeros((BLOCK,), tl.float32), mask=offsets < width - start)
 
 
 def check_device(device: torch.device) -> None:
@@ -328,35 +394,37 @@ def gradient(logits: Tensor, first_class: int, rows: Rows, saved: Tensor, grad_l
     """
     if not logits.numel():
         return
-    block, warps = _configuration(logits.shape[1])
+    lanes, warps = _configuration(logits.shape[1])
+    unit = math.gcd(logits.stride(0), out.stride(0), 16)
     _gradient[(len(logits),)](
         logits, rows.targets, _or(rows.weights, logits), _or(rows.bias, logits), rows.indptr, rows.indices, saved,
-        grad_loss, out, *logits.shape, rows.num_classes, first_class, logits.stride(0), out.stride(0),
+        grad_loss, out, *logits.shape, rows.num_classes, first_class, logits.stride(0) // unit, out.stride(0) // unit,
         grad_loss.stride(0), rows.auxiliary_start, rows.log_lambda, rows.smoothing, rows.ignore_index,
         L=len(rows.targets), HAS_BIAS=rows.bias is not None, SILENCE=rows.silences, SMOOTH=rows.smoothing > 0,
-        BLOCK=block, num_warps=warps,
+        UNIT=unit, BLOCK=lanes, num_warps=warps,
     )  # fmt: skip
 
 
 def _run_accumulate(logits, first_class, rows: Rows, state, loss, saved, first: bool, last: bool) -> None:
     if not len(logits):
         return
-    block, warps = _configuration(logits.shape[1])
+    lanes, warps = _configuration(logits.shape[1])
+    unit = math.gcd(logits.stride(0), 16)  # a constant by which the compiler knows how rows are aligned
     _accumulate[(len(logits),)](
         logits, rows.targets, _or(rows.weights, logits), _or(rows.bias, logits), rows.indptr, rows.indices,
-        state, loss, saved, *logits.shape, rows.num_classes, first_class, logits.stride(0),
+        state, loss, saved, *logits.shape, rows.num_classes, first_class, logits.stride(0) // unit,
         rows.auxiliary_start, rows.log_lambda, rows.smoothing, rows.ignore_index,
         L=len(rows.targets), HAS_BIAS=rows.bias is not None, SILENCE=rows.silences, SMOOTH=rows.smoothing > 0,
-        FIRST=first, LAST=last, BLOCK=block, num_warps=warps,
+        FIRST=first, LAST=last, UNIT=unit, R=2 if warps > 1 else 1, LANES=lanes, num_warps=warps,
     )  # fmt: skip
 
 
 def _configuration(width: int) -> tuple[int, int]:
-    """(block, warps) for a slice of that many classes: rows are short enough for one block, or long and streamed."""
-    if width <= 2048:
-        block = triton.next_power_of_2(max(width, 16))
-        return block, max(1, block // 512)
-    return (2048, 4) if width <= 16384 else (4096, 8)
+    """(lanes, warps) for a slice of that many classes: eight lanes a thread, which bfloat16 loads at once."""
+    if width <= 256:
+        return max(triton.next_power_of_2(width), 16), 1
+    warps = 2 if width <= 2048 else 4 if width <= 16384 else 8
+    return 256 * warps, warps
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:

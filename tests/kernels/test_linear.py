@@ -120,21 +120,21 @@ def test_a_head_used_twice_in_one_step(impl, limit, device):
 
 
 def test_memory_of_slices_does_not_grow_with_the_classes():
-    """1,024 rows of 200,000 classes would be 0.8 GB of logits; the sliced loss takes a fifth of that."""
+    """512 rows of 200,000 classes would be 0.4 GB of logits; the sliced loss takes a quarter of that."""
     script = """
 import resource, torch
 from fastlt.kernels import NeighborTable, linear_neighbor_silencing_loss
 table = NeighborTable.from_pairs(200_000, [])
-features = torch.randn(1024, 8).requires_grad_()
+features = torch.randn(512, 8).requires_grad_()
 weight = torch.randn(200_000, 8).requires_grad_()
-labels = torch.arange(1024)
+labels = torch.arange(512)
 linear_neighbor_silencing_loss(features[:2], weight, labels[:2], table, memory_limit=0).backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-linear_neighbor_silencing_loss(features, weight, labels, table, memory_limit=2**26).backward()
+linear_neighbor_silencing_loss(features, weight, labels, table, memory_limit=2**25).backward()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert int(done.stdout) * 1024 < 160e6
+    assert int(done.stdout) * 1024 < 100e6
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 export DS_ACCELERATOR ?= $(if $(wildcard /dev/nvidia0),cuda,cpu)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test gpu lint clean
 
 install:
 	@tools/install.sh
@@ -13,6 +13,12 @@ demo: install
 
 test: install
 	@pytest
+
+# On a machine with a GPU: the kernels' tests there, then their benchmark; results go to bench/results.
+gpu: install
+	@.venv/bin/pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	@pytest -m "gpu or gpu_too" tests/kernels
+	@python bench/run.py kernels --device cuda
 
 # mypy sees the package as it is installed: kernels/ and data_prep/ inside fastlt/.
 lint: install

@@ -1,9 +1,9 @@
-"""Random label spaces and batches for kernel tests."""
+"""Random label spaces and batches for kernel tests, and what an implementation makes of them."""
 
 from dataclasses import dataclass
 
 import torch
-from fastlt.kernels import NeighborTable
+from fastlt.kernels import NeighborTable, neighbor_silencing_loss
 from torch import Tensor
 
 
@@ -35,3 +35,13 @@ def make_case(batch: int, num_classes: int, num_pairs: int, scale: float = 10.0,
         table=table,
         prior=torch.randint(1, 1000, (num_classes,), generator=g),
     )
+
+
+def loss_and_gradient(logits: Tensor, case: Case, impl: str, device, **options) -> tuple[Tensor, Tensor]:
+    """(loss of each row [B], gradient of their weighted sum [B, C]), float64 on the CPU."""
+    z = logits.clone().to(device).requires_grad_()
+    loss = neighbor_silencing_loss(
+        z, case.labels.to(device), case.table.to(device), case.prior.to(device), reduction="none", impl=impl, **options
+    )
+    (loss * torch.linspace(0.5, 2.0, len(loss), device=device, dtype=loss.dtype)).sum().backward()
+    return loss.detach().cpu().double(), z.grad.cpu().double()

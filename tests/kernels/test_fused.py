@@ -9,10 +9,8 @@ import torch
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cases import make_case
+from cases import loss_and_gradient, make_case
 from fastlt.kernels import NeighborTable, neighbor_silencing_loss
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 FUSED = [
     pytest.param("triton", marks=pytest.mark.gpu_too),
@@ -35,15 +33,6 @@ OPTIONS = [
 def device(impl: str, device: torch.device) -> torch.device:
     """Where the implementation of the test runs."""
     return device if impl == "triton" else torch.device("cpu")
-
-
-def loss_and_gradient(logits, case, impl, device, **options):
-    z = logits.clone().to(device).requires_grad_()
-    loss = neighbor_silencing_loss(
-        z, case.labels.to(device), case.table.to(device), case.prior.to(device), reduction="none", impl=impl, **options
-    )
-    (loss * torch.linspace(0.5, 2.0, len(loss), device=device, dtype=loss.dtype)).sum().backward()
-    return loss.detach().cpu().double(), z.grad.cpu().double()
 
 
 @pytest.mark.parametrize("impl", FUSED)
@@ -265,34 +254,3 @@ def test_gradient_in_place_of_the_logits(impl, device):
     torch.testing.assert_close(F.linear(gradient, weight).shape, logits.shape)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(loss, features)
-
-
-@given(
-    batch=st.integers(0, 6),
-    num_classes=st.integers(1, 3000),
-    num_pairs=st.integers(0, 4000),
-    interval=st.booleans(),
-    scale=st.sampled_from([0.0, 1.0, 30.0, 80.0]),
-    lambda_s=st.sampled_from([0.0, 1e-4, 0.1, 0.7, 1.0]),
-    tau=st.sampled_from([0.0, 1.0, 1.05]),
-    label_smoothing=st.sampled_from([0.0, 0.1]),
-    mixed=st.booleans(),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
-    seed=st.integers(0, 2**31),
-)
-@settings(max_examples=150, deadline=None)
-def test_anything_drawn_agrees_with_float64(
-    batch, num_classes, num_pairs, interval, scale, lambda_s, tau, label_smoothing, mixed, dtype, seed
-):
-    """The CPU path, which is fast enough for many draws; it shares its algorithm with Triton's."""
-    case = make_case(batch, num_classes, num_pairs, scale, seed, interval)
-    inputs = case.logits.to(dtype)
-    options = {"lambda_s": lambda_s, "tau": tau, "label_smoothing": label_smoothing}
-    if mixed:
-        options |= {"mixed_labels": case.mixed_labels, "mixed_weight": torch.rand(batch)}
-    loss, gradient = loss_and_gradient(inputs, case, "cpu", "cpu", **options)
-    expected, expected_gradient = loss_and_gradient(inputs.double(), case, "reference", "cpu", **options)
-    # Smoothing subtracts means of logits up to 80, so it can only be as exact as these are.
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6 * scale if label_smoothing else 1e-30)
-    rounding = 1e-5 if dtype == torch.float32 else torch.finfo(dtype).eps
-    torch.testing.assert_close(gradient, expected_gradient, rtol=rounding, atol=1e-7)

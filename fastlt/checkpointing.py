@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastlt.atomic import new_file, publish_folder
+from fastlt.sharded_classes import ShardedClasses
 
 FOLDER = "checkpoints"
 
@@ -50,7 +51,9 @@ def read_progress(checkpoint: Path) -> Progress:
     return Progress(**json.loads((checkpoint / "progress.json").read_text()))
 
 
-def save(engine: deepspeed.DeepSpeedEngine, run: Path, progress: Progress, keep: int) -> None:
+def save(
+    engine: deepspeed.DeepSpeedEngine, run: Path, progress: Progress, keep: int, sharded: ShardedClasses | None = None
+) -> None:
     """Writes a checkpoint; called by all ranks. It gets its name only when every rank's part is on the disk."""
     final = run / FOLDER / f"step-{progress.step:09d}"
     if final.exists():  # saved a moment ago, for another reason
@@ -61,6 +64,8 @@ def save(engine: deepspeed.DeepSpeedEngine, run: Path, progress: Progress, keep:
         shutil.rmtree(temporary)
     dist.barrier()
     engine.save_checkpoint(str(temporary.parent), tag=temporary.name, save_latest=False)
+    if sharded:
+        sharded.save(temporary)
     dist.barrier()
     if main:
         (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
@@ -70,8 +75,10 @@ def save(engine: deepspeed.DeepSpeedEngine, run: Path, progress: Progress, keep:
     dist.barrier()
 
 
-def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, progress: Progress) -> None:
-    """Loads weights and optimizer state of a checkpoint into the engine.
+def restore(
+    engine: deepspeed.DeepSpeedEngine, checkpoint: Path, progress: Progress, sharded: ShardedClasses | None = None
+) -> None:
+    """Loads weights and optimizer state of a checkpoint into the engine, and into a sharded classifier.
 
     Raises:
         ValueError: the checkpoint was written on another number of ranks under ZeRO, or by another stage.
@@ -87,6 +94,8 @@ def restore(engine: deepspeed.DeepSpeedEngine, checkpoint: Path, progress: Progr
             f"{checkpoint} holds optimizer state split over {progress.world_size} ranks (ZeRO {stage}), "
             f"this run has {world_size}: resume on {progress.world_size} ranks."
         )
+    if sharded:
+        sharded.load(checkpoint)
     loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
     if loaded is None:
         raise ValueError(f"{checkpoint} cannot be loaded: it lacks the files of rank {dist.get_rank()}.")

@@ -20,25 +20,36 @@ from fastlt.recipe import LossRecipe, ModelRecipe
 
 
 class Classifier(nn.Module):
-    """Backbone and head; computes in `compute_dtype` where autocast allows it, weights stay float32."""
+    """Backbone and head; computes in `compute_dtype` where autocast allows it, weights stay float32.
+
+    Without `with_head` it gives features: the head is then elsewhere, see `sharded_classes.py`.
+    """
 
     def __init__(
-        self, model: ModelRecipe, loss: LossRecipe, label_space: LabelSpace, auxiliary_per_class: int, image_size: int
+        self,
+        model: ModelRecipe,
+        loss: LossRecipe,
+        label_space: LabelSpace,
+        auxiliary_per_class: int,
+        image_size: int,
+        with_head: bool = True,
     ) -> None:
         super().__init__()
         backbone: Any = create_backbone(model, image_size)  # timm's attributes are beyond nn.Module's
         self.backbone = backbone
-        self.head = NeighborSilencingHead(
-            backbone.head_hidden_size,
-            label_space.table(loss.silence),
-            torch.from_numpy(label_space.epoch_counts(auxiliary_per_class)),
-            tau=loss.tau,
-            lambda_s=loss.lambda_s,
-            label_smoothing=loss.label_smoothing,
-            feature_norm=model.feature_norm,
-            impl=loss.impl,
-            memory_limit=loss.memory_limit,
-        )
+        self.head: NeighborSilencingHead | None = None
+        if with_head:
+            self.head = NeighborSilencingHead(
+                backbone.head_hidden_size,
+                label_space.table(loss.silence),
+                torch.from_numpy(label_space.epoch_counts(auxiliary_per_class)),
+                tau=loss.tau,
+                lambda_s=loss.lambda_s,
+                label_smoothing=loss.label_smoothing,
+                feature_norm=model.feature_norm,
+                impl=loss.impl,
+                memory_limit=loss.memory_limit,
+            )
         self.backbone_arguments = backbone_arguments(model, image_size)
         self.compute_dtype = torch.float32
         self.head_only = False
@@ -52,13 +63,14 @@ class Classifier(nn.Module):
     ) -> Tensor:
         """Mean loss (scalar) of images [B, 3, H, W] with labels [B]; without labels, logits [B, C].
 
+        Without a head, features [B, D].
         While `head_only` is set, the backbone runs as at inference and gets no gradient.
         """
         low_precision = self.compute_dtype != torch.float32
         with torch.autocast(images.device.type, self.compute_dtype if low_precision else None, enabled=low_precision):
             with torch.no_grad() if self.head_only else nullcontext():
                 features = self.backbone(images)  # [B, D]
-            return self.head(features, labels, mixed_labels, mixed_weight)
+            return features if self.head is None else self.head(features, labels, mixed_labels, mixed_weight)
 
     def train(self, mode: bool = True) -> Classifier:
         """As usual, but a frozen backbone stays in inference mode."""

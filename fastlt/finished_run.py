@@ -105,6 +105,7 @@ class FinishedRun:
     def _target_rows(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Classifier weight [T, D] and bias [T]; a feature norm before it is folded in."""
         head, targets = self.model.head, self.label_space.num_targets
+        assert head is not None, "a finished run has a whole head"
         weight, bias = head.weight.detach()[:targets], head.bias.detach()[:targets]
         if isinstance(head.norm, torch.nn.BatchNorm1d):
             mean, variance = (buffer for name, buffer in head.norm.named_buffers() if name.startswith("running"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
 
 from fastlt.classifier import Classifier
 from fastlt.recipe import OptimizerRecipe
@@ -23,10 +25,19 @@ def create_optimizer(model: Classifier, recipe: OptimizerRecipe) -> torch.optim.
     for group in groups:
         group.pop("param_names", None)
         group["part"] = "backbone"
-    head = param_groups_weight_decay(model.head, recipe.weight_decay)
-    groups += [group | {"part": "head"} for group in head]
-    groups = [{"lr_scale": 1.0} | group for group in groups if group["params"]]
-    fused = next(model.parameters()).is_cuda
+    if model.head is not None:
+        groups += [group | {"part": "head"} for group in weight_decay_groups(model.head, recipe.weight_decay)]
+    return make_optimizer([{"lr_scale": 1.0} | group for group in groups if group["params"]], recipe)
+
+
+def weight_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of a module, one that decays and one, of biases and norms, that does not."""
+    return param_groups_weight_decay(module, weight_decay)
+
+
+def make_optimizer(groups: list[dict[str, Any]], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+    """AdamW or SGD over parameter groups; the learning rate is set before each step."""
+    fused = groups[0]["params"][0].is_cuda
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=fused)
     return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=fused)

@@ -114,6 +114,8 @@ class EngineRecipe(_Section):
     """DeepSpeed ZeRO stage."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type; auto takes bfloat16 where the device has it. Weights and optimizer stay float32."""
+    shard_classes: bool = False
+    """Split the classifier's rows over the ranks, for label spaces too large for one device; with ZeRO 0."""
     channels_last: bool = True
     """Memory layout of images and convolutions."""
 
@@ -154,6 +156,13 @@ class Recipe(_Section):
     def _consistent(self) -> Recipe:
         if self.optimizer.head_only_epochs > self.optimizer.epochs:
             raise ValueError("optimizer.head_only_epochs exceeds optimizer.epochs")
+        if self.engine.shard_classes:
+            if self.engine.zero_stage or self.optimizer.clip_grad or self.model.feature_norm:
+                raise ValueError(
+                    "engine.shard_classes does not go with engine.zero_stage, optimizer.clip_grad or model.feature_norm"
+                )
+            if self.loss.impl == "reference":
+                raise ValueError("engine.shard_classes needs a fused loss: set loss.impl to auto")
         return self
 
     def save(self, path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from timm.utils import distribute_bn
 from torch import Tensor
+from torch.nn import functional as F
 
 from fastlt import checkpointing
 from fastlt.augment import BatchAugment
@@ -32,6 +33,7 @@ from fastlt.loaders import EvalLoader, Normalize, TrainLoader, Transform, open_s
 from fastlt.optimization import create_optimizer, learning_rate, set_learning_rate
 from fastlt.recipe import Recipe
 from fastlt.run_log import RunLog
+from fastlt.sharded_classes import ShardedClasses
 
 RECIPE_FILE, LABEL_SPACE_FILE = "recipe.yaml", "label_space.json"
 LAST_WEIGHTS, BEST_WEIGHTS = "last.safetensors", "best.safetensors"
@@ -57,9 +59,15 @@ class Trainer:
         self.micro_batch = self._micro_batch()
         torch.manual_seed(recipe.seed)
         auxiliary_per_class = recipe.data.auxiliary_per_class
-        model = Classifier(recipe.model, recipe.loss, self.label_space, auxiliary_per_class, recipe.data.image_size).to(
-            self.device
-        )
+        sharded = recipe.engine.shard_classes
+        model = Classifier(
+            recipe.model,
+            recipe.loss,
+            self.label_space,
+            auxiliary_per_class,
+            recipe.data.image_size,
+            with_head=not sharded,
+        ).to(self.device)
         model.compute_dtype = device_dtype(recipe.engine.precision, self.device)
         self.train_loader, self.val_loader = self._open_loaders(data, model)
         self.steps_per_epoch = len(self.train_loader) // recipe.optimizer.accumulation
@@ -68,6 +76,9 @@ class Trainer:
         self.engine, *_ = deepspeed.initialize(
             model=model, optimizer=create_optimizer(model, recipe.optimizer), config=self._engine_config()
         )
+        self.sharded: ShardedClasses | None = None
+        if sharded:
+            self.sharded = ShardedClasses(recipe, self.label_space, model.backbone.head_hidden_size, self.device)
         if recipe.engine.channels_last and recipe.engine.zero_stage == 0:  # ZeRO holds weights flat
             model.to(memory_format=torch.channels_last)  # after initialize, which broadcasts only contiguous weights
         self.augment = BatchAugment(recipe.augment, self.device)
@@ -118,18 +129,29 @@ class Trainer:
                 with self._window.waiting():
                     images, labels = next(batches)
                 self._seed_step(micro_step)
-                loss = self.engine(*self._augmented(images, labels))
+                loss = self._loss(images, labels)
                 self.engine.backward(loss)
                 self.engine.step()
                 self._window.add(loss.detach(), len(labels) * self.world_size)
+            if self.sharded:
+                self.sharded.step(rate)
             self.step += 1
             if (self.step % self.recipe.log.steps == 0 or self.step == last) and self._look_up(epoch, rate):
                 return True
         return False
 
-    def _augmented(self, images: Tensor, labels: Tensor) -> tuple[Any, ...]:
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         images, second, weight = self.augment(images, labels)
-        return images, labels, second, weight
+        if self.sharded:
+            return self.sharded.head(self.engine(images), labels, second, weight)
+        return self.engine(images, labels, second, weight)
+
+    def _logits(self) -> Callable[[Tensor], Tensor]:
+        """images [B, 3, H, W] to logits of the targets at least."""
+        if not self.sharded:
+            return self.engine
+        weight, bias = (part[: self.label_space.num_targets] for part in self.sharded.head.gathered())
+        return lambda images: F.linear(self.engine(images).float(), weight, bias)  # [B, T]
 
     def _look_up(self, epoch: int, rate: float) -> bool:
         """Every `log.steps`, the one moment where ranks talk and the device is waited for; True to stop."""
@@ -162,9 +184,11 @@ class Trainer:
         started = time.monotonic()
         self._share_batch_statistics()
         self.engine.eval()
-        result = evaluate(self.engine, self.val_loader, self.label_space, self.device)
+        result = evaluate(self._logits(), self.val_loader, self.label_space, self.device)
         about = {"epoch": epoch + 1, "label_space": self.label_space.digest(), "evaluation": _without_classes(result)}
         weights = checkpointing.whole_weights(self.engine)
+        if self.sharded:
+            weights |= self.sharded.whole_weights()
         better = result.all > self.best["all"]
         if better:
             self.best = {"all": result.all, "epoch": epoch + 1}
@@ -181,7 +205,7 @@ class Trainer:
         progress = Progress(
             self.step, loader, self.best, self.label_space.digest(), self.world_size, self.recipe.engine.zero_stage
         )
-        checkpointing.save(self.engine, self.folder, progress, self.recipe.checkpoint.keep)
+        checkpointing.save(self.engine, self.folder, progress, self.recipe.checkpoint.keep, self.sharded)
         self._saved_at = time.monotonic()
 
     def _share_batch_statistics(self) -> None:
@@ -214,7 +238,7 @@ class Trainer:
             )
         if progress.loader["samples"] % self.recipe.optimizer.batch_size:
             raise ValueError(f"{checkpoint} was written with another batch size: resume with the same one.")
-        checkpointing.restore(self.engine, checkpoint, progress)
+        checkpointing.restore(self.engine, checkpoint, progress, self.sharded)
         self.step, self.best = progress.step, progress.best
         self.train_loader.load_state_dict(progress.loader)
 

@@ -187,10 +187,10 @@ def loss_of_logits(
 ) -> Tensor:
     """As `neighbor_silencing_loss`, with everything but the labels prepared."""
     targets, weights = batch_targets(labels, mixed_labels, mixed_weight, objective, logits.shape)
-    impl = resolve_impl(impl, logits.device, logits.dtype)
-    if impl == "reference":
+    resolved = resolve_impl(impl, logits.device, logits.dtype)
+    if resolved == "reference":
         return reduce_rows(_reference(logits, targets, weights, objective), targets, objective)
-    arguments = row_arguments(targets, weights, objective, impl)
+    arguments = row_arguments(targets, weights, objective, resolved)
     if inplace and not torch.compiler.is_compiling():
         loss = _InPlace.apply(logits, *arguments)
     else:

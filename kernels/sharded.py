@@ -34,6 +34,8 @@ from .rows import (
     implementation,
 )
 
+_DRAWN_TOGETHER = 1024
+
 
 class ShardedNeighborSilencingHead(nn.Module):
     """`NeighborSilencingHead` of which this rank holds ceil(C / n) rows; the last ranks may hold fewer, or none.
@@ -48,6 +50,7 @@ class ShardedNeighborSilencingHead(nn.Module):
         table, class_counts: of all C classes; of the table only the neighbors among the rank's classes are kept.
         tau, lambda_s, label_smoothing, impl, memory_limit: see `NeighborSilencingHead`; the limit is that of a rank.
         group: the ranks; default all.
+        seed: the rows' first values follow from it and from the class alone, on any number of ranks.
 
     Raises:
         ValueError: impl="reference", which cannot take a part of the classes.
@@ -64,11 +67,12 @@ class ShardedNeighborSilencingHead(nn.Module):
         impl: front.Implementation = "auto",
         memory_limit: int | None = None,
         group: dist.ProcessGroup | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if impl == "reference":
             raise ValueError("impl='reference' takes all classes at once: a sharded head needs 'triton' or 'cpu'.")
-        self.group = group or dist.group.WORLD
+        self.group: dist.ProcessGroup = group or dist.distributed_c10d._get_default_group()
         rank, ranks = dist.get_rank(self.group), dist.get_world_size(self.group)
         size = -(-table.num_classes // ranks)  # as torch.chunk, which is what DTensor expects of a shard
         self.first_class = min(rank * size, table.num_classes)
@@ -78,7 +82,7 @@ class ShardedNeighborSilencingHead(nn.Module):
         self.memory_limit = front.MEMORY_LIMIT if memory_limit is None else memory_limit
         self.weight = nn.Parameter(torch.empty(held, in_features))
         self.bias = nn.Parameter(torch.zeros(held))
-        nn.init.trunc_normal_(self.weight, std=0.02)
+        self._draw_weight(seed)
 
     def forward(
         self,
@@ -104,6 +108,17 @@ class ShardedNeighborSilencingHead(nn.Module):
         loss = _ShardedLoss.apply(features, self.weight, self.bias, passes)  # [B]
         return front.reduce_rows(loss, targets, objective)
 
+    @torch.no_grad()
+    def _draw_weight(self, seed: int) -> None:
+        """Truncated normal as in a whole head, a generator for every 1,024 classes."""
+        end = self.first_class + len(self.weight)
+        for first in range(self.first_class // _DRAWN_TOGETHER * _DRAWN_TOGETHER, end, _DRAWN_TOGETHER):
+            generator = torch.Generator().manual_seed(seed * 2**32 + first)
+            rows = torch.empty(_DRAWN_TOGETHER, self.weight.shape[1])
+            nn.init.trunc_normal_(rows, std=0.02, generator=generator)
+            a, b = max(first, self.first_class), min(first + _DRAWN_TOGETHER, end)
+            self.weight[a - self.first_class : b - self.first_class] = rows[a - first : b - first]
+
     def save(self, folder: Path) -> None:
         """Writes weight and bias of all ranks into `folder` as a torch.distributed.checkpoint; all ranks call it."""
         checkpoint.save(self._whole(), checkpoint_id=folder, process_group=self.group)
@@ -118,16 +133,18 @@ class ShardedNeighborSilencingHead(nn.Module):
         whole = self._whole()
         return whole["weight"].full_tensor(), whole["bias"].full_tensor()
 
+    def part_of_whole(self, local: Tensor) -> DTensor:
+        """A tensor whose rows are those of the classes held here, as a part of one with a row for every class.
+
+        It shares the memory of `local`; `torch.distributed.checkpoint` saves it and loads it on any number of ranks.
+        """
+        mesh = DeviceMesh.from_group(self.group, local.device.type)
+        shape = torch.Size([self.num_classes, *local.shape[1:]])
+        stride = torch.empty(shape, device="meta").stride()
+        return DTensor.from_local(local.detach(), mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+
     def _whole(self) -> dict[str, DTensor]:
-        """The parameters as parts of whole tensors; they share the memory of the parameters."""
-        mesh = DeviceMesh.from_group(self.group, self.weight.device.type)
-
-        def whole(local: Tensor) -> DTensor:
-            shape = torch.Size([self.num_classes, *local.shape[1:]])
-            stride = torch.empty(shape, device="meta").stride()
-            return DTensor.from_local(local, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
-
-        return {"weight": whole(self.weight.detach()), "bias": whole(self.bias.detach())}
+        return {name: self.part_of_whole(parameter) for name, parameter in self.named_parameters()}
 
 
 class _Passes:

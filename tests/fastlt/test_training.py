@@ -43,16 +43,21 @@ def wait_for_group(group: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "data"), [(0, "encoded"), (1, "encoded"), (2, "encoded"), (3, "encoded"), (0, "plain")]
+    ("stage", "data"),
+    [(0, "encoded"), (1, "encoded"), (2, "encoded"), (3, "encoded"), (0, "plain"), ("sharded", "encoded")],
 )
 def test_killed_run_continues_exactly(workshop, stage, data):
     """SIGKILL in the middle of an epoch: every later loss equals that of an unbroken run, to the last bit."""
     name = f"{data}{stage}"
     recipe = [
-        f"data.path={data}", f"engine.zero_stage={stage}", "optimizer.epochs=3", "optimizer.head_only_epochs=1",
-        "augment.mixup=0.2", "augment.random_erasing=0.25", "optimizer.clip_grad=5", "optimizer.accumulation=2",
-        "optimizer.layer_decay=0.9", "loss.label_smoothing=0.1",
+        f"data.path={data}", "optimizer.epochs=3", "optimizer.head_only_epochs=1", "augment.mixup=0.2",
+        "augment.random_erasing=0.25", "optimizer.accumulation=2", "optimizer.layer_decay=0.9",
+        "loss.label_smoothing=0.1",
     ]  # fmt: skip
+    if stage == "sharded":
+        recipe.append("engine.shard_classes=true")
+    else:
+        recipe += [f"engine.zero_stage={stage}", "optimizer.clip_grad=5"]
     if data == "plain":
         recipe.append("augment.rand_augment=rand-m9-mstd0.5-inc1")
     done = workshop.train(*recipe, f"output=unbroken-{name}")
@@ -73,6 +78,19 @@ def test_killed_run_continues_exactly(workshop, stage, data):
     assert done.returncode == 0, done.stdout + done.stderr
     assert before < set(losses(run)), "it did not go on after the kill"
     assert losses(run) == unbroken
+
+
+def test_sharded_classes_go_on_with_another_number_of_ranks(workshop):
+    words = ["data.path=encoded", "output=resharded", "engine.shard_classes=true"]
+    done = workshop.train(*words, "optimizer.epochs=2", ranks=2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = workshop.train(*words, "optimizer.epochs=3", "--resume", ranks=1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    logged = losses(workshop.folder / "resharded")
+    assert len(logged) % 3 == 0
+    assert logged[max(logged)] < logged[1]
+    done = workshop.fastlt("evaluate", "resharded")
+    assert done.returncode == 0, done.stderr
 
 
 def test_sigterm_saves_and_exits(workshop):
@@ -119,6 +137,7 @@ def test_wrong_recipes_end_with_one_sentence(workshop, trained):
         ("optimizer.batch_size=15",): "does not divide by 2 ranks",
         ("optimizer.batch_size=2048",): "fewer than one batch",
         ("augment.rand_augment=rand-m9",): "has no RandAugment",
+        ("engine.shard_classes=true", "engine.zero_stage=1"): "engine.shard_classes does not go with engine.zero_stage",
     }
     for words, sentence in cases.items():
         new_output = [] if any(w.startswith("output") for w in words) else ["output=refused"]

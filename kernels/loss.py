@@ -303,7 +303,10 @@ def batch_targets(
         return labels.contiguous()[None], None
     _check_labels(mixed_labels, "mixed_labels", shape, objective.ignore_index)
     exact = torch.float64 if objective.bias is not None and objective.bias.dtype == torch.float64 else torch.float32
-    mu = torch.as_tensor(mixed_weight, dtype=exact, device=labels.device).expand(labels.shape)
+    if isinstance(mixed_weight, Tensor):
+        mu = mixed_weight.to(exact).expand(labels.shape)
+    else:
+        mu = torch.full(labels.shape, mixed_weight, dtype=exact, device=labels.device)  # copying a number would wait
     return torch.stack([labels, mixed_labels]), torch.stack([mu, 1 - mu])
 
 

@@ -299,7 +299,7 @@ def batch_targets(
     _check_labels(labels, "labels", shape, objective.ignore_index)
     if (mixed_labels is None) != (mixed_weight is None):
         raise ValueError("mixed_labels and mixed_weight go together: give both or neither.")
-    if mixed_labels is None:
+    if mixed_labels is None or mixed_weight is None:
         return labels.contiguous()[None], None
     _check_labels(mixed_labels, "mixed_labels", shape, objective.ignore_index)
     exact = torch.float64 if objective.bias is not None and objective.bias.dtype == torch.float64 else torch.float32

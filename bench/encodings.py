@@ -30,7 +30,8 @@ BATCH, LAMBDA = 256, 0.1
 CLASSES, NEIGHBORS = (32_568, 100_000), (3, 64, 500)
 SECONDS, QUICK_SECONDS = 2.0, 0.2
 _LOG_LAMBDA = np.float32(math.log(LAMBDA))
-_BLOCK, _over_rows = numba_rows._BLOCK, numba_rows._over_rows  # the parts that are the same for every encoding
+# The parts that are the same for every encoding.
+_BLOCK, _LANES, _over_rows = numba_rows._BLOCK, numba_rows._LANES, numba_rows._over_rows
 _copy_bias, _largest_score, _mass = numba_rows._copy_bias, numba_rows._largest_score, numba_rows._mass
 _numba = njit(nogil=True)
 
@@ -77,7 +78,7 @@ def _set_bits(labels, indptr, neighbors, bits, begin_row, end_row):
 @_numba
 def _stream(weigh, sets, logits, labels, bias, loss, begin_row, end_row):
     """Losses of some rows; `weigh` adds to a block of the bias b the log weights by an encoding."""
-    b_block = np.empty(_BLOCK, np.float32)
+    b_block, lanes = np.empty(_BLOCK, np.float32), np.empty(_LANES, np.float32)
     for row in range(begin_row, end_row):
         label, k, mass, center = labels[row], 0, 0.0, np.float32(-3e38)
         for first in range(0, logits.shape[1], _BLOCK):
@@ -85,7 +86,7 @@ def _stream(weigh, sets, logits, labels, bias, loss, begin_row, end_row):
             b = b_block[: len(z)]
             _copy_bias(b, bias[first : first + len(z)])
             k = weigh(b, first, row, label, k, sets)
-            largest = _largest_score(z, b)
+            largest = _largest_score(z, b, lanes)
             if largest > center:
                 mass *= math.exp(center - largest)
                 center = largest
@@ -139,7 +140,7 @@ def encodings(classes: int, neighbors: int) -> dict[str, Work]:
     def streamed(weigh: Callable, *sets: np.ndarray) -> Callable[[None], Tensor]:
         def losses(_: None) -> Tensor:
             loss = np.empty(BATCH, np.float32)
-            _over_rows(_stream, BATCH, weigh, sets, *batch, loss)
+            _over_rows(_stream, logits.shape, weigh, sets, *batch, loss)
             return torch.from_numpy(loss)
 
         return losses
@@ -147,7 +148,7 @@ def encodings(classes: int, neighbors: int) -> dict[str, Work]:
     test_bits = streamed(_weigh_bits, bits)
 
     def by_bits(_: None) -> Tensor:
-        _over_rows(_set_bits, BATCH, labels.numpy(), *rows, bits)
+        _over_rows(_set_bits, logits.shape, labels.numpy(), *rows, bits)
         return test_bits(None)
 
     found = {

@@ -9,10 +9,9 @@ Shapes as in `rows.py`: B samples, C classes, S classes of a slice, L labels a s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -22,7 +21,8 @@ from torch import Tensor
 from .rows import CENTER_BIAS, CENTER_LOGIT, LABEL_LOGIT, LOWEST, MASS, OUTSIDE_SUM, Rows, finish
 
 DTYPES = (torch.float32, torch.bfloat16)
-_BLOCK = 2048
+_BLOCK, _LANES = 2048, 64
+_CLASSES_AT_ONCE = 2**17  # what a thread takes, so that calling the compiled code costs little
 # Sums may be reordered, which lets them be vectorized; NaN and infinity keep their meaning.
 _sums = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 _exact = njit(nogil=True, cache=True, fastmath={"contract"})
@@ -116,12 +116,22 @@ def _copy_bias(b, bias):
             b[j] = _ZERO
 
 
-@_sums
-def _largest_score(z, b):
+@_exact
+def _largest_score(z, b, lanes):
+    """The largest z + b that is no NaN; in lanes, as a running maximum in one variable is not vectorized."""
+    for j in range(len(lanes)):
+        lanes[j] = _MINUS_INFINITY
+    whole = len(z) // len(lanes) * len(lanes)
+    for start in range(0, whole, len(lanes)):
+        z_part, b_part = z[start : start + len(lanes)], b[start : start + len(lanes)]
+        for j in range(len(lanes)):
+            score = z_part[j] + b_part[j]
+            lanes[j] = score if score > lanes[j] else lanes[j]
     largest = _MINUS_INFINITY
-    for j in range(len(z)):
-        score = z[j] + b[j]
-        largest = score if score > largest else largest
+    for j in range(len(lanes)):
+        largest = max(largest, lanes[j])
+    for j in range(whole, len(z)):
+        largest = max(largest, z[j] + b[j])
     return largest
 
 
@@ -161,7 +171,7 @@ def _accumulate(
     state, begin, end,
 ):  # fmt: skip
     width = logits.shape[1]
-    z_block, b_block, u_block = _buffer(), _buffer(), _buffer()
+    z_block, b_block, u_block, lanes = _buffer(), _buffer(), _buffer(), _buffer()[:_LANES]
     for row in range(begin, end):
         if np.any(targets[:, row] == ignore_index):
             continue
@@ -182,7 +192,7 @@ def _accumulate(
                 outside += _sum(u)
                 if first <= label < first + n:
                     one[LABEL_LOGIT] = z[label - first]
-                largest = _largest_score(z, b)
+                largest = _largest_score(z, b, lanes)
                 if largest > z_c + b_c:
                     best = 0
                     while z[best] + b[best] != largest:
@@ -239,7 +249,7 @@ def _gradient(
 def accumulate(logits: Tensor, first_class: int, rows: Rows, state: Tensor) -> None:
     """Adds a slice of logits [B, S], the classes from `first_class` on, to the state; any order of slices."""
     arguments = (_array(logits), first_class, rows.targets.numpy(), *_shared(rows), rows.smoothing > 0)
-    _over_rows(_accumulate, len(logits), *arguments, rows.ignore_index, state.numpy())
+    _over_rows(_accumulate, logits.shape, *arguments, rows.ignore_index, state.numpy())
 
 
 def loss_of(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -258,7 +268,7 @@ def gradient(logits: Tensor, first_class: int, rows: Rows, saved: Tensor, grad_l
     """
     weights = torch.ones(rows.targets.shape) if rows.weights is None else rows.weights
     _over_rows(
-        _gradient, len(logits), _array(logits), first_class, rows.targets.numpy(), weights.numpy(), *_shared(rows),
+        _gradient, logits.shape, _array(logits), first_class, rows.targets.numpy(), weights.numpy(), *_shared(rows),
         np.float32(rows.smoothing), rows.ignore_index, saved.numpy(),
         grad_loss.contiguous().numpy(), _array(out),
     )  # fmt: skip
@@ -275,17 +285,23 @@ def _array(logits: Tensor) -> np.ndarray:
     return logits.view(torch.uint16).numpy() if logits.dtype == torch.bfloat16 else logits.numpy()
 
 
-def _over_rows(work: Callable, num_rows: int, *arguments: object) -> None:
-    """Runs work(*arguments, begin, end) over all rows, a part in each thread.
+def _over_rows(work: Callable, shape: Sequence[int], *arguments: object) -> None:
+    """Runs work(*arguments, begin, end) over the rows of [B, S] in torch's number of threads.
 
-    Not numba's own threads: two Python threads may not use those at once, and FFCV's loader does.
+    Each takes the next few rows in turn, so that one which starts late, as others still spin after a torch operator,
+    leaves its rows to this one. These are not numba's own threads: two Python threads may not use those at once, and
+    FFCV's loader does.
     """
-    parts = min(torch.get_num_threads(), num_rows)
-    if not parts:
-        return
-    bounds = [num_rows * i // parts for i in range(parts + 1)]
-    others = [_threads().submit(work, *arguments, *part) for part in pairwise(bounds[1:])]
-    work(*arguments, 0, bounds[1])
+    (rows, classes), threads = shape, torch.get_num_threads()
+    at_once = max(1, min(_CLASSES_AT_ONCE // max(classes, 1), rows // (4 * threads)))
+    begins = iter(range(0, rows, at_once))  # `next` is atomic
+
+    def take() -> None:
+        for begin in begins:
+            work(*arguments, begin, min(begin + at_once, rows))
+
+    others = [_threads().submit(take) for _ in range(min(threads, -(-rows // at_once)) - 1)]
+    take()
     for other in others:
         other.result()
 

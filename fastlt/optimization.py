@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
-from torch import nn
 
 from fastlt.classifier import Classifier
 from fastlt.recipe import OptimizerRecipe
@@ -26,13 +25,8 @@ def create_optimizer(model: Classifier, recipe: OptimizerRecipe) -> torch.optim.
         group.pop("param_names", None)
         group["part"] = "backbone"
     if model.head is not None:
-        groups += [group | {"part": "head"} for group in weight_decay_groups(model.head, recipe.weight_decay)]
+        groups += [group | {"part": "head"} for group in param_groups_weight_decay(model.head, recipe.weight_decay)]
     return make_optimizer([{"lr_scale": 1.0} | group for group in groups if group["params"]], recipe)
-
-
-def weight_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of a module, one that decays and one, of biases and norms, that does not."""
-    return param_groups_weight_decay(module, weight_decay)
 
 
 def make_optimizer(groups: list[dict[str, Any]], recipe: OptimizerRecipe) -> torch.optim.Optimizer:

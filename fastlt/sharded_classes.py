@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import Tensor
 from torch.distributed import checkpoint
 
 from fastlt.kernels.sharded import ShardedNeighborSilencingHead
 from fastlt.label_space import LabelSpace
-from fastlt.optimization import make_optimizer, set_learning_rate, weight_decay_groups
+from fastlt.optimization import make_optimizer, set_learning_rate
 from fastlt.recipe import Recipe
 
 FOLDER = "classes"
@@ -37,7 +38,7 @@ class ShardedClasses:
             memory_limit=recipe.loss.memory_limit,
             seed=recipe.seed,
         ).to(device)
-        groups = weight_decay_groups(self.head, recipe.optimizer.weight_decay)
+        groups = param_groups_weight_decay(self.head, recipe.optimizer.weight_decay)
         self.optimizer = make_optimizer([g | {"part": "head", "lr_scale": 1.0} for g in groups], recipe.optimizer)
 
     def step(self, rate: float) -> None:

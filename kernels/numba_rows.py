@@ -2,7 +2,7 @@
 
 A row is taken in blocks that stay in the first-level cache. The weights of silenced classes, and the label's 0, are
 written into a block-sized copy of the bias, so the loops over a block are the same for every row and need no mask.
-Exponents are taken as in `triton_rows.py`.
+Exponents are taken as (z_j - z_c) + (b_j - b_c): such differences round at their own size.
 
 Shapes as in `rows.py`: B samples, C classes, S classes of a slice, L labels a sample. Letters: z logit, b bias.
 """
@@ -18,16 +18,15 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .rows import CENTER_BIAS, CENTER_LOGIT, LABEL_LOGIT, LOWEST, MASS, OUTSIDE_SUM, Rows, finish
+from .rows import CENTER_BIAS, CENTER_LOGIT, LABEL_LOGIT, MASS, OUTSIDE_SUM, Rows, finish
 
-DTYPES = (torch.float32, torch.bfloat16)
 _BLOCK, _LANES = 2048, 64
 _CLASSES_AT_ONCE = 2**17  # what a thread takes, so that calling the compiled code costs little
 # Sums may be reordered, which lets them be vectorized; NaN and infinity keep their meaning.
 _sums = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
 _exact = njit(nogil=True, cache=True, fastmath={"contract"})
 
-_LOWEST, _MINUS_INFINITY = np.float32(LOWEST), np.float32(-np.inf)
+_MINUS_INFINITY = np.float32(-np.inf)
 _LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
 _SHIFTER = np.float32(1.5 * 2**23)  # adding it rounds to an integer, which then stands in the low bits
 _SHIFTER_BITS = np.int32(np.float32(1.5 * 2**23).view(np.int32) - 127)

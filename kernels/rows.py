@@ -1,7 +1,7 @@
 """The two passes over logits, slice of classes by slice, on whatever computes them: what every fused path is made of.
 
 Pass one, `accumulate`, keeps of each row and label a `state`; `finish` makes loss and `saved` of it; pass two,
-`gradient`, needs nothing else. A slice is all classes (logits at once), some (`linear.py`) or a rank's (`sharded.py`).
+`gradient`, needs nothing else. A slice is all classes (logits at once), some (`operators.py`) or a rank's (`sharded`).
 
 Shapes: B samples, C classes, S classes of a slice, L labels a sample (2 for mixup and cutmix, else 1).
 """
@@ -21,7 +21,7 @@ CENTER_LOGIT, CENTER_BIAS, MASS, LABEL_LOGIT, OUTSIDE_SUM = range(5)
 STATE_ROWS = 5
 # Rows of saved, float32 [L, 5, B]: center as above, or the label where that is larger; the whole mass relative to
 # it; the probability of all classes but the label; how many classes are not silenced (with smoothing, else 0).
-TOTAL, OTHERS, NUM_OUTSIDE = range(2, 5)
+TOTAL = 2
 SAVED_ROWS = 5
 # Stands for the center of nothing: finite, so that differences to it are no NaN, and below every logit.
 LOWEST = -3e38

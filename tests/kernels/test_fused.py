@@ -251,6 +251,5 @@ def test_gradient_in_place_of_the_logits(impl, device):
     loss = neighbor_silencing_loss(logits, labels, table, impl=impl, inplace=True)
     (gradient,) = torch.autograd.grad(loss, features, retain_graph=True)
     torch.testing.assert_close(gradient, expected[0], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(F.linear(gradient, weight).shape, logits.shape)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(loss, features)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed import checkpoint
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
+from torch.nn import functional as F
 
 from . import loss as front
 from .head import NeighborSilencingLoss
@@ -72,7 +73,7 @@ class ShardedNeighborSilencingHead(nn.Module):
         super().__init__()
         if impl == "reference":
             raise ValueError("impl='reference' takes all classes at once: a sharded head needs 'triton' or 'cpu'.")
-        self.group: dist.ProcessGroup = group or dist.distributed_c10d._get_default_group()
+        self._group = group
         rank, ranks = dist.get_rank(self.group), dist.get_world_size(self.group)
         size = -(-table.num_classes // ranks)  # as torch.chunk, which is what DTensor expects of a shard
         self.first_class = min(rank * size, table.num_classes)
@@ -83,6 +84,12 @@ class ShardedNeighborSilencingHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(held, in_features))
         self.bias = nn.Parameter(torch.zeros(held))
         self._draw_weight(seed)
+
+    @property
+    def group(self) -> dist.ProcessGroup:
+        """The ranks. The default group is not held: one that outlives `destroy_process_group` keeps threads that may
+        still drop tensors while Python exits, which aborts the process."""
+        return self._group or dist.distributed_c10d._get_default_group()
 
     def forward(
         self,
@@ -130,8 +137,10 @@ class ShardedNeighborSilencingHead(nn.Module):
     @torch.no_grad()
     def gathered(self) -> tuple[Tensor, Tensor]:
         """(weight [C, D], bias [C]) of all ranks, on each; for evaluation and export."""
-        whole = self._whole()
-        return whole["weight"].full_tensor(), whole["bias"].full_tensor()
+        size = -(-self.num_classes // dist.get_world_size(self.group))
+        padded = (F.pad(p, [0, 0] * (p.ndim - 1) + [0, size - len(p)]) for p in (self.weight, self.bias))
+        weight, bias = (_gather(part, self.group, dim=0)[: self.num_classes] for part in padded)
+        return weight, bias
 
     def part_of_whole(self, local: Tensor) -> DTensor:
         """A tensor whose rows are those of the classes held here, as a part of one with a row for every class.

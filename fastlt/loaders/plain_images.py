@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import signal
 from collections.abc import Iterator
+from multiprocessing import forkserver
 
 import numpy as np
 import torch
@@ -17,6 +19,11 @@ from fastlt.encoded import EncodedDataset
 from fastlt.images import read_image
 from fastlt.loaders import Transform
 
+# Not forked from the rank: its communication threads may be dropping a tensor, and so hold Python's lock of threads,
+# which the child would then wait for forever. The server has no threads, and has imported this module once.
+_WORKERS = multiprocessing.get_context("forkserver")
+_WORKERS.set_forkserver_preload([__name__])
+
 
 class PlainImages:
     """Reads the images of a split that was encoded with `--format plain`."""
@@ -24,6 +31,8 @@ class PlainImages:
     def __init__(self, data: EncodedDataset, split: str, transform: Transform, batch_size: int, workers: int) -> None:
         self._images = _Images(json.loads(data.file(split).read_text()), transform)
         self._batch_size, self._workers = batch_size, workers
+        if workers:
+            _start_server()
 
     def batches(self, keys: np.ndarray) -> Iterator[Tensor]:
         """See `ImageSource`. The workers live as long as the iterator, so that none outlives its rank."""
@@ -32,7 +41,7 @@ class PlainImages:
             batch_sampler=[keys[i : i + self._batch_size].tolist() for i in range(0, len(keys), self._batch_size)],
             num_workers=self._workers,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_ignore_terminate,
+            multiprocessing_context=_WORKERS if self._workers else None,
         )
 
 
@@ -67,7 +76,14 @@ class _Images(Dataset):
         return pixels
 
 
-def _ignore_terminate(worker: int) -> None:
-    """Launchers send SIGTERM to the whole process tree; the rank must live on to save, and so must its workers."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _start_server() -> None:
+    """Starts what forks the workers, deaf to what ends a run, as they will be.
+
+    Launchers send SIGTERM to the whole process tree; the rank must live on to save, and so must its workers.
+    """
+    ends = {signal.SIGTERM, signal.SIGINT}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    try:
+        forkserver.ensure_running()  # inherits the mask
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -44,7 +44,7 @@ def wait_for_group(group: int) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "data"),
-    [(0, "encoded"), (1, "encoded"), (2, "encoded"), (3, "encoded"), (0, "plain"), ("sharded", "encoded")],
+    [(0, "encoded"), (1, "encoded"), (2, "encoded"), (3, "encoded"), (3, "plain"), ("sharded", "encoded")],
 )
 def test_killed_run_continues_exactly(workshop, stage, data):
     """SIGKILL in the middle of an epoch: every later loss equals that of an unbroken run, to the last bit."""

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastlt.atomic import new_file, publish_folder
+from fastlt.sharded_classes import FOLDER as CLASSES_FOLDER
 from fastlt.sharded_classes import ShardedClasses
 
 FOLDER = "checkpoints"
@@ -81,7 +82,8 @@ def restore(
     """Loads weights and optimizer state of a checkpoint into the engine, and into a sharded classifier.
 
     Raises:
-        ValueError: the checkpoint was written on another number of ranks under ZeRO, or by another stage.
+        ValueError: the checkpoint was written on another number of ranks under ZeRO, by another stage, or with the
+            classes sharded and these are not, or the other way round.
     """
     stage, world_size = engine.zero_optimization_stage(), dist.get_world_size()
     if stage != progress.zero_stage:
@@ -96,6 +98,8 @@ def restore(
         )
     if sharded:
         sharded.load(checkpoint)
+    elif (checkpoint / CLASSES_FOLDER).is_dir():
+        raise ValueError(f"{checkpoint} was written with engine.shard_classes: resume with it too.")
     loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
     if loaded is None:
         raise ValueError(f"{checkpoint} cannot be loaded: it lacks the files of rank {dist.get_rank()}.")

@@ -35,6 +35,7 @@ from .rows import (
     implementation,
 )
 
+Group = dist.ProcessGroup | None
 _DRAWN_TOGETHER = 1024
 
 
@@ -67,13 +68,15 @@ class ShardedNeighborSilencingHead(nn.Module):
         label_smoothing: float = 0.0,
         impl: front.Implementation = "auto",
         memory_limit: int | None = None,
-        group: dist.ProcessGroup | None = None,
+        group: Group = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if impl == "reference":
             raise ValueError("impl='reference' takes all classes at once: a sharded head needs 'triton' or 'cpu'.")
-        self._group = group
+        # None stands for the default group, which neither this nor a loss's graph may hold: where it outlives
+        # `destroy_process_group`, its threads may drop a tensor while Python exits, and that aborts the process.
+        self.group = group
         rank, ranks = dist.get_rank(self.group), dist.get_world_size(self.group)
         size = -(-table.num_classes // ranks)  # as torch.chunk, which is what DTensor expects of a shard
         self.first_class = min(rank * size, table.num_classes)
@@ -84,12 +87,6 @@ class ShardedNeighborSilencingHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(held, in_features))
         self.bias = nn.Parameter(torch.zeros(held))
         self._draw_weight(seed)
-
-    @property
-    def group(self) -> dist.ProcessGroup:
-        """The ranks. The default group is not held: one that outlives `destroy_process_group` keeps threads that may
-        still drop tensors while Python exits, which aborts the process."""
-        return self._group or dist.distributed_c10d._get_default_group()
 
     def forward(
         self,
@@ -147,7 +144,8 @@ class ShardedNeighborSilencingHead(nn.Module):
 
         It shares the memory of `local`; `torch.distributed.checkpoint` saves it and loads it on any number of ranks.
         """
-        mesh = DeviceMesh.from_group(self.group, local.device.type)
+        group = self.group or dist.distributed_c10d._get_default_group()
+        mesh = DeviceMesh.from_group(group, local.device.type)
         shape = torch.Size([self.num_classes, *local.shape[1:]])
         stride = torch.empty(shape, device="meta").stride()
         return DTensor.from_local(local.detach(), mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
@@ -159,7 +157,7 @@ class ShardedNeighborSilencingHead(nn.Module):
 class _Passes:
     """The two passes of one step over this rank's classes."""
 
-    def __init__(self, rows: Rows, impl: str, group: dist.ProcessGroup, first_class: int, memory_limit: int) -> None:
+    def __init__(self, rows: Rows, impl: str, group: Group, first_class: int, memory_limit: int) -> None:
         self.rows, self.impl, self.group = rows, impl, group
         self.first_class, self.memory_limit = first_class, memory_limit
 
@@ -226,14 +224,14 @@ class _ShardedLoss(torch.autograd.Function):
         return mine.to(features.dtype), grad_weight, grad_bias, None
 
 
-def _gather(tensor: Tensor, group: dist.ProcessGroup, dim: int = 1) -> Tensor:
+def _gather(tensor: Tensor, group: Group, dim: int = 1) -> Tensor:
     """The tensors of all ranks, one after the other along `dim`."""
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, tensor.contiguous(), group=group)
     return torch.cat(parts, dim=dim)
 
 
-def _mine(samples: Tensor, group: dist.ProcessGroup) -> slice:
+def _mine(samples: Tensor, group: Group) -> slice:
     """Where this rank's samples stand among those of all ranks."""
     start = dist.get_rank(group) * len(samples)
     return slice(start, start + len(samples))

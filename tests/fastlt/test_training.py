@@ -84,6 +84,8 @@ def test_sharded_classes_go_on_with_another_number_of_ranks(workshop):
     words = ["data.path=encoded", "output=resharded", "engine.shard_classes=true"]
     done = workshop.train(*words, "optimizer.epochs=2", ranks=2)
     assert done.returncode == 0, done.stdout + done.stderr
+    done = workshop.train(*words[:2], "optimizer.epochs=3", "--resume", ranks=1)
+    assert "was written with engine.shard_classes: resume with it too." in done.stderr
     done = workshop.train(*words, "optimizer.epochs=3", "--resume", ranks=1)
     assert done.returncode == 0, done.stdout + done.stderr
     logged = losses(workshop.folder / "resharded")

@@ -28,7 +28,7 @@ setup(
     extras_require={
         "ffcv": ["ffcv==1.0.2", "opencv-python"],
         "dali": ["nvidia-dali-cuda130>=2.4"],
-        "data": ["openai", "aiohttp", "webdataset"],
+        "data": ["openai", "aiohttp", "protego", "webdataset", "pyarrow", "opencv-python"],
         "bench": ["liger-kernel", "cut-cross-entropy"],  # peers of the kernels, for GPUs
         "dev": ["pytest", "hypothesis", "rich", "ruff", "mypy", "types-PyYAML", "types-tqdm", "ninja"],
     },

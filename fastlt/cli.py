@@ -6,12 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from fastlt.data_prep.cli import COMMANDS as data_commands
+
 
 def main(words: list[str] | None = None) -> int:
     """Runs one command; users' mistakes end it with one sentence and status 1."""
     parser = argparse.ArgumentParser(prog="fastlt", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_encode, _add_evaluate, _add_export, _add_report, _add_draw, _add_demo):
+    stages = (_add_encode, _add_evaluate, _add_export, _add_report, _add_draw, _add_demo)
+    for add in (*data_commands, *stages):
         add(commands)
     arguments = parser.parse_args(words)
     try:

@@ -1,0 +1,33 @@
+"""`fastlt status`: the counts of a catalog as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_TITLES = {
+    "target": "target classes",
+    "category": "auxiliary categories",
+    "search": "searches",
+    "candidate": "candidate URLs",
+    "image": "images",
+}
+
+
+def status_text(found: dict[str, Any]) -> str:
+    """A line for each stage, below it the reasons, most frequent first."""
+    lines = []
+    for table, title in _TITLES.items():
+        states = {s: n if isinstance(n, int) else sum(n.values()) for s, n in found[table].items()}
+        counts = ", ".join(f"{number:,} {state}" for state, number in states.items()) or "none"
+        lines.append(f"{title:<21}{sum(states.values()):>10,}   {counts}")
+        for state, reasons in found[table].items():
+            if not isinstance(reasons, int):
+                lines += [f"{'':<21}{number:>10,}     {state}: {why or '-'}" for why, number in reasons.items()]
+        if table == "category":
+            lines.append(f"{'neighbor pairs':<21}{found['neighbor']:>10,}")
+            answer = found["answer"]
+            tokens = f"{answer['prompt_tokens']:,} tokens asked, {answer['completion_tokens']:,} answered"
+            lines.append(f"{'answers of the LLM':<21}{answer['answers']:>10,}   {tokens}")
+    shards = ", ".join(f"{number:,} {state}" for state, number in found["shard"].items()) or "none"
+    lines.append(f"{'shards':<21}{sum(found['shard'].values()):>10,}   {shards}")
+    return "\n".join(lines)

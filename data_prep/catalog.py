@@ -75,7 +75,8 @@ CREATE TABLE candidate (
     license TEXT NOT NULL DEFAULT '',
     attribution TEXT NOT NULL DEFAULT '',
     state TEXT NOT NULL DEFAULT 'new',
-    reason TEXT NOT NULL DEFAULT ''
+    reason TEXT NOT NULL DEFAULT '',
+    twin INTEGER                           -- the image that a dropped duplicate is one of
 );
 CREATE INDEX candidate_outcome ON candidate (state, reason);
 CREATE INDEX candidate_work ON candidate (host, id) WHERE state = 'new';

@@ -16,11 +16,16 @@ def new_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
-        _fsync(temporary)
-        temporary.rename(path)
-        _fsync(path.parent)
+        publish_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def publish_file(temporary: Path, path: Path) -> None:
+    """Flushes a file to the disk and renames it to `path`."""
+    _fsync(temporary)
+    temporary.rename(path)
+    _fsync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,59 @@
+"""Which URLs and addresses may be asked: http(s) on public addresses, nothing inside the user's own network."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from aiohttp import AddrInfoType
+from yarl import URL
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class ForbiddenAddressError(OSError):
+    """A connection to an address that is not public."""
+
+
+def is_public(address: str) -> bool:
+    """Whether a numeric IPv4 or IPv6 address is one of the public internet.
+
+    An IPv6 address that carries an IPv4 one (mapped, compatible, 6to4, Teredo, NAT64) counts as what it carries.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    carried = [ip]
+    if isinstance(ip, ipaddress.IPv6Address):
+        low = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if ip.ipv4_mapped or ip in _NAT64 or int(ip) >> 32 == 0:
+            carried = [low]
+        carried += [ip.sixtofour] if ip.sixtofour else []
+        carried += list(ip.teredo) if ip.teredo else []
+    return all(a.is_global and not a.is_multicast and not a.is_reserved for a in carried)
+
+
+def public_socket(info: AddrInfoType) -> socket.socket:
+    """A socket for one resolved address; aiohttp makes all its sockets here, so nothing else is ever connected to.
+
+    What was resolved is what is checked and connected to: a name that resolves otherwise the next time gains nothing.
+
+    Raises:
+        ForbiddenAddressError: the address is private, loopback, link-local, multicast or reserved.
+    """
+    family, kind, protocol, _, address = info
+    if not is_public(str(address[0])):
+        raise ForbiddenAddressError("not a public address")
+    return socket.socket(family, kind, protocol)
+
+
+def parse_url(url: str) -> URL | None:
+    """The URL if it is an http or https one with a host, else None."""
+    try:
+        parsed = URL(url.strip())
+    except ValueError:
+        return None
+    return parsed.with_fragment(None) if parsed.scheme in ("http", "https") and parsed.host else None
+
+
+def host_of(url: URL) -> str:
+    """Host and port: what politeness counts by."""
+    return f"{url.host}:{url.port}"

@@ -1,0 +1,278 @@
+"""One transfer: polite, safe, bounded in bytes and time, redirects followed by hand; bytes out or a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from fastlt.data_prep.addresses import ForbiddenAddressError, host_of, parse_url, public_socket
+from fastlt.data_prep.politeness import AGENT, Host, HostGivenUpError, Manners, opts_out, retry_after
+from protego import Protego
+from yarl import URL
+
+import fastlt
+
+_SMALL = 2**20  # bytes of a body that every transfer may hold; larger ones take turns
+_ROBOTS_BYTES = 512 * 1024  # RFC 9309 asks for at least 500 KiB
+_JSON_BYTES = 64 * 2**20
+_MOST_REMEMBERED = 50_000  # hosts, and robots.txt files
+_BACKOFF = 1.0  # seconds, doubled by each retry
+_MOST_ATTEMPTS = 10  # of one transfer at a host that is busy again and again
+_MOST_HELD = 128 * 2**20  # bytes of bodies that wait to be used, above which no request begins
+
+
+class DroppedError(Exception):
+    """An answer that is final; the message is the reason."""
+
+
+class FailedError(Exception):
+    """Trouble that another day may cure; the message is the reason."""
+
+
+class _TryAgainError(FailedError):
+    """Trouble that the next seconds may cure."""
+
+
+class _BusyError(_TryAgainError):
+    """The host asks to wait, which `Host.turn` does."""
+
+
+@dataclass(frozen=True)
+class FetchOptions:
+    """Limits of transfers.
+
+    Attributes:
+        contact: e-mail address or page for the user agent, so that sites can reach whoever crawls.
+        connections: transfers at once in all.
+        manners: towards one host.
+        max_bytes: of a body.
+        timeout: seconds of one request, its body included.
+        redirects: followed at most.
+        retries: of a transfer in trouble.
+        robots: honor robots.txt.
+        opt_outs: honor X-Robots-Tag and TDM-Reservation.
+        allow_private: ask private addresses too.
+    """
+
+    contact: str
+    connections: int = 256
+    manners: Manners = field(default_factory=Manners)
+    max_bytes: int = 20 * 2**20
+    timeout: float = 60.0
+    redirects: int = 5
+    retries: int = 2
+    robots: bool = True
+    opt_outs: bool = True
+    allow_private: bool = False
+
+
+class Fetcher:
+    """Transfers under one set of limits; use as `async with`."""
+
+    def __init__(self, options: FetchOptions) -> None:
+        self.options = options
+        self._hosts: OrderedDict[str, Host] = OrderedDict()
+        self._robots: OrderedDict[URL, asyncio.Task[Protego | None]] = OrderedDict()
+        self._connections = asyncio.Semaphore(options.connections)
+        self._large = asyncio.Semaphore(8)
+        self._held, self._room = 0, asyncio.Event()
+        self._room.set()
+
+    async def __aenter__(self) -> Fetcher:
+        connector = aiohttp.TCPConnector(
+            limit=0,  # ours counts
+            ttl_dns_cache=300,
+            socket_factory=None if self.options.allow_private else public_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,  # images are compressed already; what is not is a bomb or not an image
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={
+                "User-Agent": f"{AGENT}/{fastlt.__version__} (+{self.options.contact})",
+                "Accept-Encoding": "identity",
+            },
+            timeout=aiohttp.ClientTimeout(total=self.options.timeout, sock_connect=min(15.0, self.options.timeout)),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._robots.values():
+            task.cancel()
+        await self._session.close()
+
+    def host(self, name: str) -> Host:
+        """The state of a host, made anew for one that was not heard of for long."""
+        if name not in self._hosts:
+            self._hosts[name] = Host(self.options.manners)
+            if len(self._hosts) > _MOST_REMEMBERED:
+                self._hosts.popitem(last=False)
+        self._hosts.move_to_end(name)
+        return self._hosts[name]
+
+    async def image(self, url: str) -> bytes:
+        """The body behind the URL; `release` it when it was used.
+
+        Raises:
+            DroppedError: for good; also an opt-out, robots.txt, or an address that may not be asked.
+            FailedError: trouble, after all retries.
+            HostGivenUpError: the host was given up.
+        """
+        body = await self._retried(url, {}, self.options.max_bytes, robots=self.options.robots)
+        self._held += len(body)
+        if self._held > _MOST_HELD:
+            self._room.clear()
+        return body
+
+    def release(self, num_bytes: int) -> None:
+        """The body of an image was used: its memory is free for others."""
+        self._held -= num_bytes
+        if self._held <= _MOST_HELD:
+            self._room.set()
+
+    async def json(self, url: str, parameters: Mapping[str, str]) -> Any:
+        """The parsed answer of an API, which robots.txt does not speak of.
+
+        Raises:
+            FailedError: as `image`, or an answer that is no JSON.
+        """
+        try:
+            body = await self._retried(url, parameters, _JSON_BYTES, robots=False)
+            return json.loads(body)
+        except ValueError:
+            raise FailedError("the answer is not JSON") from None
+        except (DroppedError, HostGivenUpError) as error:
+            raise FailedError(str(error)) from None
+
+    async def _retried(self, url: str, parameters: Mapping[str, str], max_bytes: int, robots: bool) -> bytes:
+        troubles = 0
+        for _ in range(_MOST_ATTEMPTS):
+            try:
+                return await self._follow(url, parameters, max_bytes, robots)
+            except _BusyError as error:
+                reason = str(error)
+            except _TryAgainError as error:
+                reason = str(error)
+                troubles += 1
+                if troubles > self.options.retries:
+                    break
+                await asyncio.sleep(_BACKOFF * 2 ** (troubles - 1))
+        raise FailedError(reason)
+
+    async def _follow(self, url: str, parameters: Mapping[str, str], max_bytes: int, robots: bool) -> bytes:
+        target = parse_url(url)
+        if target is None:
+            raise DroppedError("not an http(s) URL")
+        target = target.update_query(parameters) if parameters else target
+        for _ in range(self.options.redirects + 1):
+            if robots:
+                await self._ask_robots(target)
+            async with self._request(target) as response:
+                if response.status not in (301, 302, 303, 307, 308):
+                    return await self._read(response, max_bytes)
+                location = response.headers.get("Location", "")
+            try:
+                onward = parse_url(str(target.join(URL(location))))
+            except ValueError:
+                onward = None
+            if onward is None:
+                raise DroppedError("redirect to nowhere")
+            target = onward
+        raise DroppedError("too many redirects")
+
+    @asynccontextmanager
+    async def _request(self, url: URL) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request in its turn; trouble of the network comes out as `_TryAgainError`."""
+        host = self.host(host_of(url))
+        async with host.turn(), self._connections:
+            await self._room.wait()
+            try:
+                async with self._session.get(url, allow_redirects=False) as response:
+                    if response.status in (429, 503):
+                        host.pause(retry_after(response.headers) or _BACKOFF)
+                    yield response
+                host.answered()
+            except DroppedError:
+                host.answered()
+                raise
+            except _TryAgainError:
+                host.failed()
+                raise
+            except TimeoutError:
+                host.failed()
+                raise _TryAgainError("too slow") from None
+            except aiohttp.ClientConnectorError as error:
+                if isinstance(error.os_error, ForbiddenAddressError) or "not a public address" in str(error.os_error):
+                    raise DroppedError("not a public address") from None
+                host.failed()
+                raise _TryAgainError("no connection") from None
+            except aiohttp.ClientPayloadError:
+                raise _TryAgainError("cut off") from None
+            except (aiohttp.ClientError, ConnectionError, ValueError) as error:
+                if isinstance(error, aiohttp.InvalidURL):
+                    raise DroppedError("not an http(s) URL") from None
+                host.failed()
+                raise _TryAgainError("no answer") from None
+
+    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+        status = response.status
+        if status in (429, 503):
+            raise _BusyError(f"status {status}")
+        if status in (408, 425) or status >= 500:
+            raise _TryAgainError(f"status {status}")
+        if status != 200:
+            raise DroppedError(f"status {status}")
+        if self.options.opt_outs and opts_out(response.headers):
+            raise DroppedError("opted out")
+        if (response.content_length or 0) > max_bytes:
+            raise DroppedError("too many bytes")
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > min(_SMALL, max_bytes):
+                break
+        else:
+            return bytes(body)
+        async with self._large:  # so that a thousand large bodies do not lie in memory at once
+            async for chunk in response.content.iter_any():
+                if len(body) > max_bytes:
+                    break
+                body += chunk
+        if len(body) > max_bytes:
+            raise DroppedError("too many bytes")
+        return bytes(body)
+
+    async def _ask_robots(self, url: URL) -> None:
+        """Raises what robots.txt makes of the URL; it is read once for a host."""
+        origin = url.origin()
+        if origin not in self._robots or self._robots[origin].cancelled():
+            self._robots[origin] = asyncio.create_task(self._read_robots(origin))
+            if len(self._robots) > _MOST_REMEMBERED:
+                self._robots.popitem(last=False)
+        self._robots.move_to_end(origin)
+        rules = await asyncio.shield(self._robots[origin])
+        if rules is None:
+            raise FailedError("robots.txt cannot be read")
+        if not rules.can_fetch(str(url), AGENT):
+            raise DroppedError("robots.txt forbids it")
+
+    async def _read_robots(self, origin: URL) -> Protego | None:
+        """The rules of a host; none that can be read means no entry (RFC 9309, 2.3.1)."""
+        try:
+            text = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES, robots=False)
+        except DroppedError as error:
+            # No such file is permission; so is one too large or fenced off: only trouble of the server forbids.
+            if str(error) == "not a public address":
+                raise
+            text = b""
+        except (FailedError, HostGivenUpError):
+            return None
+        rules = Protego.parse(text.decode("utf-8", "replace"))
+        self.host(host_of(origin)).slow_down(float(rules.crawl_delay(AGENT) or 0))
+        return rules

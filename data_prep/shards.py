@@ -1,0 +1,107 @@
+"""WebDataset shards that grow by committed steps: what the catalog says is in them is in them, whatever happens.
+
+An open shard is `.00000.tar.partial`, valid up to the catalog's num_bytes; bytes beyond were not committed and are cut
+off. A finished one is `00000.tar` with statistics beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from fastlt.data_prep.catalog import Catalog
+
+from fastlt.atomic import publish_file, write_text
+
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class ShardWriter:
+    """Appends samples to the catalog's open shard.
+
+    `add` writes, `sync` makes it lasting; the caller then commits `shard`, `num_images` and `num_bytes` with the rows
+    of the images, in one transaction.
+    """
+
+    def __init__(self, catalog: Catalog, images_per_shard: int) -> None:
+        self._catalog, self._images_per_shard = catalog, images_per_shard
+        catalog.shards_folder.mkdir(exist_ok=True)
+        row = catalog.connection.execute("SELECT * FROM shard WHERE state = 'open'").fetchone()
+        if row is None:
+            self._begin()
+        else:
+            self.shard, self.num_images, self.num_bytes = row["id"], row["num_images"], row["num_bytes"]
+            if catalog.shard_path(self.shard).exists():  # finished, but that was not committed
+                catalog.shard_path(self.shard).rename(self._partial)
+            self._file = open(self._partial, "r+b" if self._partial.exists() else "w+b")
+            if os.fstat(self._file.fileno()).st_size < self.num_bytes:
+                raise ValueError(
+                    f"{self._partial} is shorter than its catalog says: restore it, or start a new catalog."
+                )
+            self._file.truncate(self.num_bytes)
+            self._file.seek(self.num_bytes)
+
+    def _begin(self) -> None:
+        (last,) = self._catalog.connection.execute("SELECT ifnull(max(id), -1) FROM shard").fetchone()
+        self.shard, self.num_images, self.num_bytes = last + 1, 0, 0
+        self._file = open(self._partial, "w+b")
+
+    @property
+    def _partial(self) -> Path:
+        return self._catalog.shard_path(self.shard).with_name(f".{self.shard:05d}.tar.partial")
+
+    @property
+    def full(self) -> bool:
+        return self.num_images >= self._images_per_shard
+
+    def add(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
+        """Appends one sample; returns the offset of each member's bytes."""
+        offsets = {}
+        for extension, content in members.items():
+            info = tarfile.TarInfo(f"{key}.{extension}")
+            info.size, info.mode = len(content), 0o644
+            head = info.tobuf(tarfile.USTAR_FORMAT)
+            offsets[extension] = self.num_bytes + len(head)
+            self._file.write(head)
+            self._file.write(content)
+            self._file.write(bytes(-len(content) % _BLOCK))
+            self.num_bytes = offsets[extension] + len(content) + -len(content) % _BLOCK
+        self.num_images += 1
+        return offsets
+
+    def sync(self) -> None:
+        """Everything that was added is on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def finish(self) -> None:
+        """Closes the shard, all of which is committed, and begins the next one; an empty one is taken away."""
+        final = self._catalog.shard_path(self.shard)
+        if not self.num_images:
+            self._file.close()
+            self._partial.unlink()
+            return
+        write_text(final.with_name(f"{final.stem}_stats.json"), json.dumps(self._statistics(), indent=1))
+        self._file.write(bytes(2 * _BLOCK))
+        self._file.close()
+        publish_file(self._partial, final)
+        with self._catalog.transaction() as sql:
+            sql.execute("UPDATE shard SET state = 'done' WHERE id = ?", [self.shard])
+        self._begin()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _statistics(self) -> dict[str, object]:
+        """What is in the shard: its images by license, by source and by category."""
+        found: dict[str, object] = {"images": self.num_images, "bytes": self.num_bytes}
+        for name, column in (("licenses", "license"), ("sources", "source"), ("categories", "category.name")):
+            query = (
+                f"SELECT {column}, count(*) FROM image JOIN candidate USING (id) JOIN category"
+                " ON category.id = image.category WHERE shard = ? GROUP BY 1 ORDER BY 2 DESC"
+            )
+            found[name] = dict(self._catalog.connection.execute(query, [self.shard]).fetchall())
+        return found

@@ -8,7 +8,7 @@ setup(
     description="Long-tailed image classification by category extrapolation, on DeepSpeed and Triton",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["fastlt", "fastlt.loaders", "fastlt.kernels", "fastlt.data_prep"],
+    packages=["fastlt", "fastlt.loaders", "fastlt.kernels", "fastlt.data_prep", "fastlt.data_prep.sources"],
     package_dir={"fastlt": "fastlt", "fastlt.kernels": "kernels", "fastlt.data_prep": "data_prep"},
     install_requires=[
         "torch>=2.11",
@@ -28,9 +28,9 @@ setup(
     extras_require={
         "ffcv": ["ffcv==1.0.2", "opencv-python"],
         "dali": ["nvidia-dali-cuda130>=2.4"],
-        "data": ["openai", "aiohttp", "protego", "webdataset", "pyarrow", "opencv-python"],
+        "data": ["openai", "aiohttp>=3.12", "protego", "pyarrow", "opencv-python", "simplejpeg"],
         "bench": ["liger-kernel", "cut-cross-entropy"],  # peers of the kernels, for GPUs
-        "dev": ["pytest", "hypothesis", "rich", "ruff", "mypy", "types-PyYAML", "types-tqdm", "ninja"],
+        "dev": ["pytest", "hypothesis", "webdataset", "rich", "ruff", "mypy", "types-PyYAML", "types-tqdm", "ninja"],
     },
     entry_points={"console_scripts": ["fastlt = fastlt.cli:main"]},
 )

@@ -61,7 +61,17 @@ class ImageWriter:
                 self._index.add(np.ascontiguousarray(hashes))
 
     def commit(self, outcomes: Sequence[Outcome]) -> Counter[tuple[str, str]]:
-        """Makes the outcomes last, all or none; returns how often each (state, reason) occurred."""
+        """Makes the outcomes last; returns how often each (state, reason) occurred."""
+        found: Counter[tuple[str, str]] = Counter()
+        while outcomes:
+            room = self._shards.room
+            found += self._commit(outcomes[:room])  # all or none of them
+            outcomes = outcomes[room:]
+            if not self._shards.room:
+                self._shards.finish()
+        return found
+
+    def _commit(self, outcomes: Sequence[Outcome]) -> Counter[tuple[str, str]]:
         found: Counter[tuple[str, str]] = Counter()
         states: list[tuple[str, str, int | None, int]] = []
         rows = self._describe(outcomes)
@@ -89,8 +99,6 @@ class ImageWriter:
                 images,
             )
             sql.executemany("UPDATE candidate SET state = ?, reason = ?, twin = ? WHERE id = ?", states)
-        if self._shards.full:
-            self._shards.finish()
         return found
 
     def give_up(self, host: str, reason: str) -> int:

@@ -1,4 +1,4 @@
-"""Manners towards hosts: how many transfers at once, how often, what robots.txt and opt-out headers say, when to give up.
+"""Manners towards hosts: how many transfers at once, how often, what opt-out headers say, when to give up.
 
 All times are of the monotonic clock, so that a clock that is set changes nothing.
 """

@@ -71,7 +71,8 @@ async def _search_one(
             cursor = page.cursor
             state = "done" if cursor is None or idle >= _IDLE_PAGES else "open"
             sql.execute(
-                "UPDATE search SET cursor = ?, found = found + ?, state = ?, reason = '' WHERE category = ? AND source = ?",
+                "UPDATE search SET cursor = ?, found = found + ?, state = ?, reason = ''"
+                " WHERE category = ? AND source = ?",
                 [cursor, new, state, *key],
             )
         if new:

@@ -11,6 +11,7 @@ import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from fastlt.data_prep.catalog import Catalog
 
@@ -28,37 +29,48 @@ class ShardWriter:
 
     def __init__(self, catalog: Catalog, images_per_shard: int) -> None:
         self._catalog, self._images_per_shard = catalog, images_per_shard
+        self._file: BinaryIO | None = None
         catalog.shards_folder.mkdir(exist_ok=True)
         row = catalog.connection.execute("SELECT * FROM shard WHERE state = 'open'").fetchone()
         if row is None:
             self._begin()
         else:
             self.shard, self.num_images, self.num_bytes = row["id"], row["num_images"], row["num_bytes"]
-            if catalog.shard_path(self.shard).exists():  # finished, but that was not committed
-                catalog.shard_path(self.shard).rename(self._partial)
-            self._file = open(self._partial, "r+b" if self._partial.exists() else "w+b")
-            if os.fstat(self._file.fileno()).st_size < self.num_bytes:
-                raise ValueError(
-                    f"{self._partial} is shorter than its catalog says: restore it, or start a new catalog."
-                )
-            self._file.truncate(self.num_bytes)
-            self._file.seek(self.num_bytes)
+            self._go_on()
 
     def _begin(self) -> None:
+        """The next shard; its file is made when something is added."""
         (last,) = self._catalog.connection.execute("SELECT ifnull(max(id), -1) FROM shard").fetchone()
         self.shard, self.num_images, self.num_bytes = last + 1, 0, 0
-        self._file = open(self._partial, "w+b")
+        self._partial.unlink(missing_ok=True)  # begun by a crawl that was killed before anything was committed
+
+    def _go_on(self) -> None:
+        """Opens the shard of an earlier run, without what was not committed."""
+        final = self._catalog.shard_path(self.shard)
+        if final.exists():  # finished, but that was not committed
+            final.rename(self._partial)
+        size = self._partial.stat().st_size if self._partial.exists() else 0
+        if size < self.num_bytes:
+            raise ValueError(f"{self._partial} is shorter than its catalog says: restore it, or start a new catalog.")
+        self._file = self._open()
+        self._file.truncate(self.num_bytes)
+        self._file.seek(self.num_bytes)
+
+    def _open(self) -> BinaryIO:
+        return open(self._partial, "r+b" if self._partial.exists() else "w+b")
 
     @property
     def _partial(self) -> Path:
         return self._catalog.shard_path(self.shard).with_name(f".{self.shard:05d}.tar.partial")
 
     @property
-    def full(self) -> bool:
-        return self.num_images >= self._images_per_shard
+    def room(self) -> int:
+        """How many more images belong into this shard."""
+        return max(0, self._images_per_shard - self.num_images)
 
     def add(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
         """Appends one sample; returns the offset of each member's bytes."""
+        self._file = self._file or self._open()
         offsets = {}
         for extension, content in members.items():
             info = tarfile.TarInfo(f"{key}.{extension}")
@@ -74,26 +86,28 @@ class ShardWriter:
 
     def sync(self) -> None:
         """Everything that was added is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def finish(self) -> None:
-        """Closes the shard, all of which is committed, and begins the next one; an empty one is taken away."""
-        final = self._catalog.shard_path(self.shard)
-        if not self.num_images:
-            self._file.close()
-            self._partial.unlink()
+        """Closes the shard, all of which is committed, and begins the next one."""
+        if not self._file:
             return
+        final = self._catalog.shard_path(self.shard)
         write_text(final.with_name(f"{final.stem}_stats.json"), json.dumps(self._statistics(), indent=1))
         self._file.write(bytes(2 * _BLOCK))
-        self._file.close()
+        self.close()
         publish_file(self._partial, final)
         with self._catalog.transaction() as sql:
             sql.execute("UPDATE shard SET state = 'done' WHERE id = ?", [self.shard])
         self._begin()
 
     def close(self) -> None:
-        self._file.close()
+        """Leaves the shard as it is."""
+        if self._file:
+            self._file.close()
+            self._file = None
 
     def _statistics(self) -> dict[str, object]:
         """What is in the shard: its images by license, by source and by category."""

@@ -41,7 +41,7 @@ fi
 echo "installing Python packages into .venv (about two minutes, 6.5 GB)"
 pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt)
 "${pip[@]}" pip setuptools wheel
-"${pip[@]}" --editable ".[dev]"
+"${pip[@]}" --editable ".[dev,data]"
 # After the others: FFCV's build looks at what is installed.
 "${pip[@]}" --no-build-isolation --editable ".[ffcv]"
 echo "$inputs" >"$stamp"

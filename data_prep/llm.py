@@ -1,0 +1,363 @@
+"""Asks an OpenAI-compatible endpoint for JSON: answers are kept in the catalog, errors waited out, tokens counted."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from fastlt.data_prep.catalog import Catalog
+from pydantic import BaseModel, ValidationError
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from openai import APIError
+    from openai.types.chat import ChatCompletion
+
+Message = dict[str, str]
+Shape = TypeVar("Shape", bound=BaseModel)
+
+FORMATS = ("json_schema", "json_object", "text")  # what servers know, best first
+REPAIRS = 2  # how often a model is told that its answer was no JSON
+REPAIR = "That was not the JSON object that was asked for. Answer with that JSON object and nothing else."
+FAILED_IN_A_ROW = 3  # questions without an answer after which the endpoint is given up
+LONGEST_BACKOFF = 60.0
+HTTP_RETRIED = (408, 409, 425)  # besides 429 and 5xx
+
+
+class EndpointError(ValueError):
+    """Asking on makes no sense."""
+
+
+class UnansweredError(Exception):
+    """One question got no answer; another day may be better."""
+
+
+class UnreadableError(Exception):
+    """A model's answers to one question cannot be read; they are kept, so it would not be asked again."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Whom to ask, and how patiently.
+
+    Attributes:
+        model: the model's name there.
+        key: sent as the bearer token.
+        base_url: None is OpenAI's.
+        concurrency: questions at a time.
+        max_tokens_total: tokens, prompts and answers, that a catalog may cost over all runs; None is no limit. A
+            question is taken to cost as much as the dearest so far, so only the first ones can pass the limit.
+        tries: how often a question is sent to a server that fails.
+        max_wait: seconds that a question waits where the endpoint says that it is asked too much (429).
+        timeout: seconds for one answer.
+    """
+
+    model: str
+    key: str
+    base_url: str | None = None
+    concurrency: int = 8
+    max_tokens_total: int | None = None
+    tries: int = 6
+    max_wait: float = 600
+    timeout: float = 300
+
+    @classmethod
+    def find(cls, model: str, key_variable: str, base_url: str | None, **limits: Any) -> Endpoint:
+        """An endpoint by its URL and the environment.
+
+        Raises:
+            ValueError: neither key nor URL, no http URL, or a limit below 1.
+        """
+        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
+        key = os.environ.get(key_variable, "")
+        if not key and base_url is None:
+            raise ValueError(
+                f"there is no one to ask: set {key_variable} to the key of a hosted model, "
+                "or give --base-url of a server, such as http://localhost:8000/v1."
+            )
+        if base_url is not None and not (urlsplit(base_url).scheme in ("http", "https") and urlsplit(base_url).netloc):
+            raise ValueError(f"--base-url {base_url} is no http URL: one looks like http://localhost:8000/v1.")
+        for name, value in limits.items():
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}, which must be 1 or more.")
+        return cls(model, key or "none", base_url, **limits)  # servers without keys ignore it, the client wants one
+
+
+class Llm:
+    """Asks questions whose answers are JSON of a given shape.
+
+    Answers lie in the catalog under the SHA-256 of model, messages and schema: whoever asks the same again, in this
+    run or another and wherever the endpoint has moved, gets them from there.
+
+    Attributes:
+        asked, reused: answers of the endpoint, and of the catalog, in this run.
+        tokens: what all answers in the catalog cost.
+        stopped: why no more is asked, once that is so.
+    """
+
+    def __init__(self, catalog: Catalog, endpoint: Endpoint) -> None:
+        try:
+            from openai import AsyncOpenAI
+        except ImportError:
+            raise ValueError("the openai package is missing: pip install 'fastlt[data]'.") from None
+        self._catalog = catalog
+        self._endpoint = endpoint
+        # The client's own retries neither know of each other nor wait longer than two minutes: ours do.
+        self._client = AsyncOpenAI(
+            api_key=endpoint.key, base_url=endpoint.base_url, max_retries=0, timeout=endpoint.timeout
+        )
+        answer = catalog.status()["answer"]
+        self.tokens: int = answer["prompt_tokens"] + answer["completion_tokens"]
+        dearest = "SELECT ifnull(max(prompt_tokens + completion_tokens), 0) FROM answer"
+        (self._dearest,) = catalog.connection.execute(dearest).fetchone()  # tokens of one question
+        self.asked = self.reused = 0
+        self.stopped: EndpointError | None = None
+        self._asking: dict[str, asyncio.Lock] = {}
+        self._reserved = 0  # tokens for the questions in flight
+        self._format = 0  # of FORMATS
+        self._format_works = False
+        self._reached = False
+        self._not_before = 0.0  # nobody sends before
+        self._failed_in_a_row = 0
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.close()
+
+    async def ask(self, messages: list[Message], shape: type[Shape]) -> Shape:
+        """The answer to a chat; a model whose answer is no such JSON is told so and asked again.
+
+        Raises:
+            UnansweredError: the endpoint fails at this question.
+            UnreadableError: the model answers, but not what was asked for.
+            EndpointError: nothing more can be asked, for example as the tokens are used up.
+        """
+        for _ in range(1 + REPAIRS):
+            content = await self._answer(messages, shape.model_json_schema())
+            found = read_json(content, shape)
+            if found is not None:
+                return found
+            said = {"role": "assistant", "content": content[:2000] or "(nothing)"}
+            messages = [*messages, said, {"role": "user", "content": REPAIR}]
+        raise UnreadableError("the model answers no JSON of the form asked for")
+
+    async def _answer(self, messages: list[Message], schema: dict[str, Any]) -> str:
+        everything = json.dumps([self._endpoint.model, messages, schema], sort_keys=True)
+        key = hashlib.sha256(everything.encode()).hexdigest()
+        async with self._asking.setdefault(key, asyncio.Lock()):  # two classes may ask the same
+            kept = self._catalog.connection.execute("SELECT content FROM answer WHERE key = ?", [key]).fetchone()
+            if kept:
+                self.reused += 1
+                return kept[0]
+            return await self._new_answer(key, messages, schema)
+
+    async def _new_answer(self, key: str, messages: list[Message], schema: dict[str, Any]) -> str:
+        prompt_tokens = sum(len(message["content"].encode()) for message in messages) // 3  # an estimate, rather high
+        reserved = self._reserve(max(prompt_tokens + 200, self._dearest))
+        try:
+            completion = await self._send_until_answered(messages, schema)
+        finally:
+            self._reserved -= reserved
+        content = (completion.choices[0].message.content or "").encode(errors="replace").decode()
+        usage = completion.usage  # not every server tells
+        prompt_tokens = (usage and usage.prompt_tokens) or prompt_tokens
+        completion_tokens = (usage and usage.completion_tokens) or len(content.encode()) // 3
+        with self._catalog.transaction() as sql:
+            row = (key, self._endpoint.model, content, prompt_tokens, completion_tokens)
+            sql.execute("INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?, ?)", row)
+        self.asked += 1
+        self.tokens += prompt_tokens + completion_tokens
+        self._dearest = max(self._dearest, prompt_tokens + completion_tokens)
+        return content
+
+    def _reserve(self, tokens: int) -> int:
+        limit = self._endpoint.max_tokens_total
+        if limit is not None and self.tokens + self._reserved + tokens > limit:
+            self._stop(
+                f"the limit of {limit:,} tokens is reached: {self.tokens:,} are used, by this catalog's earlier runs "
+                f"too, and the next question may take {tokens:,}. A higher --max-tokens-total goes on from here"
+            )
+        if self.stopped:
+            raise self.stopped
+        self._reserved += tokens
+        return tokens
+
+    def _stop(self, why: str) -> None:
+        """From now on nothing is sent; the first reason counts."""
+        self.stopped = self.stopped or EndpointError(why)
+
+    async def _send_until_answered(self, messages: list[Message], schema: dict[str, Any]) -> ChatCompletion:
+        from openai import APIError
+
+        tries, failures, waited, until = 0, 0, 0.0, 0.0
+        while True:
+            await self._wait_for_turn(until)
+            try:
+                completion = await self._send(messages, schema)
+            except APIError as error:
+                self._stop_if_hopeless(error)
+                tries += 1
+                wait, until = self._postpone(error, tries)
+                if _status(error) == 429:
+                    waited += wait
+                    if waited > self._endpoint.max_wait:
+                        self._stop(
+                            f"{self._where} is asked too much and wants {wait:,.0f} s of peace ({_said(error)}); one "
+                            f"question waits {self._endpoint.max_wait:,.0f} s at most, as --max-wait says"
+                        )
+                else:
+                    failures += 1
+                    if failures >= self._endpoint.tries or not _may_pass(error):
+                        self._count_failure(error)
+                        raise UnansweredError(_said(error)) from None
+            else:
+                self._failed_in_a_row = 0
+                return completion
+
+    async def _wait_for_turn(self, until: float) -> None:
+        while not self.stopped and (rest := max(until, self._not_before) - time.monotonic()) > 0:
+            await asyncio.sleep(min(rest, 0.5))  # short, to see that another has stopped
+        if self.stopped:
+            raise self.stopped
+
+    async def _send(self, messages: list[Message], schema: dict[str, Any]) -> ChatCompletion:
+        """Sends once; where the endpoint has not answered yet, a refused format is followed by the next simpler one."""
+        from openai import APIResponseValidationError, BadRequestError, UnprocessableEntityError
+
+        refusal = None
+        for position in range(self._format, len(FORMATS)):
+            given: dict[str, Any] = {"messages": messages}
+            if position < 2:
+                given["response_format"] = _response_format(FORMATS[position], schema)
+            try:
+                raw = await self._client.chat.completions.with_raw_response.create(model=self._endpoint.model, **given)
+            except (BadRequestError, UnprocessableEntityError) as error:
+                self._reached = True
+                if self._format_works:
+                    raise
+                refusal = refusal or error
+                continue
+            self._reached = True
+            try:
+                completion: Any = raw.parse()
+                usable = bool(completion.choices and completion.choices[0].message)
+            except (AttributeError, TypeError, ValueError):  # prose, half a JSON, another JSON
+                usable = False
+            if not usable:
+                raise APIResponseValidationError(
+                    raw.http_response, None, message=f"no chat completion but {raw.http_response.text[:80]!r}"
+                )
+            self._format, self._format_works = position, True
+            return completion
+        assert refusal is not None
+        raise refusal
+
+    def _stop_if_hopeless(self, error: APIError) -> None:
+        status = _status(error)
+        self._reached |= status is not None
+        if status in (401, 403):
+            self._stop(f"{self._where} refuses the key ({_said(error)}): see --key-env")
+        elif status == 404:
+            self._stop(
+                f"{self._where} knows no model {self._endpoint.model!r} or no chat ({_said(error)}): "
+                "see --model, and --base-url, which mostly ends in /v1"
+            )
+        elif status == 429 and error.code == "insufficient_quota":
+            self._stop(f"the account at {self._where} is out of credit ({_said(error)})")
+        elif type(error.__cause__).__name__ == "ConnectError" and not self._reached:  # of httpx, or what follows it
+            self._stop(f"{self._where} cannot be reached ({_said(error)}), so it may not be running")
+        if self.stopped:
+            raise self.stopped
+
+    def _count_failure(self, error: APIError) -> None:
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= FAILED_IN_A_ROW:
+            self._stop(f"{self._where} failed at {FAILED_IN_A_ROW} questions in a row ({_said(error)})")
+
+    def _postpone(self, error: APIError, tries: int) -> tuple[float, float]:
+        """Seconds until the next try, and the time of it; where the endpoint asks for patience, everyone waits."""
+        response = getattr(error, "response", None)
+        told = retry_after(response.headers) if response is not None else None
+        wait = told or min(LONGEST_BACKOFF, 0.5 * 2 ** (tries - 1)) * random.uniform(0.75, 1.25)
+        until = time.monotonic() + wait
+        if told or _status(error) == 429:
+            if 10 < wait <= self._endpoint.max_wait and until > self._not_before + 1:
+                tqdm.write(f"fastlt: waiting {wait:,.0f} s: {_said(error)}", file=sys.stderr)
+            self._not_before = max(self._not_before, until)
+        return wait, until
+
+    @property
+    def _where(self) -> str:
+        return str(self._client.base_url)
+
+
+def read_json(text: str, shape: type[Shape]) -> Shape | None:
+    """The last JSON value of that shape in a text, which may have prose, thoughts or a fence around it."""
+    found = None
+    for value in _json_values(re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)):
+        try:
+            found = shape.model_validate(value)
+        except ValidationError:
+            continue
+    return found
+
+
+def _json_values(text: str) -> Iterator[Any]:
+    decoder = json.JSONDecoder()
+    position = 0
+    while start := re.compile(r"[{\[]").search(text, position):
+        try:
+            value, position = decoder.raw_decode(text, start.start())
+            yield value
+        except json.JSONDecodeError:
+            position = start.end()
+        except RecursionError:  # brackets without end, each of which would be as slow
+            return
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait, from milliseconds, seconds or a date; None when it does not say."""
+    try:
+        if "retry-after-ms" in headers:
+            seconds = float(headers["retry-after-ms"]) / 1000
+        else:
+            seconds = float(headers.get("retry-after", "nan"))
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time()
+        except ValueError:
+            return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None
+
+
+def _response_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    if name == "json_object":
+        return {"type": name}
+    return {"type": name, "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+
+
+def _status(error: APIError) -> int | None:
+    return getattr(error, "status_code", None)
+
+
+def _may_pass(error: APIError) -> bool:
+    status = _status(error)
+    return status is None or status < 400 or status >= 500 or status in HTTP_RETRIED
+
+
+def _said(error: APIError) -> str:
+    """An error in a few words."""
+    status = _status(error)
+    return f"{status}: {error.message}"[:200] if status else (str(error.__cause__ or "") or error.message)[:200]

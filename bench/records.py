@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-VERSIONED = ("torch", "triton", "numpy", "numba", "deepspeed", "liger-kernel", "cut-cross-entropy")
+VERSIONED = ("torch", "triton", "numpy", "numba", "deepspeed", "liger-kernel", "cut-cross-entropy", "aiohttp")
 Record = dict[str, Any]
 
 

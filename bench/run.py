@@ -1,13 +1,14 @@
 """Measures fastlt against the alternatives, on this machine.
 
-Each suite appends one JSON line per measurement to <results>/<suite>-<device>.jsonl (median, p20, p80 in ms, peak
-bytes, device, versions, commit) and prints a table; the kernels suite also draws <results>/kernels-<device>.png.
+Each suite appends one JSON line per measurement to <results>/<suite>-<device>.jsonl (median, p20, p80 in ms or
+images/s, peak bytes, device, versions, commit) and prints a table; kernels also draws <results>/kernels-<device>.png.
 Peers that are not installed are skipped with a line: pip install -e .[bench] gets them.
 
 examples:
   python bench/run.py kernels                  on the GPU where there is one
   python bench/run.py kernels --device cpu --quick
   python bench/run.py encodings
+  python bench/run.py crawl                    needs shared/data beside the checkout
 """
 
 import argparse
@@ -24,13 +25,14 @@ def main() -> int:
     suites = parser.add_subparsers(dest="suite", required=True, metavar="suite")
     _add(suites, "kernels", "the loss against other implementations", ("cpu", "cuda"))
     _add(suites, "encodings", "encodings of silenced sets, on the CPU", ("cpu",))
+    _add(suites, "crawl", "the crawler beside img2dataset, on the CPU", ("cpu",))
     arguments = parser.parse_args()
 
     import torch
 
-    from bench import encodings, kernel_suite
+    from bench import crawl_suite, encodings, kernel_suite
 
-    suite = {"kernels": kernel_suite, "encodings": encodings}[arguments.suite]
+    suite = {"kernels": kernel_suite, "encodings": encodings, "crawl": crawl_suite}[arguments.suite]
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here; use --device cpu.")

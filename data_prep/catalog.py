@@ -234,7 +234,8 @@ class Catalog:
                 states.setdefault(state, {})[reason] = number
             found[table] = {s: r[""] if set(r) == {""} else r for s, r in states.items()}
         one = self.connection.execute
-        found["neighbor"] = one("SELECT count(*) FROM neighbor").fetchone()[0]
+        pairs = "SELECT count(*) FROM neighbor JOIN category ON category.id = category WHERE state = 'kept'"
+        found["neighbor"] = one(pairs).fetchone()[0]
         found["answer"] = dict(
             one(
                 "SELECT count(*) AS answers, ifnull(sum(prompt_tokens), 0) AS prompt_tokens,"

@@ -196,7 +196,7 @@ def add_filter(commands) -> None:
         "filter",
         help="keep the crawled images that look like the targets, and none of the validation or test images",
         epilog="Small encoders find all images alike and know categories better than likeness to targets; "
-        "there, try --center --own-category --gamma1 0.",
+        "there, try --own-category --gamma1 0.",
     )
     command.add_argument("catalog", type=Path, metavar="CATALOG", help="the catalog file")
     command.add_argument("--train", type=Path, required=True, metavar="DIR", help="class folders of the targets")
@@ -242,15 +242,15 @@ def _number_or_auto(word: str) -> float | None:
 
 
 def _filter(arguments: argparse.Namespace) -> None:
+    if arguments.model and not (arguments.weights or arguments.pretrained):
+        raise ValueError("--model needs --weights FILE or --pretrained: features of random weights mean nothing.")
+    if arguments.run and (arguments.weights or arguments.pretrained or arguments.image_size):
+        raise ValueError("--run brings its own weights and image size: leave out the options of --model.")
     from fastlt.data_prep.catalog import Catalog
     from fastlt.data_prep.contact_sheet import write_sheet
     from fastlt.data_prep.embed import run_encoder, timm_encoder
     from fastlt.data_prep.filter import FilterOptions, judge, summary, write_report, write_states
 
-    if arguments.model and not (arguments.weights or arguments.pretrained):
-        raise ValueError("--model needs --weights FILE or --pretrained: features of random weights mean nothing.")
-    if arguments.run and (arguments.weights or arguments.pretrained or arguments.image_size):
-        raise ValueError("--run brings its own weights and image size: leave out the options of --model.")
     names = ("gamma1", "gamma2", "duplicate", "hash_radius", "center", "own_category", "wrong_share", "batch_size")
     options = FilterOptions(workers=arguments.workers, **{name: getattr(arguments, name) for name in names})
     path = arguments.catalog

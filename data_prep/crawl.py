@@ -197,8 +197,12 @@ class _Crawl:
             self._changed.clear()
 
     def _next_host(self, after: str) -> str | None:
-        query = "SELECT min(host) FROM candidate WHERE state = 'new' AND host > ?"
-        return self._catalog.connection.execute(query, [after]).fetchone()[0]
+        # SQLite would take the other index, and read all of it.
+        query = (
+            "SELECT host FROM candidate INDEXED BY candidate_work WHERE state = 'new' AND host > ? ORDER BY host LIMIT 1"
+        )
+        row = self._catalog.connection.execute(query, [after]).fetchone()
+        return row["host"] if row else None
 
     async def _crawl_host(self, host: str) -> None:
         """Everything that there is to fetch from one host."""

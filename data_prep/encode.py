@@ -2,56 +2,29 @@
 
 from __future__ import annotations
 
-import _thread
 import hashlib
 import json
-import multiprocessing
-import os
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from fastlt.data_prep.beton import require_ffcv, write_beton
 from fastlt.data_prep.class_folders import scan, scan_like
+from fastlt.data_prep.indexed_tar import write_indexed_tar
+from fastlt.data_prep.kept_images import kept_images
+from fastlt.data_prep.storage import ImageName, Storage
 from tqdm.contrib.concurrent import process_map
 
 from fastlt.atomic import new_folder
-from fastlt.encoded import Format, Split, manifest_json
+from fastlt.encoded import SPLIT_FILES, Split, manifest_json
 from fastlt.images import BrokenImageError, read_image
 from fastlt.label_space import LabelSpace
 
-Classes = dict[str, list[Path]]
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """How images are written.
-
-    Attributes:
-        format: "ffcv" (.beton files) or "plain" (an index of the original files).
-        mode: FFCV storage: "jpg", "raw", or "smart" (raw below `smart_bytes`, else jpg).
-        max_resolution: longer side in pixels above which an image is shrunk; None keeps the size.
-        quality: JPEG quality, 1..100.
-        workers: processes; 0 takes all cores.
-        skip_broken: leave broken images out instead of failing.
-    """
-
-    format: Format = "ffcv"
-    mode: Literal["jpg", "raw", "smart"] = "jpg"
-    max_resolution: int | None = None
-    quality: int = 90
-    workers: int = 0
-    skip_broken: bool = False
-
-    smart_bytes = 100_000
-
-    @property
-    def num_workers(self) -> int:
-        return self.workers or os.cpu_count() or 1
+Classes = Mapping[str, Sequence[ImageName]]
+_WRITERS = {"ffcv": write_beton, "webdataset": write_indexed_tar}
 
 
 def encode(
@@ -61,7 +34,9 @@ def encode(
     test: Path | None = None,
     auxiliary: Path | None = None,
     neighbors: Path | None = None,
-    options: EncodeOptions | None = None,
+    storage: Storage | None = None,
+    catalog: Path | None = None,
+    unfiltered: bool = False,
 ) -> LabelSpace:
     """Writes the encoded data set `out`.
 
@@ -70,39 +45,47 @@ def encode(
         train, val, test: class folders of the target classes.
         auxiliary: class folders of the auxiliary classes.
         neighbors: JSON object {target: [auxiliary, ...]}.
-        options: see `EncodeOptions`.
+        storage: how images are written.
+        catalog: of crawled images, instead of `auxiliary` and `neighbors`.
+        unfiltered: take images of the catalog that filter did not keep, too.
 
     Raises:
         ValueError: missing or empty folders, broken images, unknown neighbors, FFCV not installed.
     """
-    options = options or EncodeOptions()
-    if options.format == "ffcv":
-        _require_ffcv()
+    storage = storage or Storage()
+    if storage.format == "ffcv":
+        require_ffcv()
     if (auxiliary is None) != (neighbors is None):
         raise ValueError("--auxiliary and --neighbors go together: give both or neither.")
-    targets = scan(train, "training images")
-    auxiliaries = scan(auxiliary, "auxiliary images") if auxiliary else {}
-    splits = {"train": targets | auxiliaries, "val": scan_like(val, "validation images", targets)}
+    if catalog and auxiliary:
+        raise ValueError(
+            "--catalog has the auxiliary images and their neighbors: leave out --auxiliary and --neighbors."
+        )
+    targets: Classes = scan(train, "training images")
+    auxiliaries: Classes = scan(auxiliary, "auxiliary images") if auxiliary else {}
+    pairs: Mapping[str, Sequence[str]] = _read_neighbors(neighbors) if neighbors else {}
+    if catalog:
+        auxiliaries, pairs = kept_images(catalog, unfiltered)
+    splits = {"train": {**targets, **auxiliaries}, "val": scan_like(val, "validation images", targets)}
     if test:
         splits["test"] = scan_like(test, "test images", targets)
-    pairs = _read_neighbors(neighbors) if neighbors else {}
     _label_space(targets, auxiliaries, pairs)  # contradictions show before an hour of encoding, not after
 
     with new_folder(out) as folder:
-        broken = _write_splits(folder, splits, options)
-        if broken and not options.skip_broken:
+        broken = _write_splits(folder, splits, storage)
+        if broken and not storage.skip_broken:
             raise ValueError(_broken_sentence(broken) + " Nothing was written; --skip-broken leaves such images out.")
         if broken:
             print(_broken_sentence(broken) + " Left out, as --skip-broken says.")
             splits = {split: _without(classes, broken) for split, classes in splits.items()}
-            _write_splits(folder, splits, options)
+            _write_splits(folder, splits, storage)
         kept = splits["train"]
         label_space = _label_space(
             {name: kept[name] for name in targets}, {name: kept[name] for name in auxiliaries}, pairs
         )
         label_space.save(folder / "label_space.json")
-        described = {name: _describe(folder / _file_name(name, options), c) for name, c in splits.items()}
-        manifest = manifest_json(options.format, described, _settings(options, sorted(broken)))
+        described = {name: _describe(folder / _file_name(name, storage), c) for name, c in splits.items()}
+        manifest = manifest_json(storage.format, described, _settings(storage, sorted(broken)))
         (folder / "manifest.json").write_text(manifest)
     return label_space
 
@@ -125,111 +108,35 @@ def _read_neighbors(path: Path) -> dict[str, list[str]]:
     return neighbors
 
 
-def _write_splits(folder: Path, splits: dict[str, Classes], options: EncodeOptions) -> dict[str, str]:
-    """Writes each split's file; returns {path: reason} of the images that could not be read."""
+def _write_splits(folder: Path, splits: dict[str, Classes], storage: Storage) -> dict[str, str]:
+    """Writes each split's file; returns {image: reason} of the images that could not be read."""
     broken: dict[str, str] = {}
     for name, classes in splits.items():
         images = list(chain.from_iterable(classes.values()))
         print(f"{name}: {len(images):,} images of {len(classes):,} classes", flush=True)
-        if options.format == "ffcv":
-            broken |= _write_beton(folder / _file_name(name, options), classes, options)
+        file = folder / _file_name(name, storage)
+        if storage.format in _WRITERS:
+            labels = np.repeat(np.arange(len(classes)), [len(images) for images in classes.values()])
+            broken |= _WRITERS[storage.format](file, images, labels, storage)
         else:
-            reasons = process_map(_reason_if_broken, images, max_workers=options.num_workers, chunksize=64)
+            reasons = process_map(
+                _reason_if_broken, images, max_workers=storage.num_workers, chunksize=64, disable=None
+            )
             broken |= {str(image): reason for image, reason in zip(images, reasons, strict=True) if reason}
-            (folder / _file_name(name, options)).write_text(json.dumps([str(image) for image in images]))
+            file.write_text(json.dumps([str(image) for image in images]))
     return broken
 
 
-def _reason_if_broken(path: Path) -> str | None:
+def _reason_if_broken(name: ImageName) -> str | None:
     try:
-        read_image(path)
+        read_image(name)
     except BrokenImageError as error:
         return str(error)
     return None
 
 
-class _Samples:
-    """What FFCV's writer reads in its worker processes: (image, label) by index.
-
-    The writer waits forever for a worker that raised, so a broken image becomes one black pixel
-    here and is reported beside; `encode` never publishes a data set with such a pixel in it.
-    """
-
-    def __init__(self, classes: Classes) -> None:
-        self.paths = list(chain.from_iterable(classes.values()))
-        self.labels = np.repeat(np.arange(len(classes)), [len(images) for images in classes.values()])
-        self.broken = multiprocessing.Manager().dict()
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        path = self.paths[index]
-        try:
-            image = np.asarray(read_image(path))
-        except BrokenImageError as error:
-            self.broken[str(path)] = str(error)
-            image = np.zeros((1, 1, 3), np.uint8)
-        return image, int(self.labels[index])
-
-
-def _write_beton(file: Path, classes: Classes, options: EncodeOptions) -> dict[str, str]:
-    from ffcv.fields import IntField, RGBImageField
-    from ffcv.writer import DatasetWriter
-
-    image_field = RGBImageField(
-        write_mode=options.mode,
-        max_resolution=options.max_resolution,
-        smart_threshold=options.smart_bytes,
-        jpeg_quality=options.quality,
-    )
-    samples = _Samples(classes)
-    workers = min(options.num_workers, len(samples))
-    writer = DatasetWriter(str(file), {"image": image_field, "label": IntField()}, num_workers=workers)
-    with _interrupt_if_a_worker_dies():
-        writer.from_indexed_dataset(samples, chunksize=min(100, -(-len(samples) // workers)))
-    return dict(samples.broken)
-
-
-class _interrupt_if_a_worker_dies:
-    """FFCV's writer polls a counter that a dead worker never raises: watch the workers and stop it."""
-
-    def __enter__(self) -> None:
-        self._done = threading.Event()
-        self._died: int | None = None
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        seen: set[Any] = set()
-        while not self._done.wait(0.2):
-            seen.update(multiprocessing.active_children())
-            codes = [worker.exitcode for worker in seen if worker.exitcode]
-            if codes:
-                self._died = codes[0]
-                _thread.interrupt_main()
-                return
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        self._done.set()
-        if self._died is not None and kind is KeyboardInterrupt:
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise ValueError(
-                f"a process that writes images died (exit code {self._died}): is the disk full, or the memory?"
-            ) from None
-
-
-def _require_ffcv() -> None:
-    try:
-        import ffcv  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f"FFCV is not usable ({error}): run `make install`, or encode with --format plain, which needs no FFCV."
-        ) from None
-
-
 def _without(classes: Classes, broken: Mapping[str, str]) -> Classes:
-    kept = {name: [path for path in images if str(path) not in broken] for name, images in classes.items()}
+    kept = {name: [image for image in images if str(image) not in broken] for name, images in classes.items()}
     empty = [name for name, images in kept.items() if not images]
     if empty:
         raise ValueError(f"every image of class {empty[0]!r} is broken.")
@@ -241,8 +148,8 @@ def _broken_sentence(broken: Mapping[str, str]) -> str:
     return f"{len(broken)} broken image{'s' * (len(broken) > 1)}:\n  {names}\n"
 
 
-def _file_name(split: str, options: EncodeOptions) -> str:
-    return f"{split}.beton" if options.format == "ffcv" else f"{split}.json"
+def _file_name(split: str, storage: Storage) -> str:
+    return f"{split}{SPLIT_FILES[storage.format]}"
 
 
 def _describe(file: Path, classes: Classes) -> Split:
@@ -251,9 +158,9 @@ def _describe(file: Path, classes: Classes) -> Split:
     return Split(file.name, [len(images) for images in classes.values()], file.stat().st_size, sha256)
 
 
-def _settings(options: EncodeOptions, skipped: list[str]) -> dict[str, Any]:
-    packages = ["pillow", "numpy"] + ["ffcv", "opencv-python"] * (options.format == "ffcv")
+def _settings(storage: Storage, skipped: list[str]) -> dict[str, Any]:
+    packages = ["pillow", "numpy"] + ["ffcv", "opencv-python"] * (storage.format == "ffcv")
     settings: dict[str, Any] = {"versions": {name: version(name) for name in packages}, "skipped_broken": skipped}
-    if options.format == "ffcv":
-        settings |= {"mode": options.mode, "max_resolution": options.max_resolution, "quality": options.quality}
+    if storage.format == "ffcv":
+        settings |= {"mode": storage.mode, "max_resolution": storage.max_resolution, "quality": storage.quality}
     return settings

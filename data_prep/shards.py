@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.tar_members import TAR_END, append_member, member_bytes
 
 from fastlt.atomic import publish_file, write_text
-
-_BLOCK = tarfile.BLOCKSIZE
 
 
 class ShardWriter:
@@ -73,14 +71,8 @@ class ShardWriter:
         self._file = self._file or self._open()
         offsets = {}
         for extension, content in members.items():
-            info = tarfile.TarInfo(f"{key}.{extension}")
-            info.size, info.mode = len(content), 0o644
-            head = info.tobuf(tarfile.USTAR_FORMAT)
-            offsets[extension] = self.num_bytes + len(head)
-            self._file.write(head)
-            self._file.write(content)
-            self._file.write(bytes(-len(content) % _BLOCK))
-            self.num_bytes = offsets[extension] + len(content) + -len(content) % _BLOCK
+            offsets[extension] = self.num_bytes + append_member(self._file, f"{key}.{extension}", content)
+            self.num_bytes = offsets[extension] + member_bytes(content)
         self.num_images += 1
         return offsets
 
@@ -96,7 +88,7 @@ class ShardWriter:
             return
         final = self._catalog.shard_path(self.shard)
         write_text(final.with_name(f"{final.stem}_stats.json"), json.dumps(self._statistics(), indent=1))
-        self._file.write(bytes(2 * _BLOCK))
+        self._file.write(TAR_END)
         self.close()
         publish_file(self._partial, final)
         with self._catalog.transaction() as sql:

@@ -28,14 +28,21 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _add_encode(commands) -> None:
-    command = commands.add_parser("encode", help="class folders to an encoded data set")
+    command = commands.add_parser("encode", help="class folders and a catalog to an encoded data set")
     command.add_argument("out", type=Path, metavar="OUT", help="folder to make")
     command.add_argument("--train", type=Path, required=True, metavar="DIR", help="class folders of the targets")
     command.add_argument("--val", type=Path, required=True, metavar="DIR", help="the same classes, for validation")
     command.add_argument("--test", type=Path, metavar="DIR", help="the same classes, for testing")
     command.add_argument("--auxiliary", type=Path, metavar="DIR", help="class folders of the auxiliary classes")
     command.add_argument("--neighbors", type=Path, metavar="FILE", help="JSON object {target: [auxiliary, ...]}")
-    command.add_argument("--format", choices=["ffcv", "plain"], default="ffcv", help="plain: an index, without FFCV")
+    command.add_argument("--catalog", type=Path, metavar="CATALOG", help="auxiliary images that `fastlt filter` kept")
+    command.add_argument("--unfiltered", action="store_true", help="all images of the catalog")
+    command.add_argument(
+        "--format",
+        choices=["ffcv", "webdataset", "plain"],
+        default="ffcv",
+        help="webdataset: tars with DALI's index; plain: an index of the originals",
+    )
     command.add_argument("--mode", choices=["jpg", "raw", "smart"], default="jpg", help="how FFCV stores an image")
     command.add_argument("--max-resolution", type=int, metavar="PX", help="shrink longer sides to this")
     command.add_argument("--quality", type=int, default=90, metavar="Q", help="JPEG quality (default 90)")
@@ -45,9 +52,10 @@ def _add_encode(commands) -> None:
 
 
 def _encode(arguments: argparse.Namespace) -> None:
-    from fastlt.data_prep.encode import EncodeOptions, encode
+    from fastlt.data_prep.encode import encode
+    from fastlt.data_prep.storage import Storage
 
-    options = EncodeOptions(
+    storage = Storage(
         format=arguments.format,
         mode=arguments.mode,
         max_resolution=arguments.max_resolution,
@@ -56,7 +64,15 @@ def _encode(arguments: argparse.Namespace) -> None:
         skip_broken=arguments.skip_broken,
     )
     space = encode(
-        arguments.out, arguments.train, arguments.val, arguments.test, arguments.auxiliary, arguments.neighbors, options
+        arguments.out,
+        arguments.train,
+        arguments.val,
+        arguments.test,
+        arguments.auxiliary,
+        arguments.neighbors,
+        storage,
+        arguments.catalog,
+        arguments.unfiltered,
     )
     print(
         f"{arguments.out}: {space.num_targets} target and {len(space.auxiliary_names)} auxiliary classes, "

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 from fastlt.data_prep.drawn_species import draw_dataset
-from fastlt.data_prep.encode import EncodeOptions, encode
+from fastlt.data_prep.encode import encode
+from fastlt.data_prep.storage import Storage
 from fastlt.finished_run import FinishedRun
 from fastlt.reporting import report, text_table
 
@@ -42,7 +43,7 @@ def demo(out: Path, ranks: int = 2) -> None:
         val=out / "species" / "val",
         auxiliary=out / "species" / "auxiliary",
         neighbors=out / "species" / "neighbors.json",
-        options=EncodeOptions(mode="raw"),
+        storage=Storage(mode="raw"),
     )
     runs = []
     for name, overrides in ARMS.items():

@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fastlt.images import in_tar
 from fastlt.label_space import LabelSpace
 
-Format = Literal["ffcv", "plain"]
+Format = Literal["ffcv", "webdataset", "plain"]
+SPLIT_FILES: dict[Format, str] = {"ffcv": ".beton", "webdataset": ".tar", "plain": ".json"}
 SPLITS = ("train", "val", "test")
 MANIFEST_VERSION = 1
 
@@ -24,7 +26,8 @@ class Split:
     """One split of an encoded data set.
 
     Attributes:
-        file: name inside the folder: `train.beton` (FFCV) or `train.json` (plain: a list of image paths).
+        file: name inside the folder: `train.beton` (FFCV), `train.tar` (WebDataset, with DALI's `train.idx` beside it)
+            or `train.json` (plain: a list of image names).
         counts: images of each class, in the order of the label space.
         num_bytes: size of the file; a shorter one is truncated.
         sha256: its checksum, in hex.
@@ -91,6 +94,24 @@ class EncodedDataset:
     def file(self, name: str) -> Path:
         """Path of the split's file."""
         return self.path / self.split(name).file
+
+    def image_names(self, name: str) -> list[str]:
+        """What `fastlt.images.read_image` calls each sample of a split that is no FFCV file.
+
+        Raises:
+            ValueError: the index of a WebDataset tar is missing or is none.
+        """
+        file = self.file(name)
+        if self.format == "plain":
+            return json.loads(file.read_text())
+        try:
+            head, *samples = file.with_suffix(".idx").read_text().splitlines()
+            places = [sample.split(" ", 3)[1:3] for sample in samples]
+            if head != f"v1.2 {len(places)}":
+                raise ValueError(f"it begins with {head!r}")
+            return [in_tar(file.absolute(), int(offset), int(size)) for offset, size in places]
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file.with_suffix('.idx')} is no index of {file.name}: {error}; encode again.") from None
 
 
 def manifest_json(format: Format, splits: dict[str, Split], settings: dict[str, Any]) -> str:

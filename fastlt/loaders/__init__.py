@@ -63,8 +63,9 @@ def open_source(
     Raises:
         ValueError: the backend does not fit the data set, or FFCV is missing.
     """
-    wanted = data.format if backend == "auto" else backend
-    if wanted != data.format:
+    fitting = "ffcv" if data.format == "ffcv" else "plain"
+    wanted = fitting if backend == "auto" else backend
+    if wanted != fitting:
         raise ValueError(f"{data.path} was encoded with --format {data.format}; the {wanted} loader cannot read it.")
     if wanted == "ffcv":
         if find_spec("ffcv") is None:

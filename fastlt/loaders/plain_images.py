@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import random
 import signal
@@ -26,10 +25,10 @@ _WORKERS.set_forkserver_preload([__name__])
 
 
 class PlainImages:
-    """Reads the images of a split that was encoded with `--format plain`."""
+    """Reads the images of a split that was encoded with `--format plain` or `--format webdataset`."""
 
     def __init__(self, data: EncodedDataset, split: str, transform: Transform, batch_size: int, workers: int) -> None:
-        self._images = _Images(json.loads(data.file(split).read_text()), transform)
+        self._images = _Images(data.image_names(split), transform)
         self._batch_size, self._workers = batch_size, workers
         if workers:
             _start_server()
@@ -46,8 +45,8 @@ class PlainImages:
 
 
 class _Images(Dataset):
-    def __init__(self, paths: list[str], transform: Transform) -> None:
-        self.paths, self.seed = paths, transform.seed
+    def __init__(self, names: list[str], transform: Transform) -> None:
+        self.names, self.seed = names, transform.seed
         self.transform = create_transform(
             transform.size,
             is_training=transform.train,
@@ -62,7 +61,7 @@ class _Images(Dataset):
         )
 
     def __getitem__(self, key: int) -> Tensor:
-        image = read_image(self.paths[key & ((1 << 40) - 1)])
+        image = read_image(self.names[key & ((1 << 40) - 1)])
         # timm draws from three global generators; here they belong to this sample alone.
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         seeds = np.random.SeedSequence([self.seed, key]).generate_state(3)

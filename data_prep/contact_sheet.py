@@ -50,12 +50,13 @@ def write_sheet(catalog: Catalog, judgment: Judgment, out: Path, pictures: int) 
             with most drops come first, and the page says how many are left out.
     """
     buckets = np.array([_bucket(reason) for reason in judgment.reasons], object)
-    counts = {name: _counts(buckets[judgment.nearest == t]) for t, name in enumerate(judgment.targets)}
-    drops = [sum(c.values()) - c[KEPT] for c in counts.values()]
+    counts = np.stack(
+        [np.bincount(judgment.nearest[buckets == name], minlength=len(judgment.targets)) for name in _BUCKETS], 1
+    )  # [T, buckets]
     sections: list[str] = []
     size = 0
     with ThreadPoolExecutor() as threads:
-        for target in np.argsort(-np.array(drops), kind="stable").tolist():
+        for target in np.argsort(-counts[:, 1:].sum(1), kind="stable").tolist():
             section = _section(catalog, judgment, buckets, target, pictures, threads)
             size += len(section)
             if sections and size > SHEET_BYTES:
@@ -71,7 +72,8 @@ def write_sheet(catalog: Catalog, judgment: Judgment, out: Path, pictures: int) 
         f"<p>{len(judgment.ids):,} images; {html.escape(judgment.encoder)}; {html.escape(judgment.thresholds())}</p>",
         f"<div class='box'>{_reasons_table(judgment)}</div>",
         f"<div class='box'><img class='plot' alt='histogram' src='{_histogram(judgment, buckets)}'></div>",
-        f"<div class='box'><details><summary>Images of each class</summary>{_class_table(counts)}</details></div>",
+        "<div class='box'><details><summary>Images of each class</summary>",
+        f"{_class_table(judgment, counts)}</details></div>",
         f"<p>{shown}, those with most drops first; of each reason at most {pictures} pictures, evenly spaced from the "
         "most to the least similar. Below a picture stand similarity and category, in its tooltip license and author.",
         *sections,
@@ -81,10 +83,6 @@ def write_sheet(catalog: Catalog, judgment: Judgment, out: Path, pictures: int) 
 
 def _bucket(reason: str) -> str:
     return "near-duplicate" if reason.startswith("near-duplicate") else reason or KEPT
-
-
-def _counts(buckets: np.ndarray) -> dict[str, int]:
-    return {name: int((buckets == name).sum()) for name in _BUCKETS}
 
 
 def _section(
@@ -174,11 +172,11 @@ def _reasons_table(judgment: Judgment) -> str:
     return f"<table><tr><th><th>images<th>share{''.join(rows)}<tr><th>all<th>{total:,}<th></table>"
 
 
-def _class_table(counts: dict[str, dict[str, int]]) -> str:
+def _class_table(judgment: Judgment, counts: np.ndarray) -> str:
     head = "".join(f"<th>{bucket}" for bucket in _BUCKETS)
     rows = [
-        f"<tr><td><a href='#c{i}'>{html.escape(name)}</a>" + "".join(f"<td>{number:,}" for number in found.values())
-        for i, (name, found) in enumerate(counts.items())
+        f"<tr><td><a href='#c{i}'>{html.escape(name)}</a>" + "".join(f"<td>{number:,}" for number in counts[i])
+        for i, name in enumerate(judgment.targets)
     ]
     return f"<table><tr><th>nearest target{head}{''.join(rows)}</table>"
 

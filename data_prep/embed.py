@@ -9,6 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,7 @@ def embed(
         collate_fn=_collate,
         num_workers=workers,
         pin_memory=encoder.device.type == "cuda",
+        worker_init_fn=_end_with_parent,
         multiprocessing_context=_WORKERS if workers else None,
     )
     broken: dict[str, str] = {}
@@ -255,6 +257,18 @@ def embed(
             broken |= {names[i]: reason for i, reason in zip(batch, why, strict=True) if reason}
             progress.update(len(batch))
     return broken
+
+
+def _end_with_parent(worker: int) -> None:
+    """Ends this worker when the process that asked for it is killed: torch watches the fork server, which lives on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has a parent"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Images(Dataset):

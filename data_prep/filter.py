@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,8 +103,7 @@ class Judgment:
 
     def counts(self) -> dict[str, int]:
         """{reason, or kept: images}, most frequent first."""
-        reasons, numbers = np.unique([reason or KEPT for reason in self.reasons], return_counts=True)
-        return {str(reasons[i]): int(numbers[i]) for i in np.argsort(-numbers, kind="stable")}
+        return dict(Counter(reason or KEPT for reason in self.reasons).most_common())
 
     def thresholds(self) -> str:
         """For people."""
@@ -126,8 +126,9 @@ class Judgment:
         """
         if not self.num_kept:
             low, high = np.nanmin(self.similarity), np.nanmax(self.similarity)
+            why = ", ".join(f"{number:,} {reason}" for reason, number in self.counts().items())
             raise ValueError(
-                f"nothing is kept: similarities run from {low:.3f} to {high:.3f}, the thresholds are "
+                f"nothing is kept ({why}): similarities run from {low:.3f} to {high:.3f}, the thresholds are "
                 f"{self.gamma1:.3f} and {self.options.gamma2:.3f}. The catalog is left as it was."
             )
 

@@ -1,0 +1,129 @@
+"""The demo's little web, on loopback: a language model that knows the drawn species, and a site with their pictures.
+
+The model speaks the chat-completions protocol, the site Openverse's API. Both are as bad as real ones: the model names
+a target and something that is no species, and among the pictures are noise, copies, broken files, and a validation
+image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+import threading
+from pathlib import Path
+
+import numpy as np
+from aiohttp import web
+from PIL import Image
+
+_SNAPSHOTS = "holiday snapshots"  # a category that the model makes up
+_NOISE, _COPIES, _BROKEN = 5, 3, 3  # of each species
+
+
+class DemoWorld:
+    """Serves while it is used as a context manager.
+
+    Args:
+        species: what `draw_dataset` wrote.
+
+    Attributes:
+        llm_url, openverse_url: where `fastlt discover` and `fastlt crawl` find them.
+    """
+
+    def __init__(self, species: Path) -> None:
+        self._neighbors: dict[str, list[str]] = json.loads((species / "neighbors.json").read_text())
+        self._files: dict[str, bytes] = {}
+        self._pictures: dict[str, list[str]] = {}  # of each title, names of files
+        rng = np.random.default_rng(0)
+        for folder in sorted((species / "auxiliary").iterdir()):
+            pictures = [path.read_bytes() for path in sorted(folder.iterdir())]
+            for _ in range(_NOISE):
+                pictures.append(_png(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)))
+            pictures += pictures[:_COPIES]
+            pictures += [b"<html>This picture is no longer here.</html>", *(p[:400] for p in pictures[: _BROKEN - 1])]
+            self._add(folder.name, pictures)
+        leaked = [next(path for path in sorted(folder.iterdir())) for folder in sorted((species / "val").iterdir())]
+        self._add(_SNAPSHOTS, [path.read_bytes() for path in leaked])
+
+    def _add(self, name: str, pictures: list[bytes]) -> None:
+        title = name.replace("_", " ")
+        self._pictures[title] = [f"{title.replace(' ', '-')}-{i}.png" for i in range(len(pictures))]
+        self._files |= dict(zip(self._pictures[title], pictures, strict=True))
+
+    def __enter__(self) -> DemoWorld:
+        started = threading.Event()
+
+        async def serve() -> None:
+            self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+            site = web.Application()
+            site.router.add_post("/v1/chat/completions", self._complete)
+            site.router.add_get("/openverse/images/", self._search)
+            site.router.add_get("/pictures/{name}", self._picture)
+            runner = web.AppRunner(site, access_log=None)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            self._host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+            started.set()
+            await self._stop.wait()
+            await runner.cleanup()
+
+        self._thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+        self._thread.start()
+        if not started.wait(30):
+            raise OSError("the demo's web site does not start.")
+        self.llm_url, self.openverse_url = f"{self._host}/v1", f"{self._host}/openverse"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(30)
+
+    async def _complete(self, request: web.Request) -> web.Response:
+        question = (await request.json())["messages"][-1]["content"]
+        title = re.search(r"Target class: (.+)", question)
+        names = self._neighbors.get(title[1].replace(" ", "_"), []) if title else []
+        answer = [name.replace("_", " ") for name in names]
+        if title and title[1].endswith("species0"):
+            answer = [title[1].replace("species0", "species1"), *answer, _SNAPSHOTS]
+        message = {"role": "assistant", "content": json.dumps({"categories": answer})}
+        return web.json_response(
+            {
+                "id": "demo",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "demo",
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": len(question) // 4, "completion_tokens": 20, "total_tokens": 0},
+            }
+        )
+
+    async def _search(self, request: web.Request) -> web.Response:
+        query = request.query
+        names = self._pictures.get(query["q"].strip('"'), [])
+        page, size = int(query["page"]), int(query["page_size"])
+        results = [
+            {
+                "url": f"{self._host}/pictures/{name}",
+                "foreign_landing_url": f"{self._host}/pages/{name}",
+                "license": "by",
+                "license_version": "4.0",
+                "attribution": f"{name} by fastlt's demo is licensed under CC BY 4.0.",
+                "filetype": "png",
+            }
+            for name in names[(page - 1) * size : page * size]
+        ]
+        pages = -(-len(names) // size)
+        return web.json_response({"result_count": len(names), "page_count": pages, "page": page, "results": results})
+
+    async def _picture(self, request: web.Request) -> web.Response:
+        content = self._files.get(request.match_info["name"])
+        return web.Response(status=404) if content is None else web.Response(body=content, content_type="image/png")
+
+
+def _png(coarse: np.ndarray) -> bytes:
+    """Blurred color, of the size of the drawn pictures."""
+    stream = io.BytesIO()
+    Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC).save(stream, "PNG")
+    return stream.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     try:
         arguments.run_command(arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, sqlite3.OperationalError) as error:  # the last one is a full disk, mostly
         print(f"fastlt: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -127,13 +128,14 @@ def _add_report(commands) -> None:
     command = commands.add_parser("report", help="an HTML page about one or several runs")
     command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs")
     command.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
+    command.add_argument("--sheet", type=Path, metavar="FILE", help="contact sheet of `fastlt filter`, to be shown too")
     command.set_defaults(run_command=_report)
 
 
 def _report(arguments: argparse.Namespace) -> None:
     from fastlt.reporting import report, text_table
 
-    report(arguments.runs, arguments.out)
+    report(arguments.runs, arguments.out, arguments.sheet)
     print(f"{text_table(arguments.runs)}\n\nwritten: {arguments.out}")
 
 

@@ -1,74 +1,101 @@
-"""`fastlt demo`: the whole path on drawn species, offline, in minutes; ends with a table and a report."""
+"""`fastlt demo`: the whole path on drawn species, offline, in minutes; ends with a table and a report.
+
+Every step is the command that a user would type. Language model and web site are `demo_world.py`.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from fastlt.data_prep.drawn_species import draw_dataset
-from fastlt.data_prep.encode import encode
-from fastlt.data_prep.storage import Storage
-from fastlt.finished_run import FinishedRun
+from fastlt.demo_world import DemoWorld
+from fastlt.label_space import LabelSpace
 from fastlt.reporting import report, text_table
 
-ARMS = {
-    "cross-entropy": ["data.auxiliary=false", "loss.tau=0", "loss.lambda_s=1"],
-    "balanced": ["data.auxiliary=false", "loss.lambda_s=1"],
-    "balanced+auxiliary+silencing": ["loss.lambda_s=0.1"],
-}
+# Name, data set, changed keys of the recipe.
+TARGETS_ALONE = [
+    ("cross-entropy", "targets", ["loss.tau=0", "loss.lambda_s=1"]),
+    ("balanced", "targets", ["loss.lambda_s=1"]),
+]
+WITH_AUXILIARY = ("balanced+auxiliary+silencing", "crawled", ["loss.lambda_s=0.1"])
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "configs" / "demo" / "species.yaml"
 
 
 def demo(out: Path, ranks: int = 2) -> None:
-    """Draws, encodes, trains three arms through the DeepSpeed launcher, evaluates, reports; all below `out`.
+    """From class names to a report, all below `out`: discover, crawl, filter, encode, train, evaluate.
 
     Raises:
-        ValueError: `out` exists, there is no checkout around the package, or an arm failed.
+        ValueError: `out` exists, there is no checkout around the package, or a step failed.
     """
     if not RECIPE.is_file():
         raise ValueError("the demo runs from a checkout of fastlt, which has configs/demo beside the package.")
     if out.exists():
         raise ValueError(f"{out} exists already: remove it or choose another folder with --out.")
     started = time.monotonic()
-    _headline("drawing species")
-    draw_dataset(out / "species")
-    _headline("encoding")
-    space = encode(
-        out / "encoded",
-        train=out / "species" / "train",
-        val=out / "species" / "val",
-        auxiliary=out / "species" / "auxiliary",
-        neighbors=out / "species" / "neighbors.json",
-        storage=Storage(mode="raw"),
-    )
-    runs = []
-    for name, overrides in ARMS.items():
-        _headline(f"training: {name}")
-        run = out / "runs" / name
-        train(RECIPE, [f"data.path={out / 'encoded'}", f"output={run}", *overrides], ranks)
-        FinishedRun(run).evaluate("val").save(run, space, weights="last", split="val")
-        runs.append(run)
-    report(runs, out / "report.html")
+    species, catalog, sheet = out / "species", out / "species.sqlite", out / "contact_sheet.html"
+    folders = ["--train", species / "train", "--val", species / "val"]
+    _headline("drawing species: 32 target classes with 160 to 5 images")
+    draw_dataset(species)
+    with DemoWorld(species) as world:
+        _headline("discover: a language model names auxiliary species")
+        endpoint = ["--base-url", world.llm_url, "--model", "demo"]
+        _fastlt("discover", catalog, "--classes", species / "train", *endpoint, "--categories", 3)
+        _headline("crawl: their images, from a web site")
+        source = ["--source", "openverse", "--source-url", f"openverse={world.openverse_url}", "--per-category", 60]
+        manners = ["--contact", "demo@localhost", "--allow-private", "--rate", 0]
+        _fastlt("crawl", catalog, *source, *manners, "--quality", 95)
+    _headline("encode: the target classes alone")
+    _fastlt("encode", out / "targets", *folders, "--mode", "raw")
+    runs = [_train(out, *arm, ranks) for arm in TARGETS_ALONE]
+    _headline("filter: with what the balanced run has learned to see")
+    # A small encoder finds all drawings alike, but knows whose they are.
+    thresholds = ["--own-category", "--gamma1", 0, "--duplicate", 0.995, "--hash-radius", 4]
+    _fastlt("filter", catalog, *folders, "--run", runs[-1], *thresholds, "--sheet", sheet)
+    _fastlt("status", catalog)
+    _headline("encode: the target classes and what filter kept")
+    _fastlt("encode", out / "crawled", *folders, "--catalog", catalog, "--mode", "raw")
+    runs.append(_train(out, *WITH_AUXILIARY, ranks))
+    report(runs, out / "report.html", sheet)
+    space = LabelSpace.load(out / "crawled" / "label_space.json")
     print(f"\nMean per-class accuracy on the {space.num_targets} target classes, in %\n\n{text_table(runs)}\n")
     print(f"Report: {out / 'report.html'}   ({time.monotonic() - started:.0f} s in all)")
 
 
-def train(recipe: Path, overrides: list[str], ranks: int) -> None:
-    """Runs fastlt/train.py through the DeepSpeed launcher, as a user would type it.
+def _train(out: Path, name: str, data: str, overrides: list[str], ranks: int) -> Path:
+    """Trains and evaluates one arm; returns its run."""
+    _headline(f"train: {name}")
+    run = out / "runs" / name
+    with socket.create_server(("127.0.0.1", 0)) as free:  # somebody else may be training on this machine
+        port = free.getsockname()[1]
+    options = ["--num_accelerators", ranks, "--master_port", port, "--quiet"]
+    launcher = ["deepspeed", *options, ROOT / "fastlt" / "train.py"]
+    _run(*launcher, "--config", RECIPE, f"data.path={out / data}", f"output={run}", *overrides)
+    _fastlt("evaluate", run)
+    return run
+
+
+def _fastlt(*words: object) -> None:
+    _run("fastlt", *words)
+
+
+def _run(program: str, *words: object) -> None:
+    """Runs a command of this installation as a user would type it, and shows what was typed.
 
     Raises:
-        ValueError: the launcher ended with an error, which it has printed.
+        ValueError: it ended with an error, which it has printed.
     """
-    launcher = Path(sys.executable).with_name("deepspeed")
-    command = [str(launcher), "--num_accelerators", str(ranks), "--quiet", str(ROOT / "fastlt" / "train.py")]
-    environment = os.environ | {"PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}"}  # for ninja
-    done = subprocess.run([*command, "--config", str(recipe), *overrides], env=environment, check=False)
+    path = Path(sys.executable).with_name(program)
+    print("$", program, *words, flush=True)
+    environment = os.environ | {"PATH": f"{path.parent}{os.pathsep}{os.environ['PATH']}"}  # for ninja
+    done = subprocess.run([str(path), *map(str, words)], env=environment, check=False)
     if done.returncode:
-        raise ValueError(f"training failed with exit code {done.returncode}; what it said stands above.")
+        raise ValueError(f"{program} failed with exit code {done.returncode}; what it said stands above.")
 
 
 def _headline(text: str) -> None:

@@ -1,8 +1,7 @@
 """The demo's little web, on loopback: a language model that knows the drawn species, and a site with their pictures.
 
 The model speaks the chat-completions protocol, the site Openverse's API. Both are as bad as real ones: the model names
-a target and something that is no species, and among the pictures are noise, copies, broken files, and a validation
-image.
+targets, too, and among the pictures are noise, copies, broken files, and a validation image.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import numpy as np
 from aiohttp import web
 from PIL import Image
 
-_SNAPSHOTS = "holiday snapshots"  # a category that the model makes up
 _NOISE, _COPIES, _BROKEN = 5, 3, 3  # of each species
 
 
@@ -39,18 +37,15 @@ class DemoWorld:
         rng = np.random.default_rng(0)
         for folder in sorted((species / "auxiliary").iterdir()):
             pictures = [path.read_bytes() for path in sorted(folder.iterdir())]
+            relative = next(target for target, names in self._neighbors.items() if folder.name in names)
+            pictures.append(min((species / "val" / relative).iterdir()).read_bytes())
             for _ in range(_NOISE):
                 pictures.append(_png(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)))
             pictures += pictures[:_COPIES]
             pictures += [b"<html>This picture is no longer here.</html>", *(p[:400] for p in pictures[: _BROKEN - 1])]
-            self._add(folder.name, pictures)
-        leaked = [next(path for path in sorted(folder.iterdir())) for folder in sorted((species / "val").iterdir())]
-        self._add(_SNAPSHOTS, [path.read_bytes() for path in leaked])
-
-    def _add(self, name: str, pictures: list[bytes]) -> None:
-        title = name.replace("_", " ")
-        self._pictures[title] = [f"{title.replace(' ', '-')}-{i}.png" for i in range(len(pictures))]
-        self._files |= dict(zip(self._pictures[title], pictures, strict=True))
+            title = folder.name.replace("_", " ")
+            self._pictures[title] = [f"{folder.name}-{i}.png" for i in range(len(pictures))]
+            self._files |= dict(zip(self._pictures[title], pictures, strict=True))
 
     def __enter__(self) -> DemoWorld:
         started = threading.Event()
@@ -86,7 +81,7 @@ class DemoWorld:
         names = self._neighbors.get(title[1].replace(" ", "_"), []) if title else []
         answer = [name.replace("_", " ") for name in names]
         if title and title[1].endswith("species0"):
-            answer = [title[1].replace("species0", "species1"), *answer, _SNAPSHOTS]
+            answer = [title[1].replace("species0", "species1"), *answer]
         message = {"role": "assistant", "content": json.dumps({"categories": answer})}
         return web.json_response(
             {

@@ -23,12 +23,19 @@ from fastlt.trainer import LABEL_SPACE_FILE
 COLUMNS = ("all", "many", "medium", "few", "ece")
 
 
-def report(runs: list[Path], out: Path) -> None:
+def report(runs: list[Path], out: Path, sheet: Path | None = None) -> None:
     """Writes the page; a run is a folder with a log and, after `fastlt evaluate`, an evaluation.
 
+    Args:
+        runs: their folders.
+        out: the page.
+        sheet: contact sheet of `fastlt filter`, to be shown in it.
+
     Raises:
-        ValueError: a folder is no run.
+        ValueError: a folder is no run, or there is no such sheet.
     """
+    if sheet and not sheet.is_file():
+        raise ValueError(f"there is no contact sheet at {sheet}: `fastlt filter` writes one.")
     for run in runs:
         if not (run / "log.jsonl").is_file():
             raise ValueError(f"{run} is not a run: it has no log.jsonl.")
@@ -41,9 +48,12 @@ def report(runs: list[Path], out: Path) -> None:
         "Accuracy on the target classes": _bars({run.name: results(run) for run in runs}),
     }
     body = "".join(f"<h2>{title}</h2>\n<img src='{_data_url(figure)}'>\n" for title, figure in pictures.items())
+    if sheet:  # in a frame of its own: it has its own style, and what is in it comes from the web
+        page = html.escape(sheet.read_text())
+        body += f'<h2>What filter kept and dropped</h2>\n<iframe sandbox srcdoc="{page}"></iframe>\n'
     title = ", ".join(html.escape(run.name) for run in runs)
     style = "body{font:16px sans-serif;margin:2em auto;max-width:60em}img{max-width:100%}"
-    style += "td,th{padding:.2em 1em;text-align:right}"
+    style += "td,th{padding:.2em 1em;text-align:right}iframe{width:100%;height:50em;border:1px solid silver}"
     page = f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{style}</style>\n"
     write_text(out, f"{page}<h1>{title}</h1>\n{_html_table(runs)}\n{body}")
 

@@ -3,10 +3,12 @@
 import gzip
 import io
 import json
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 import zlib
 from pathlib import Path
@@ -345,3 +347,43 @@ def test_a_second_crawl_on_the_same_catalog_says_so(tmp_path):
         first.send_signal(signal.SIGTERM)
         assert first.wait(10) == 130
     assert outcomes(tmp_path / "c.sqlite") == {"a.jpg": "new"}
+
+
+def test_a_full_disk_is_said_and_gone_on_from(tmp_path):
+    """On a file system of a megabyte; afterwards the same catalog on a larger one ends with every image once."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("needs root, to make a small file system")
+    try:
+        with Web(
+            lambda host, path: Answer(jpeg(int(path[1:-4]), quality=95)) if path != "/robots.txt" else None
+        ) as web:
+            urls = write_list(tmp_path / "l.csv", [(f"http://{web.hosts[0]}/{i}.jpg", "a", "", "") for i in range(600)])
+            done = crawl(disk / "c.sqlite", "--urls", urls, "--images-per-shard", 100)
+            assert done.returncode == 1
+            assert done.stderr.count("\n") == 1
+            assert "No space left" in done.stderr or "disk is full" in done.stderr
+            shutil.copytree(disk, tmp_path / "larger")
+            assert crawl(tmp_path / "larger" / "c.sqlite").returncode == 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    with Catalog(tmp_path / "larger" / "c.sqlite") as catalog:
+        assert catalog.status()["candidate"] == {"fetched": 600}
+        names = []
+        for shard in catalog.shards_folder.glob("*.tar"):
+            with tarfile.open(shard) as tar:
+                names += tar.getnames()
+    assert len(names) == len(set(names)) == 1200
+
+
+def test_status_counts_every_stage(crawled):
+    fastlt = str(Path(sys.executable).with_name("fastlt"))
+    done = subprocess.run([fastlt, "status", str(crawled[0]), "--json"], capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["image"] == {"new": len(GOOD) + 1}
+    assert found["candidate"]["dropped"]["opted out"] == 3
+    assert found["category"] == {"kept": 1}
+    text = subprocess.run([fastlt, "status", str(crawled[0])], capture_output=True, text=True).stdout
+    assert "dropped: robots.txt forbids it" in text
+    assert "candidate URLs" in text

@@ -34,6 +34,13 @@ def add_crawl(commands) -> None:
     group.add_argument(
         "--rate", type=float, default=10.0, metavar="R", help="requests a second to a host (default 10; 0: any)"
     )
+    group.add_argument(
+        "--api-rate",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="requests a second to a source's API (default 1; 0: any)",
+    )
     group.add_argument("--ignore-robots", action="store_true", help="do not read robots.txt")
     group.add_argument("--ignore-opt-outs", action="store_true", help="take what is marked noai, noindex and the like")
     group = command.add_argument_group("limits")
@@ -63,7 +70,7 @@ def add_crawl(commands) -> None:
 
 def _crawl(arguments: argparse.Namespace) -> None:
     from fastlt.data_prep.catalog import Catalog
-    from fastlt.data_prep.crawl import CrawlOptions, crawl, empty_categories, import_urls
+    from fastlt.data_prep.crawl import CrawlOptions, crawl, empty_categories, failed_searches, import_urls
     from fastlt.data_prep.fetch import FetchOptions
     from fastlt.data_prep.pixels import PixelOptions
     from fastlt.data_prep.politeness import Manners
@@ -91,6 +98,7 @@ def _crawl(arguments: argparse.Namespace) -> None:
             arguments.size or None, arguments.quality, int(arguments.max_megapixels * 1e6), arguments.min_side
         ),
         per_category=arguments.per_category,
+        api_rate=arguments.api_rate,
         images_per_shard=arguments.images_per_shard,
         duplicates=None if arguments.duplicates < 0 else arguments.duplicates,
         keep_original=arguments.keep_original,
@@ -104,7 +112,9 @@ def _crawl(arguments: argparse.Namespace) -> None:
         counts = crawl(catalog, sources, options)
         for (state, reason), number in counts.most_common():
             print(f"{number:>10,} {state}{f': {reason}' * bool(reason)}")
-        empty = empty_categories(catalog)
+        empty, failed = empty_categories(catalog), failed_searches(catalog)
+    for reason, number in failed:
+        print(f"WARNING: {number:,} searches failed ({reason}); --retry tries them again.", file=sys.stderr)
     for title in empty:
         print(f"WARNING: no image of {title!r} was found.", file=sys.stderr)
     print(f"shards: {catalog.shards_folder}")

@@ -28,6 +28,7 @@ from fastlt.data_prep.search import search
 from fastlt.data_prep.sources import Source
 from fastlt.data_prep.sources.url_lists import read_url_list
 from tqdm import tqdm
+from yarl import URL
 
 _AHEAD = 64  # candidates of one host that are in memory before their turn
 _BATCH, _BATCH_BYTES, _BATCH_SECONDS = 256, 32 * 2**20, 0.5
@@ -42,6 +43,7 @@ class CrawlOptions:
     Attributes:
         fetch, pixels: limits of transfers, and what becomes of images.
         per_category: candidates that sources are asked for.
+        api_rate: requests a second to the API of a source, most of which ask for one at most; 0 is unlimited.
         images_per_shard: after which a shard is finished.
         duplicates: Hamming distance up to which images are the same; None compares bytes only.
         keep_original: the fetched bytes go into the shard too.
@@ -52,6 +54,7 @@ class CrawlOptions:
     fetch: FetchOptions
     pixels: PixelOptions = field(default_factory=PixelOptions)
     per_category: int = 100
+    api_rate: float = 1.0
     images_per_shard: int = 10_000
     duplicates: int | None = 4
     keep_original: bool = False
@@ -122,6 +125,12 @@ def empty_categories(catalog: Catalog) -> list[str]:
     return [row[0] for row in catalog.connection.execute(query)]
 
 
+def failed_searches(catalog: Catalog) -> list[tuple[str, int]]:
+    """(reason, number) of searches that a source did not answer, most frequent first."""
+    query = "SELECT reason, count(*) FROM search WHERE state = 'failed' GROUP BY 1 ORDER BY 2 DESC"
+    return [tuple(row) for row in catalog.connection.execute(query)]
+
+
 class _Crawl:
     """One run: hosts take candidates, and everything ends in `_outcomes`."""
 
@@ -167,6 +176,9 @@ class _Crawl:
         return self._counts
 
     async def _search(self) -> None:
+        if self._options.api_rate:
+            for source in self._sources:
+                self._fetcher.host(host_of(URL(source.base_url))).slow_down(1 / self._options.api_rate)
         await search(self._catalog, self._fetcher, self._sources, self._options.per_category, self._look)
         self._searching = False
         self._look()
@@ -199,7 +211,8 @@ class _Crawl:
     def _next_host(self, after: str) -> str | None:
         # SQLite would take the other index, and read all of it.
         query = (
-            "SELECT host FROM candidate INDEXED BY candidate_work WHERE state = 'new' AND host > ? ORDER BY host LIMIT 1"
+            "SELECT host FROM candidate INDEXED BY candidate_work"
+            " WHERE state = 'new' AND host > ? ORDER BY host LIMIT 1"
         )
         row = self._catalog.connection.execute(query, [after]).fetchone()
         return row["host"] if row else None
@@ -280,7 +293,7 @@ class _Crawl:
 
     def _tell(self, counts: Counter[tuple[str, str]]) -> None:
         self._counts += counts
-        self._bar.total = max(self._bar.total, self._counts.total())
+        self._bar.total = max(self._bar.total or 0, self._counts.total())
         reasons = Counter({reason: n for (state, reason), n in self._counts.items() if state != "fetched"})
         self._bar.set_postfix_str(", ".join(f"{n:,} {why}" for why, n in reasons.most_common(3)), refresh=False)
         self._bar.update(counts.total())

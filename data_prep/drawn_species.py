@@ -52,7 +52,7 @@ class DrawnSize:
 
 
 def draw_dataset(out: Path, size: DrawnSize | None = None, seed: int = 0) -> None:
-    """Writes `out/{train,val,auxiliary}/<species>/<n>.png` and `out/neighbors.json`.
+    """Writes `out/{train,val,auxiliary}/<species>/<n>.jpg` and `out/neighbors.json`.
 
     Raises:
         ValueError: `out` exists.
@@ -97,7 +97,7 @@ def _genus(number: int, num_species: int, rng: np.random.Generator) -> list[Spec
 def _draw_class(folder: Path, species: Species, count: int, size: DrawnSize, rng: np.random.Generator) -> None:
     folder.mkdir(parents=True)
     for n in range(count):
-        _picture(species, size.pixels, rng).save(folder / f"{n:04d}.png")
+        _picture(species, size.pixels, rng).save(folder / f"{n:04d}.jpg", quality=95)
 
 
 def _picture(species: Species, pixels: int, rng: np.random.Generator) -> Image.Image:

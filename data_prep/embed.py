@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +25,9 @@ from tqdm import tqdm
 from fastlt.atomic import write_text
 from fastlt.classifier import create_backbone, device_dtype
 from fastlt.images import BrokenImageError, read_image
+from fastlt.loader_workers import WORKERS, end_with_parent, start_server
 from fastlt.loaders import Normalize
 from fastlt.recipe import ModelRecipe
-
-# Not forked from this process, whose torch threads may hold a lock that a child would wait for forever.
-_WORKERS = multiprocessing.get_context("forkserver")
-_WORKERS.set_forkserver_preload([__name__])
 
 _Sample = tuple[Tensor | None, tuple[int, int] | None, str]
 
@@ -237,14 +232,16 @@ def embed(
     missing = np.flatnonzero(store.find(keys) < 0)
     batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
     workers = workers if len(batches) > 1 else 0  # starting them takes longer than a batch
+    if workers:
+        start_server(__name__)
     loader = DataLoader(
         _Images(encoder.transform),
         batch_sampler=[[names[i] for i in batch] for batch in batches],  # names travel with the batch, not in copies
         collate_fn=_collate,
         num_workers=workers,
         pin_memory=encoder.device.type == "cuda",
-        worker_init_fn=_end_with_parent,
-        multiprocessing_context=_WORKERS if workers else None,
+        worker_init_fn=end_with_parent,
+        multiprocessing_context=WORKERS if workers else None,
     )
     broken: dict[str, str] = {}
     with tqdm(desc=f"embedding {what}", total=len(missing), unit=" images", disable=None) as progress:
@@ -257,18 +254,6 @@ def embed(
             broken |= {names[i]: reason for i, reason in zip(batch, why, strict=True) if reason}
             progress.update(len(batch))
     return broken
-
-
-def _end_with_parent(worker: int) -> None:
-    """Ends this worker when the process that asked for it is killed: torch watches the fork server, which lives on."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker has a parent"
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Images(Dataset):

@@ -61,12 +61,12 @@ def encode(
         raise ValueError(
             "--catalog has the auxiliary images and their neighbors: leave out --auxiliary and --neighbors."
         )
-    targets: Classes = scan(train, "training images")
+    targets = scan(train, "training images")
     auxiliaries: Classes = scan(auxiliary, "auxiliary images") if auxiliary else {}
     pairs: Mapping[str, Sequence[str]] = _read_neighbors(neighbors) if neighbors else {}
     if catalog:
         auxiliaries, pairs = kept_images(catalog, unfiltered)
-    splits = {"train": {**targets, **auxiliaries}, "val": scan_like(val, "validation images", targets)}
+    splits: dict[str, Classes] = {"train": {**targets, **auxiliaries}, "val": scan_like(val, "validation images", targets)}
     if test:
         splits["test"] = scan_like(test, "test images", targets)
     _label_space(targets, auxiliaries, pairs)  # contradictions show before an hour of encoding, not after

@@ -89,7 +89,7 @@ class Host:
             self.given_up = "host does not answer"
 
     def slow_down(self, delay: float) -> None:
-        """At least `delay` seconds between requests (robots.txt's crawl-delay)."""
+        """At least `delay` seconds between requests."""
         self.interval = max(self.interval, delay)
 
 

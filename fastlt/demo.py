@@ -48,7 +48,7 @@ def demo(out: Path, ranks: int = 2) -> None:
         _fastlt("discover", catalog, "--classes", species / "train", *endpoint, "--categories", 3)
         _headline("crawl: their images, from a web site")
         source = ["--source", "openverse", "--source-url", f"openverse={world.openverse_url}", "--per-category", 60]
-        manners = ["--contact", "demo@localhost", "--allow-private", "--rate", 0]
+        manners = ["--contact", "demo@localhost", "--allow-private", "--rate", 0, "--api-rate", 0]
         _fastlt("crawl", catalog, *source, *manners, "--quality", 95)
     _headline("encode: the target classes alone")
     _fastlt("encode", out / "targets", *folders, "--mode", "raw")

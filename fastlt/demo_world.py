@@ -40,11 +40,11 @@ class DemoWorld:
             relative = next(target for target, names in self._neighbors.items() if folder.name in names)
             pictures.append(min((species / "val" / relative).iterdir()).read_bytes())
             for _ in range(_NOISE):
-                pictures.append(_png(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)))
+                pictures.append(_jpeg(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)))
             pictures += pictures[:_COPIES]
             pictures += [b"<html>This picture is no longer here.</html>", *(p[:400] for p in pictures[: _BROKEN - 1])]
             title = folder.name.replace("_", " ")
-            self._pictures[title] = [f"{folder.name}-{i}.png" for i in range(len(pictures))]
+            self._pictures[title] = [f"{folder.name}-{i}.jpg" for i in range(len(pictures))]
             self._files |= dict(zip(self._pictures[title], pictures, strict=True))
 
     def __enter__(self) -> DemoWorld:
@@ -105,7 +105,7 @@ class DemoWorld:
                 "license": "by",
                 "license_version": "4.0",
                 "attribution": f"{name} by fastlt's demo is licensed under CC BY 4.0.",
-                "filetype": "png",
+                "filetype": "jpg",
             }
             for name in names[(page - 1) * size : page * size]
         ]
@@ -114,11 +114,11 @@ class DemoWorld:
 
     async def _picture(self, request: web.Request) -> web.Response:
         content = self._files.get(request.match_info["name"])
-        return web.Response(status=404) if content is None else web.Response(body=content, content_type="image/png")
+        return web.Response(status=404) if content is None else web.Response(body=content, content_type="image/jpeg")
 
 
-def _png(coarse: np.ndarray) -> bytes:
+def _jpeg(coarse: np.ndarray) -> bytes:
     """Blurred color, of the size of the drawn pictures."""
     stream = io.BytesIO()
-    Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC).save(stream, "PNG")
+    Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=95)
     return stream.getvalue()

@@ -36,6 +36,7 @@ class Source(Protocol):
     """An image source. Whatever paging needs is in the cursor, so that a search goes on in another process."""
 
     name: str
+    base_url: str
 
     async def search(self, get_json: GetJson, title: str, cursor: str | None, limit: int) -> Page:
         """One page of images of what is called `title`.

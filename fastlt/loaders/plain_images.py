@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
-import signal
 from collections.abc import Iterator
-from multiprocessing import forkserver
 
 import numpy as np
 import torch
@@ -16,12 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from fastlt.encoded import EncodedDataset
 from fastlt.images import read_image
+from fastlt.loader_workers import WORKERS, end_with_parent, start_server
 from fastlt.loaders import Transform
-
-# Not forked from the rank: its communication threads may be dropping a tensor, and so hold Python's lock of threads,
-# which the child would then wait for forever. The server has no threads, and has imported this module once.
-_WORKERS = multiprocessing.get_context("forkserver")
-_WORKERS.set_forkserver_preload([__name__])
 
 
 class PlainImages:
@@ -31,7 +24,7 @@ class PlainImages:
         self._images = _Images(data.image_names(split), transform)
         self._batch_size, self._workers = batch_size, workers
         if workers:
-            _start_server()
+            start_server(__name__)
 
     def batches(self, keys: np.ndarray) -> Iterator[Tensor]:
         """See `ImageSource`. The workers live as long as the iterator, so that none outlives its rank."""
@@ -40,7 +33,8 @@ class PlainImages:
             batch_sampler=[keys[i : i + self._batch_size].tolist() for i in range(0, len(keys), self._batch_size)],
             num_workers=self._workers,
             pin_memory=torch.cuda.is_available(),
-            multiprocessing_context=_WORKERS if self._workers else None,
+            worker_init_fn=end_with_parent,
+            multiprocessing_context=WORKERS if self._workers else None,
         )
 
 
@@ -73,16 +67,3 @@ class _Images(Dataset):
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
         return pixels
-
-
-def _start_server() -> None:
-    """Starts what forks the workers, deaf to what ends a run, as they will be.
-
-    Launchers send SIGTERM to the whole process tree; the rank must live on to save, and so must its workers.
-    """
-    ends = {signal.SIGTERM, signal.SIGINT}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    try:
-        forkserver.ensure_running()  # inherits the mask
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -56,7 +56,7 @@ def png_of_size(width: int, height: int) -> bytes:
 
 def command(catalog: Path, *words: object) -> list[str]:
     fastlt = str(Path(sys.executable).with_name("fastlt"))
-    polite = ["--contact", "test@example.org", "--rate", "0", "--allow-private"]
+    polite = ["--contact", "test@example.org", "--rate", "0", "--api-rate", "0", "--allow-private"]
     return [fastlt, "crawl", str(catalog), *polite, *map(str, words)]
 
 
@@ -296,6 +296,17 @@ def test_sources_feed_the_crawl(tmp_path):
         assert status["search"] == {"done": 3}
         assert set(status["candidate"]) == {"fetched"}
         assert "" not in licenses
+
+
+def test_a_source_that_does_not_answer_is_said(tmp_path):
+    with Web(lambda host, path: Answer(b"<html>") if path != "/robots.txt" else None) as web:
+        with Catalog(tmp_path / "c.sqlite", create=True) as catalog, catalog.transaction():
+            catalog.add_category("black_kite", "black kite")
+        done = crawl(tmp_path / "c.sqlite", "--source", "openverse", "--source-url", f"openverse=http://{web.hosts[0]}")
+        assert done.returncode == 1
+        assert "not one image was found" in done.stderr
+        with Catalog(tmp_path / "c.sqlite") as catalog:
+            assert catalog.status()["search"] == {"failed": {"openverse: the answer is not JSON": 1}}
 
 
 def test_a_category_without_images_is_a_warning_and_none_at_all_an_error(tmp_path):

@@ -127,7 +127,7 @@ def catalog(workshop, folders):
                     catalog.add_candidates([(category, url, "a", "list", "", "", "")])
                     (candidate,) = sql.execute("SELECT id FROM candidate WHERE url = ?", [url]).fetchone()
                     start = tar.offset
-                    tar.add(file, f"{candidate}.png")
+                    tar.add(file, f"{candidate}.jpg")
                     place = (start + 512, file.stat().st_size, 32, 32)
                     row = [candidate, category, 0, *place, b"%d" % candidate, 0, "kept" if i else "dropped"]
                     sql.execute(

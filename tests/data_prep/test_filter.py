@@ -390,7 +390,7 @@ def session_of(leader: int) -> list[int]:
 def test_killed_and_run_again(workshop, trained, tmp_path):
     """The command as typed: killed while it embeds, it goes on where it was and ends as if it had not been killed."""
     species = workshop.folder / "species"
-    files = sorted((species / "auxiliary").rglob("*.png"))
+    files = sorted((species / "auxiliary").rglob("*.jpg"))
     images = [(file.parent.name, jpeg(read_image(file))) for file in files]
     neighbors = json.loads((species / "neighbors.json").read_text())
     for name in ("killed", "unbroken"):
@@ -425,7 +425,7 @@ def test_killed_and_run_again(workshop, trained, tmp_path):
     with keys[0].with_suffix(".rows").open("ab") as rows:
         rows.write(b"half a row")
     before = keys[0].read_bytes()
-    total = len(images) + sum(1 for split in ("train", "val") for _ in (species / split).rglob("*.png"))
+    total = len(images) + sum(1 for split in ("train", "val") for _ in (species / split).rglob("*.jpg"))
     assert len(before) < 8 * total
 
     said = {}

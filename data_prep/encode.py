@@ -66,7 +66,10 @@ def encode(
     pairs: Mapping[str, Sequence[str]] = _read_neighbors(neighbors) if neighbors else {}
     if catalog:
         auxiliaries, pairs = kept_images(catalog, unfiltered)
-    splits: dict[str, Classes] = {"train": {**targets, **auxiliaries}, "val": scan_like(val, "validation images", targets)}
+    splits: dict[str, Classes] = {
+        "train": {**targets, **auxiliaries},
+        "val": scan_like(val, "validation images", targets),
+    }
     if test:
         splits["test"] = scan_like(test, "test images", targets)
     _label_space(targets, auxiliaries, pairs)  # contradictions show before an hour of encoding, not after

@@ -124,7 +124,7 @@ class Fetcher:
             FailedError: trouble, after all retries.
             HostGivenUpError: the host was given up.
         """
-        body = await self._retried(url, {}, self.options.max_bytes, robots=self.options.robots)
+        body = await self._retried(url, {}, self.options.max_bytes, is_image=True)
         self._held += len(body)
         if self._held > _MOST_HELD:
             self._room.clear()
@@ -143,18 +143,19 @@ class Fetcher:
             FailedError: as `image`, or an answer that is no JSON.
         """
         try:
-            body = await self._retried(url, parameters, _JSON_BYTES, robots=False)
+            body = await self._retried(url, parameters, _JSON_BYTES)
             return json.loads(body)
         except ValueError:
             raise FailedError("the answer is not JSON") from None
         except (DroppedError, HostGivenUpError) as error:
             raise FailedError(str(error)) from None
 
-    async def _retried(self, url: str, parameters: Mapping[str, str], max_bytes: int, robots: bool) -> bytes:
+    async def _retried(self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool = False) -> bytes:
+        """The body behind the URL; only for an image robots.txt and opt-outs are asked."""
         troubles = 0
         for _ in range(_MOST_ATTEMPTS):
             try:
-                return await self._follow(url, parameters, max_bytes, robots)
+                return await self._follow(url, parameters, max_bytes, is_image)
             except _BusyError as error:
                 reason = str(error)
             except _TryAgainError as error:
@@ -165,18 +166,26 @@ class Fetcher:
                 await asyncio.sleep(_BACKOFF * 2 ** (troubles - 1))
         raise FailedError(reason)
 
-    async def _follow(self, url: str, parameters: Mapping[str, str], max_bytes: int, robots: bool) -> bytes:
+    async def _follow(self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool) -> bytes:
         target = parse_url(url)
         if target is None:
             raise DroppedError("not an http(s) URL")
         target = target.update_query(parameters) if parameters else target
+        first_host = host_of(target)
         for _ in range(self.options.redirects + 1):
-            if robots:
-                await self._ask_robots(target)
-            async with self._request(target) as response:
-                if response.status not in (301, 302, 303, 307, 308):
-                    return await self._read(response, max_bytes)
-                location = response.headers.get("Location", "")
+            try:
+                if is_image and self.options.robots:
+                    await self._ask_robots(target)
+                async with self._request(target) as response:
+                    if response.status not in (301, 302, 303, 307, 308):
+                        if is_image and self.options.opt_outs and opts_out(response.headers):
+                            raise DroppedError("opted out")
+                        return await self._read(response, max_bytes)
+                    location = response.headers.get("Location", "")
+            except HostGivenUpError as error:
+                if host_of(target) == first_host:
+                    raise
+                raise FailedError(str(error)) from None  # the host that redirects there is not to blame
             try:
                 onward = parse_url(str(target.join(URL(location))))
             except ValueError:
@@ -228,8 +237,6 @@ class Fetcher:
             raise _TryAgainError(f"status {status}")
         if status != 200:
             raise DroppedError(f"status {status}")
-        if self.options.opt_outs and opts_out(response.headers):
-            raise DroppedError("opted out")
         if (response.content_length or 0) > max_bytes:
             raise DroppedError("too many bytes")
         body = bytearray()
@@ -265,11 +272,13 @@ class Fetcher:
     async def _read_robots(self, origin: URL) -> Protego | None:
         """The rules of a host; none that can be read means no entry (RFC 9309, 2.3.1)."""
         try:
-            text = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES, robots=False)
+            text = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES)
         except DroppedError as error:
-            # No such file is permission; so is one too large or fenced off: only trouble of the server forbids.
+            # No such file, or one that is fenced off, is permission; trouble of the server is not, nor is half a file.
             if str(error) == "not a public address":
                 raise
+            if str(error) == "too many bytes":
+                return None
             text = b""
         except (FailedError, HostGivenUpError):
             return None

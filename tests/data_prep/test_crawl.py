@@ -117,6 +117,8 @@ GOOD = {
     "redirected.jpg": Answer(status=302, headers={"Location": "/behind.jpg"}),
     "for-others.jpg": Answer(jpeg(14), headers={"X-Robots-Tag": "otherbot: noai, max-snippet: 3"}),
 }
+# Many servers mark robots.txt itself as nothing for an index.
+ROBOTS = Answer(b"User-agent: *\nDisallow: /forbidden.jpg\n", headers={"X-Robots-Tag": "noindex"})
 BAD = {
     "absent.jpg": (Answer(status=404), "dropped: status 404"),
     "prose.jpg": (
@@ -152,7 +154,7 @@ def crawled(tmp_path_factory):
     """A catalog after a crawl of everything above, and the site."""
     folder = tmp_path_factory.mktemp("crawled")
     pages = GOOD | {name: answer for name, (answer, _) in BAD.items()}
-    pages |= {"behind.jpg": Answer(jpeg(13)), "robots.txt": Answer(b"User-agent: *\nDisallow: /forbidden.jpg\n")}
+    pages |= {"behind.jpg": Answer(jpeg(13)), "robots.txt": ROBOTS}
     # Three names of one image, and one that only looks the same.
     pages |= {f"same{i}.jpg": Answer(jpeg(30)) for i in range(3)} | {"alike.jpg": Answer(jpeg(30, quality=40))}
     with Web(lambda host, path: pages.get(path[1:])) as web:
@@ -271,6 +273,22 @@ def test_hosts_that_do_not_answer_are_given_up(tmp_path):
     assert found.pop("a.jpg") == "fetched"
     assert set(found.values()) <= {"failed: no connection", "failed: host does not answer"}
     assert list(found.values()).count("failed: host does not answer") > 400
+
+
+def test_a_host_is_not_to_blame_for_where_it_redirects(tmp_path):
+    def answer(host: str, path: str) -> Answer | None:
+        if path == "/good.jpg":
+            return Answer(jpeg(42), delay=0.2)
+        return Answer(status=302, headers={"Location": f"http://127.0.0.9:{host.split(':')[1]}{path}"})
+
+    with Web(answer) as web:
+        names = [f"{i}.jpg" for i in range(60)] + ["good.jpg"]
+        rows = [(f"http://{web.hosts[0]}/{name}", "a", "", "") for name in names]
+        urls = write_list(tmp_path / "l.csv", rows)
+        assert crawl(tmp_path / "c.sqlite", "--urls", urls, "--ignore-robots").returncode == 0
+    found = outcomes(tmp_path / "c.sqlite")
+    assert found.pop("good.jpg") == "fetched"
+    assert set(found.values()) == {"failed: no connection", "failed: host does not answer"}
 
 
 def test_sources_feed_the_crawl(tmp_path):

@@ -29,7 +29,8 @@ from bench.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
-IMG2DATASET = ROOT / "build" / "img2dataset" / "bin" / "python"
+BUILD = ROOT / "build"  # on the disk, as a real crawl is
+IMG2DATASET = BUILD / "img2dataset" / "bin" / "python"
 ROUNDS, CORES, QUALITY = 3, 2, 95
 MILLION = 1_000_000
 # name: archive, images of it, URLs, shorter side
@@ -50,6 +51,7 @@ if __name__ == "__main__":
 
 def run(device: torch.device, quick: bool, results: Path) -> None:
     """Measures everything; appends the records and prints the tables."""
+    BUILD.mkdir(exist_ok=True)
     console, found = Console(width=120), []
     peers = ["fastlt", "img2dataset"]
     if not IMG2DATASET.exists():
@@ -70,7 +72,7 @@ def _crawls(case: str, archive: Path, most: int, urls: int, size: int, peers: li
     """Crawls of the peers in turn."""
     rates: dict[str, list[float]] = {peer: [] for peer in peers}
     peaks: dict[str, int] = dict.fromkeys(peers, 0)
-    with _served(archive, most) as port, tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
+    with _served(archive, most) as port, tempfile.TemporaryDirectory(dir=BUILD) as folder:
         listed = Path(folder, "list.csv")
         listed.write_text("url\n" + "".join(f"http://127.0.0.1:{port}/{i}.jpg\n" for i in range(urls)))
         for _ in range(rounds):
@@ -163,7 +165,7 @@ def _large_catalog(urls: int) -> list[Record]:
 
     One of a thousand hosts answers, with 404; at the others nobody listens.
     """
-    with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder, _served(None) as port:
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder, _served(None) as port:
         path = Path(folder, "c.sqlite")
         with Catalog(path, create=True) as catalog, catalog.transaction():
             category = catalog.add_category("a", "a")

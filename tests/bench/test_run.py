@@ -58,6 +58,22 @@ def test_quick_encodings_agree_and_leave_whole_records(tmp_path):
     assert {r["pass"] for r in records} == {"forward"}
 
 
+def test_quick_crawl_leaves_whole_records(tmp_path):
+    done = run("crawl", "--quick", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.glob("crawl-*.jsonl")
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    rates = [r for r in records if "images_per_s" in r and r["impl"] == "fastlt"]
+    times = [r for r in records if "median_ms" in r]
+    has_data = (ROOT.parent / "shared" / "data" / "tin_lt.zip").is_file()
+    assert len(rates) == 2 * has_data or "skipped, there is no" in done.stdout
+    for record in rates:
+        assert 0 < record["p20_images_per_s"] <= record["images_per_s"] <= record["p80_images_per_s"]
+        assert record["peak_bytes"] > 10e6
+    assert len(times) == 3
+    assert all(record["versions"]["aiohttp"] for record in records)
+
+
 def test_an_absent_gpu_is_one_clear_sentence(tmp_path):
     done = run("kernels", "--device", "tpu", "--results", tmp_path)
     assert done.returncode == 2

@@ -55,6 +55,13 @@ def test_per_class_csv_and_report(workshop, trained):
     assert done.returncode == 0, done.stderr
     page = (workshop.folder / "page.html").read_text()
     assert page.count("data:image/png;base64,") == 3
+    (workshop.folder / "sheet.html").write_text('<script>alert("from the web")</script>')
+    done = workshop.fastlt("report", "trained", "--out", "page.html", "--sheet", "sheet.html")
+    assert done.returncode == 0, done.stderr
+    page = (workshop.folder / "page.html").read_text()
+    assert "<iframe sandbox srcdoc=" in page
+    assert "<script>" not in page
+    assert "no contact sheet at" in workshop.fastlt("report", "trained", "--sheet", "nowhere.html").stderr
 
 
 def test_log_has_what_people_look_for(trained):

@@ -7,6 +7,7 @@ processes and written down in batches. Memory depends on the limits, never on ho
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -65,10 +66,16 @@ class CrawlOptions:
 def import_urls(catalog: Catalog, path: Path, url_column: str | None = None, label_column: str | None = None) -> int:
     """Adds a list of URLs to the catalog, each under the category of its label; returns how many were new.
 
+    A list that was added before and has not changed is not read again.
+
     Raises:
         ValueError: as `read_url_list`.
     """
     urls, new = read_url_list(path, url_column, label_column), 0
+    stamps = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in urls.files]
+    as_added = json.dumps([stamps, url_column, label_column])
+    if catalog.setting(f"list {path.absolute()}") == as_added:
+        return 0
     categories: dict[str, int] = {}
     for batch in urls:
         with catalog.transaction():
@@ -83,6 +90,7 @@ def import_urls(catalog: Catalog, path: Path, url_column: str | None = None, lab
                 about = (host_of(url), "list", listed.page, listed.license, listed.attribution)
                 rows.append((categories[listed.label], str(url), *about))
             new += catalog.add_candidates(rows)
+    catalog.remember(f"list {path.absolute()}", as_added)
     if urls.skipped:
         print(f"{path}: {urls.skipped:,} rows without an http(s) URL were left out.", file=sys.stderr)
     return new

@@ -34,7 +34,7 @@ def kept_images(path: Path, unfiltered: bool = False) -> tuple[dict[str, list[st
         classes: dict[str, list[str]] = {}
         query = (
             "SELECT category.name, shard, offset, num_bytes FROM image JOIN category ON category.id = image.category"
-            " WHERE ? OR image.state = 'kept' ORDER BY category.name, image.id"
+            " WHERE category.state = 'kept' AND (? OR image.state = 'kept') ORDER BY category.name, image.id"
         )
         for row in one(query, [unfiltered]):
             place = in_tar(catalog.shard_path(row["shard"]).absolute(), row["offset"], row["num_bytes"])

@@ -416,3 +416,14 @@ def test_status_counts_every_stage(crawled):
     text = subprocess.run([fastlt, "status", str(crawled[0])], capture_output=True, text=True).stdout
     assert "dropped: robots.txt forbids it" in text
     assert "candidate URLs" in text
+
+
+def test_a_list_that_grew_is_read_again(tmp_path):
+    with Web(lambda host, path: None if path == "/robots.txt" else Answer(jpeg(int(path[1:-4])))) as web:
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "a", "", "") for i in range(4)]
+        for known, count in ((0, 2), (2, 2), (2, 4)):
+            if known != count:
+                write_list(tmp_path / "l.csv", rows[:count])
+            done = crawl(tmp_path / "c.sqlite", "--urls", tmp_path / "l.csv")
+            assert f"{count - known} new URLs" in done.stdout
+            assert len(outcomes(tmp_path / "c.sqlite")) == count

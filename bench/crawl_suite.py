@@ -91,7 +91,7 @@ def _fastlt(listed: Path, out: Path, size: int) -> list[str]:
     out.mkdir()
     command = [str(Path(sys.executable).with_name("fastlt")), "crawl", str(out / "c.sqlite"), "--urls", str(listed)]
     limits = ["--contact", "bench@example.org", "--allow-private", "--rate", "0", "--per-host", "64"]
-    kept = ["--size", str(size), "--quality", str(QUALITY), "--images-per-shard", "1000", "--workers", str(CORES)]
+    kept = ["--size", str(size), "--quality", str(QUALITY), "--images-per-shard", "1000"]
     # The few photographs are served again and again; equal bytes are still looked for.
     return [*command, *limits, *kept, "--duplicates", "-1"]
 

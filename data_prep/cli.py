@@ -63,7 +63,7 @@ def add_crawl(commands) -> None:
         help="perceptual distance of duplicates (default 4; -1: equal bytes only)",
     )
     group.add_argument("--images-per-shard", type=int, default=10_000, metavar="N", help="default 10000")
-    command.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: all cores)")
+    command.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one more than cores)")
     command.add_argument("--retry", action="store_true", help="try what failed before again")
     command.set_defaults(run_command=_crawl)
 

@@ -48,7 +48,7 @@ class CrawlOptions:
         images_per_shard: after which a shard is finished.
         duplicates: Hamming distance up to which images are the same; None compares bytes only.
         keep_original: the fetched bytes go into the shard too.
-        workers: processes that prepare images; 0 is one for each core.
+        workers: processes that prepare images; 0 is one more than cores, as one of them always waits for its next image.
         retry: try failed candidates and searches again.
     """
 
@@ -146,7 +146,9 @@ class _Crawl:
         self._catalog, self._sources, self._options = catalog, sources, options
         self._writer = ImageWriter(writing, options.images_per_shard, options.duplicates)
         self._fetcher = Fetcher(options.fetch)
-        self._workers = PixelWorkers(options.workers or os.cpu_count() or 1, options.pixels, options.fetch.max_bytes)
+        self._workers = PixelWorkers(
+            options.workers or (os.cpu_count() or 1) + 1, options.pixels, options.fetch.max_bytes
+        )
         self._outcomes: asyncio.Queue[Outcome | tuple[str, str] | None] = asyncio.Queue(2 * _BATCH)
         self._taken: set[int] = set()  # candidates whose outcome is not committed
         self._active: set[str] = set()

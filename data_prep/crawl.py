@@ -48,7 +48,7 @@ class CrawlOptions:
         images_per_shard: after which a shard is finished.
         duplicates: Hamming distance up to which images are the same; None compares bytes only.
         keep_original: the fetched bytes go into the shard too.
-        workers: processes that prepare images; 0 is one more than cores, as one of them always waits for its next image.
+        workers: processes that prepare images; 0 is one more than cores, as one always waits for its next image.
         retry: try failed candidates and searches again.
     """
 

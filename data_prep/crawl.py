@@ -62,6 +62,10 @@ class CrawlOptions:
     workers: int = 0
     retry: bool = False
 
+    def __post_init__(self) -> None:
+        if self.images_per_shard < 1:
+            raise ValueError(f"a shard of {self.images_per_shard} images: give at least 1.")
+
 
 def import_urls(catalog: Catalog, path: Path, url_column: str | None = None, label_column: str | None = None) -> int:
     """Adds a list of URLs to the catalog, each under the category of its label; returns how many were new.

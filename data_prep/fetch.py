@@ -71,6 +71,13 @@ class FetchOptions:
     opt_outs: bool = True
     allow_private: bool = False
 
+    def __post_init__(self) -> None:
+        if self.connections < 1 or self.timeout <= 0 or self.max_bytes < 1:
+            raise ValueError(
+                f"{self.connections} connections, {self.timeout} s and {self.max_bytes} bytes a transfer:"
+                " nothing could be fetched."
+            )
+
 
 class Fetcher:
     """Transfers under one set of limits; use as `async with`."""

@@ -43,6 +43,12 @@ class PixelOptions:
     max_pixels: int = 100_000_000
     min_side: int = 32
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"JPEG quality is {self.quality}; it must lie in 1..100.")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"the shorter side is {self.size} px; give at least 1, or 0 to keep every size.")
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -38,6 +38,10 @@ class Manners:
     rate: float = 10.0
     longest_wait: float = 600.0
 
+    def __post_init__(self) -> None:
+        if self.per_host < 1 or self.rate < 0:
+            raise ValueError(f"{self.per_host} transfers at once, {self.rate} a second: nothing could be fetched.")
+
 
 @dataclass
 class Host:

@@ -345,6 +345,10 @@ def test_a_category_without_images_is_a_warning_and_none_at_all_an_error(tmp_pat
         (["--contact", ""], "say how sites can reach you"),
         (["--urls", "absent.csv"], "there is no list of URLs"),
         (["--duplicates", "16"], "it must lie in 0..15"),
+        (["--quality", "101"], "it must lie in 1..100"),
+        (["--per-host", "0"], "nothing could be fetched"),
+        (["--connections", "0"], "nothing could be fetched"),
+        (["--images-per-shard", "0"], "give at least 1"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, words, sentence):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -194,7 +195,12 @@ def _discover(arguments: argparse.Namespace) -> None:
     Prompt.read(options.prompt)  # mistakes show before there is a catalog
     classes = read_classes(arguments.classes, arguments.counts)
     with Catalog(arguments.catalog, create=True) as catalog:
-        found = discover(catalog, classes, endpoint, options)
+        # Answers are committed as they come, so Ctrl-C ends at once: canceling what is in flight was seen to hang.
+        before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+        try:
+            found = discover(catalog, classes, endpoint, options)
+        finally:
+            signal.signal(signal.SIGINT, before)
         status, neighbors = catalog.status(), catalog.neighbors()
     if arguments.neighbors_out:
         write_text(arguments.neighbors_out, json.dumps(neighbors, ensure_ascii=False, indent=1) + "\n")

@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+if not torch.cuda.is_available():  # Triton's interpreter, which must be chosen before anything imports Triton
+    os.environ["TRITON_INTERPRET"] = "1"
 
 RECIPE = """
 data: {image_size: 32}

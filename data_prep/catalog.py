@@ -7,7 +7,6 @@ transactions. Killed at any instant, a stage goes on from what the file says. Re
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -255,11 +254,6 @@ class Catalog:
         for target, category in self.connection.execute(query):
             lists.setdefault(target, []).append(category)
         return lists
-
-    def synonyms(self) -> dict[int, list[str]]:
-        """{target id: its title and all other titles}."""
-        rows = self.connection.execute("SELECT id, title, name, synonyms FROM target")
-        return {row["id"]: [row["title"], row["name"], *json.loads(row["synonyms"])] for row in rows}
 
 
 def set_states(sql: sqlite3.Connection, table: str, rows: Iterable[tuple[str, str, int]]) -> None:

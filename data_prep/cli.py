@@ -287,5 +287,4 @@ def _filter(arguments: argparse.Namespace) -> None:
     judgment.require_kept()
 
 
-# Each stage adds itself below: add_discover, add_crawl, add_filter.
 COMMANDS = (add_discover, add_crawl, add_filter, add_status)

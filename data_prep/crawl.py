@@ -90,7 +90,10 @@ def import_urls(catalog: Catalog, path: Path, url_column: str | None = None, lab
                     continue
                 if listed.label not in categories:
                     label = listed.label or _LISTED
-                    categories[listed.label] = catalog.add_category(normalized(label), clean_title(label))
+                    categories[listed.label] = catalog.add_category(
+                        normalized(label) or label,
+                        clean_title(label) or label,  # some labels have no letters
+                    )
                 about = (host_of(url), "list", listed.page, listed.license, listed.attribution)
                 rows.append((categories[listed.label], str(url), *about))
             new += catalog.add_candidates(rows)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 import os
 import random
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.politeness import retry_after
 from pydantic import BaseModel, ValidationError
 from tqdm import tqdm
 
@@ -325,21 +324,6 @@ def _json_values(text: str) -> Iterator[Any]:
             position = start.end()
         except RecursionError:  # brackets without end, each of which would be as slow
             return
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait, from milliseconds, seconds or a date; None when it does not say."""
-    try:
-        if "retry-after-ms" in headers:
-            seconds = float(headers["retry-after-ms"]) / 1000
-        else:
-            seconds = float(headers.get("retry-after", "nan"))
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time()
-        except ValueError:
-            return None
-    return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
 def _response_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:

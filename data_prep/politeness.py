@@ -6,10 +6,12 @@ All times are of the monotonic clock, so that a clock that is set changes nothin
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from multidict import CIMultiDictProxy
@@ -98,15 +100,23 @@ class Host:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks for; a date counts from the server's own Date, not from our clock."""
-    value = headers.get("Retry-After", "").strip()
-    if value.isdigit():
-        return float(value)
+    """Seconds that a server asks to wait, from milliseconds, seconds or a date; None when it does not say.
+
+    A date counts from the server's own Date, not from our clock, where it tells one.
+    """
+    value = headers.get("retry-after", "")
     try:
-        until, now = (parsedate_to_datetime(v) for v in (value, headers.get("Date", "")))
-        return max(0.0, (until - now).total_seconds())
-    except (ValueError, TypeError):
-        return None
+        if "retry-after-ms" in headers:
+            seconds = float(headers["retry-after-ms"]) / 1000
+        else:
+            seconds = float(value)
+    except ValueError:
+        try:
+            now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+            seconds = (parsedate_to_datetime(value) - now).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
 def opts_out(headers: CIMultiDictProxy[str]) -> bool:

@@ -265,7 +265,8 @@ def _filter(arguments: argparse.Namespace) -> None:
     from fastlt.data_prep.catalog import Catalog
     from fastlt.data_prep.contact_sheet import write_sheet
     from fastlt.data_prep.embed import run_encoder, timm_encoder
-    from fastlt.data_prep.filter import FilterOptions, judge, summary, write_report, write_states
+    from fastlt.data_prep.filter import judge, summary, write_report, write_states
+    from fastlt.data_prep.filter_options import FilterOptions
 
     names = ("gamma1", "gamma2", "duplicate", "hash_radius", "center", "own_category", "wrong_share", "batch_size")
     options = FilterOptions(workers=arguments.workers, **{name: getattr(arguments, name) for name in names})

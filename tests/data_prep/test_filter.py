@@ -19,7 +19,8 @@ import torch
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.contact_sheet import write_sheet
 from fastlt.data_prep.embed import Encoder, RowStore, timm_encoder
-from fastlt.data_prep.filter import FilterOptions, judge, write_report, write_states
+from fastlt.data_prep.filter import judge, write_report, write_states
+from fastlt.data_prep.filter_options import FilterOptions
 from fastlt.data_prep.pixels import perceptual_hash
 from PIL import Image, ImageOps
 from safetensors.torch import save_file

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import deepspeed
 import torch.distributed as dist
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastlt.atomic import new_file, publish_folder
+from fastlt.average import EngineAverage
 from fastlt.sharded_classes import FOLDER as CLASSES_FOLDER
 from fastlt.sharded_classes import ShardedClasses
 
@@ -52,9 +54,15 @@ def read_progress(checkpoint: Path) -> Progress:
     return Progress(**json.loads((checkpoint / "progress.json").read_text()))
 
 
-def save(
-    engine: deepspeed.DeepSpeedEngine, run: Path, progress: Progress, keep: int, sharded: ShardedClasses | None = None
-) -> None:
+class Part(Protocol):
+    """What is saved beside the engine."""
+
+    def save(self, checkpoint: Path) -> None:
+        """Writes itself into a checkpoint's folder; called by all ranks."""
+        ...
+
+
+def save(engine: deepspeed.DeepSpeedEngine, run: Path, progress: Progress, keep: int, parts: Sequence[Part]) -> None:
     """Writes a checkpoint; called by all ranks. It gets its name only when every rank's part is on the disk."""
     final = run / FOLDER / f"step-{progress.step:09d}"
     if final.exists():  # saved a moment ago, for another reason
@@ -65,8 +73,8 @@ def save(
         shutil.rmtree(temporary)
     dist.barrier()
     engine.save_checkpoint(str(temporary.parent), tag=temporary.name, save_latest=False)
-    if sharded:
-        sharded.save(temporary)
+    for part in parts:
+        part.save(temporary)
     dist.barrier()
     if main:
         (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
@@ -77,9 +85,13 @@ def save(
 
 
 def restore(
-    engine: deepspeed.DeepSpeedEngine, checkpoint: Path, progress: Progress, sharded: ShardedClasses | None = None
+    engine: deepspeed.DeepSpeedEngine,
+    checkpoint: Path,
+    progress: Progress,
+    sharded: ShardedClasses | None = None,
+    average: EngineAverage | None = None,
 ) -> None:
-    """Loads weights and optimizer state of a checkpoint into the engine, and into a sharded classifier.
+    """Loads weights and optimizer state of a checkpoint into the engine, a sharded classifier, and an average.
 
     Raises:
         ValueError: the checkpoint was written on another number of ranks under ZeRO, by another stage, or with the
@@ -103,6 +115,8 @@ def restore(
     loaded, _ = engine.load_checkpoint(str(checkpoint.parent), tag=checkpoint.name)
     if loaded is None:
         raise ValueError(f"{checkpoint} cannot be loaded: it lacks the files of rank {dist.get_rank()}.")
+    if average:
+        average.load(checkpoint)
 
 
 def whole_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:

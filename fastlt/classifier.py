@@ -5,12 +5,14 @@ Shapes: B batch, D features, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
@@ -37,19 +39,29 @@ class Classifier(nn.Module):
         super().__init__()
         backbone: Any = create_backbone(model, image_size)  # timm's attributes are beyond nn.Module's
         self.backbone = backbone
+        in_features = backbone.num_classes or backbone.head_hidden_size  # CLIP's projection is a `num_classes`
         self.head: NeighborSilencingHead | None = None
         if with_head:
             self.head = NeighborSilencingHead(
-                backbone.head_hidden_size,
+                in_features,
                 label_space.table(loss.silence),
                 torch.from_numpy(label_space.epoch_counts(auxiliary_per_class)),
                 tau=loss.tau,
                 lambda_s=loss.lambda_s,
                 label_smoothing=loss.label_smoothing,
                 feature_norm=model.feature_norm,
+                cosine_scale=model.cosine_scale,
                 impl=loss.impl,
                 memory_limit=loss.memory_limit,
             )
+            if model.class_embeddings:
+                rows = class_embeddings(model.class_embeddings, label_space.names)  # [C, D]
+                if rows.shape[1] != in_features:
+                    raise ValueError(
+                        f"{model.class_embeddings} has embeddings of {rows.shape[1]} numbers, but {model.name} gives "
+                        f"{in_features} features."
+                    )
+                self.head.weight.data.copy_(rows)
         self.backbone_arguments = backbone_arguments(model, image_size)
         self.compute_dtype = torch.float32
         self.head_only = False
@@ -108,9 +120,46 @@ def create_backbone(model: ModelRecipe, image_size: int) -> nn.Module:
             raise ValueError(f"model.pretrained names {model.pretrained}, which is no file.")
         arguments["pretrained_cfg_overlay"] = {"file": model.pretrained}
     try:
-        return timm.create_model(model.name, pretrained=bool(model.pretrained), num_classes=0, **arguments)
+        # CLIP's projection to where its text embeddings are is what timm calls its classifier.
+        config = timm.get_pretrained_cfg(model.name) if model.class_embeddings else None
+        projected = model.class_embeddings and config and config.num_classes == embedding_size(model.class_embeddings)
+        num_classes = config.num_classes if config and projected else 0
+        return timm.create_model(model.name, pretrained=bool(model.pretrained), num_classes=num_classes, **arguments)
     except (RuntimeError, TypeError, OSError) as error:
         raise ValueError(f"timm cannot make model {model.name!r} with {arguments}: {error}") from error
+
+
+def embedding_size(file: Path) -> int:
+    """D of a file of class embeddings.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    with _opened(file) as stored:
+        return int(stored.get_slice(next(iter(stored.keys()))).get_shape()[0])
+
+
+def class_embeddings(file: Path, names: Sequence[str]) -> Tensor:
+    """The embeddings [C, D] of these classes, from safetensors with a vector [D] for each name.
+
+    Raises:
+        ValueError: the file cannot be read, or a class has no vector in it.
+    """
+    with _opened(file) as stored:
+        known = set(stored.keys())
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise ValueError(
+                f"{file} has no embedding of {len(missing)} of {len(names)} classes, for example {missing[0]!r}."
+            )
+        return torch.stack([stored.get_tensor(name).float() for name in names])
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"model.class_embeddings {file} cannot be read: {error}.") from None
 
 
 def device_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -85,20 +85,21 @@ def _add_evaluate(commands) -> None:
     command = commands.add_parser("evaluate", help="accuracy and calibration of a run on the target classes")
     command.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
     command.add_argument("--split", choices=["val", "test"], help="default: test where there is one, else val")
-    command.add_argument("--weights", choices=["last", "best"], help="default: best on test, last on val")
+    command.add_argument("--weights", choices=["last", "best"], help="default: best (by val) on test, last on val")
     command.add_argument("--data", type=Path, metavar="DIR", help="another encoded data set of the same targets")
     command.set_defaults(run_command=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from fastlt.encoded import EncodedDataset
-    from fastlt.finished_run import FinishedRun
+    from fastlt.finished_run import BEST_WEIGHTS, FinishedRun
 
     run = FinishedRun(arguments.run, arguments.weights or "last")
     data = EncodedDataset.open(arguments.data or run.recipe.data.path)
     split = arguments.split or ("test" if "test" in data.splits else "val")
     # The best weights were chosen on val, so their accuracy there would be too good.
-    weights = arguments.weights or ("best" if split == "test" else "last")
+    chosen = split == "test" and (arguments.run / BEST_WEIGHTS).exists()
+    weights = arguments.weights or ("best" if chosen else "last")
     if weights != run.weights:
         run = FinishedRun(arguments.run, weights)
     result = run.evaluate(split, arguments.data)

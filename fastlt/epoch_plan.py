@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,14 +35,39 @@ class EpochPlan:
     num_targets: int
     auxiliary_per_class: int
     seed: int
+    _orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         """Images in an epoch, the same in every epoch."""
         auxiliary = np.minimum(self.counts[self.num_targets :], self.auxiliary_per_class)
         return int(self.counts[: self.num_targets].sum() + auxiliary.sum())
 
+    def keys(self, start: int, size: int) -> np.ndarray:
+        """Keys of `size` samples from position `start` on of the stream of all epochs, one after the other.
+
+        uint64 [size]; the same on every rank.
+        """
+        parts = []
+        while size:
+            epoch, begin = divmod(start, len(self))
+            indices = self._kept_order(epoch)[begin : begin + size]
+            parts.append(sample_keys(indices, epoch))
+            start, size = start + len(indices), size - len(indices)
+        return np.concatenate(parts)
+
+    def steps_before(self, epoch: int, batch_size: int) -> int:
+        """Batches of that size of the stream until every sample of the epochs before `epoch` has come."""
+        return -(-epoch * len(self) // batch_size)
+
+    def _kept_order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            if len(self._orders) == 2:  # a batch may lie in two epochs
+                del self._orders[min(self._orders)]
+            self._orders[epoch] = self.order(epoch)
+        return self._orders[epoch]
+
     def order(self, epoch: int) -> np.ndarray:
-        """Sample indices of the epoch in their global order, int64 [len(self)]; the same on every rank."""
+        """Sample indices of the epoch in their order, int64 [len(self)]."""
         rng = np.random.default_rng([self.seed, epoch])
         first_auxiliary = int(self.counts[: self.num_targets].sum())
         drawn = first_auxiliary + self._draw(self.counts[self.num_targets :], rng)
@@ -51,6 +76,7 @@ class EpochPlan:
     def _draw(self, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Up to `auxiliary_per_class` random positions of each class, without a loop over classes."""
         labels = np.repeat(np.arange(len(counts)), counts)
-        shuffled = np.lexsort((rng.random(len(labels)), labels))  # by class, at random within it
+        shuffled = rng.permutation(len(labels))
+        shuffled = shuffled[np.argsort(labels[shuffled], kind="stable")]  # by class, at random within it
         starts = np.repeat(np.cumsum(counts) - counts, counts)
         return shuffled[np.arange(len(labels)) - starts < self.auxiliary_per_class]

@@ -76,7 +76,8 @@ class FinishedRun:
         """Writes `model.safetensors` (target rows, timm's key names) and `model.json` into a new folder.
 
         With the JSON's `name` and `arguments`, `timm.create_model(name, num_classes=T, **arguments)` makes the
-        module that the weights fit.
+        module that the weights fit. A cosine head is exported as a linear one: the same predictions, but scores that
+        are to be divided by the norm of the features to be the same.
 
         Raises:
             ValueError: `out` exists, or timm's model has no linear classifier to fill.
@@ -86,6 +87,9 @@ class FinishedRun:
         if not isinstance(classifier, str):
             raise ValueError(f"timm's {self.recipe.model.name} has no single classifier to export to.")
         weight, bias = self._target_rows()
+        if self.model.backbone.num_classes:  # CLIP's projection, which the rows take in
+            projection, shift = weights[f"{classifier}.weight"], weights[f"{classifier}.bias"]
+            weight, bias = weight @ projection, bias + weight @ shift
         weights |= {f"{classifier}.weight": weight, f"{classifier}.bias": bias}
         mean, std = self.model.normalization
         description: dict[str, Any] = {
@@ -106,7 +110,10 @@ class FinishedRun:
         """Classifier weight [T, D] and bias [T]; a feature norm before it is folded in."""
         head, targets = self.model.head, self.label_space.num_targets
         assert head is not None, "a finished run has a whole head"
-        weight, bias = head.weight.detach()[:targets], head.bias.detach()[:targets]
+        weight = head.weight.detach()[:targets]
+        if head.cosine_scale is not None:
+            weight = head.cosine_scale * torch.nn.functional.normalize(weight)
+        bias = weight.new_zeros(targets) if head.bias is None else head.bias.detach()[:targets]
         if isinstance(head.norm, torch.nn.BatchNorm1d):
             mean, variance = (buffer for name, buffer in head.norm.named_buffers() if name.startswith("running"))
             weight = weight * (variance + head.norm.eps).rsqrt()

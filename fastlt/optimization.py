@@ -31,13 +31,13 @@ def create_optimizer(model: Classifier, recipe: OptimizerRecipe) -> torch.optim.
 
 def make_optimizer(groups: list[dict[str, Any]], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
     """AdamW or SGD over parameter groups; the learning rate is set before each step."""
-    fused = groups[0]["params"][0].is_cuda
+    fused = groups[0]["params"][0].device.type in ("cuda", "cpu")
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=fused)
     return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=fused)
 
 
-def learning_rate(recipe: OptimizerRecipe, step: int, steps_per_epoch: int) -> float:
+def learning_rate(recipe: OptimizerRecipe, step: int, steps_per_epoch: float) -> float:
     """Rate of optimizer step `step` (from 0) before layer decay: linear warm-up, then half a cosine to `min_lr`."""
     peak = recipe.blr * recipe.batch_size / 256
     warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch

@@ -28,9 +28,9 @@ class DataRecipe(_Section):
     auxiliary_per_class: int = Field(50, ge=1)
     """Images of an auxiliary class in one epoch, drawn anew each time."""
     loader: Backend = "auto"
-    """ffcv or plain; auto takes what the data set was encoded for."""
+    """ffcv, dali or plain; auto takes the fastest that reads the data set and is installed."""
     workers: int = Field(0, ge=0)
-    """Loading threads (ffcv) or processes (plain) per rank; 0 takes the rank's share of the cores."""
+    """Loading threads (ffcv, dali) or processes (plain) per rank; 0 takes the rank's share of the cores."""
 
 
 class AugmentRecipe(_Section):
@@ -41,7 +41,9 @@ class AugmentRecipe(_Section):
     flip: float = Field(0.5, ge=0, le=1)
     """Probability of a horizontal flip."""
     rand_augment: str | None = None
-    """timm's RandAugment string, for example rand-m9-mstd0.5-inc1 (plain loader only)."""
+    """timm's RandAugment string; ffcv and dali have rand-...-inc1, for example rand-m9-mstd0.5-inc1."""
+    color_jitter: float = Field(0.0, ge=0, le=1)
+    """Brightness, contrast and saturation vary by up to this fraction, after RandAugment; 0 for none."""
     random_erasing: float = Field(0.0, ge=0, le=1)
     """Probability of random erasing, on the device."""
     mixup: float = Field(0.0, ge=0)
@@ -63,6 +65,10 @@ class ModelRecipe(_Section):
     """Stochastic depth rate."""
     feature_norm: bool = False
     """BatchNorm without parameters before the classifier (the DINOv2 head)."""
+    cosine_scale: float | None = Field(None, gt=0)
+    """Logits are this times the cosine of features and rows (the CLIP head, 100); none for a linear classifier."""
+    class_embeddings: Path | None = None
+    """First values of the rows: safetensors with one vector for each class name, auxiliary ones included."""
 
 
 class LossRecipe(_Section):
@@ -107,6 +113,8 @@ class OptimizerRecipe(_Section):
     """Largest gradient norm; 0 does not clip."""
     head_only_epochs: int = Field(0, ge=0)
     """First epochs in which only the head learns."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay of a moving average of the weights, per step; then the average is evaluated and kept. 0 for none."""
 
 
 class EngineRecipe(_Section):
@@ -118,6 +126,10 @@ class EngineRecipe(_Section):
     """Split the classifier's rows over the ranks, for label spaces too large for one device; with ZeRO 0."""
     channels_last: bool = True
     """Memory layout of images and convolutions."""
+    checkpoint_gradients: bool = False
+    """Compute the backbone's activations twice instead of keeping them: less memory, about a third more time."""
+    compile: bool = False
+    """torch.compile the backbone; with ZeRO 0 to 2."""
 
 
 class CheckpointRecipe(_Section):
@@ -131,7 +143,7 @@ class CheckpointRecipe(_Section):
 
 class LogRecipe(_Section):
     steps: int = Field(20, ge=1)
-    """Steps between log lines; stop signals and minute checkpoints are looked at then as well."""
+    """Steps between log lines; stop signals and minute checkpoints are seen then, and obeyed at the next one."""
     eval_epochs: int = Field(1, ge=0)
     """Evaluate after every so many epochs and at the end; 0 only at the end."""
     tensorboard: bool = True
@@ -161,8 +173,14 @@ class Recipe(_Section):
                 raise ValueError(
                     "engine.shard_classes does not go with engine.zero_stage, optimizer.clip_grad or model.feature_norm"
                 )
+            if self.model.cosine_scale is not None:
+                raise ValueError("engine.shard_classes does not go with model.cosine_scale")
             if self.loss.impl == "reference":
                 raise ValueError("engine.shard_classes needs a fused loss: set loss.impl to auto")
+        if self.model.class_embeddings and self.model.cosine_scale is None:
+            raise ValueError("model.class_embeddings are for a cosine head: set model.cosine_scale, CLIP's is 100")
+        if self.engine.compile and self.engine.zero_stage == 3:
+            raise ValueError("engine.compile does not go with engine.zero_stage=3")
         return self
 
     def save(self, path: Path) -> None:

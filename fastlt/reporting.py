@@ -1,4 +1,4 @@
-"""One HTML page about one or several runs: class histogram, curves, and the many/medium/few table, as pictures."""
+"""One HTML page about one or several runs: class histogram, curves, accuracy and speed, drawn over each other."""
 
 from __future__ import annotations
 
@@ -17,10 +17,19 @@ from matplotlib.figure import Figure
 
 from fastlt.atomic import write_text
 from fastlt.label_space import FEW_SHOT_BELOW, MANY_SHOT_ABOVE, LabelSpace
-from fastlt.run_log import read_log
+from fastlt.run_log import median_speed, read_log
 from fastlt.trainer import LABEL_SPACE_FILE
 
 COLUMNS = ("all", "many", "medium", "few", "ece")
+# Key of a summary record, heading, factor and form.
+SPEEDS = (
+    ("images_per_s", "images/s", 1, ".0f"),
+    ("step_ms", "step, ms", 1, ".1f"),
+    ("step_ms_p95", "p95", 1, ".1f"),
+    ("data_wait", "waiting for data, %", 100, ".1f"),
+    ("memory_gb", "memory, GB", 1, ".2f"),
+    ("mfu", "MFU, %", 100, ".1f"),
+)
 
 
 def report(runs: list[Path], out: Path, sheet: Path | None = None) -> None:
@@ -46,6 +55,7 @@ def report(runs: list[Path], out: Path, sheet: Path | None = None) -> None:
         "Training images of each class": _histogram(widest),
         "Curves": _curves(logs),
         "Accuracy on the target classes": _bars({run.name: results(run) for run in runs}),
+        "Speed": _speed(logs),
     }
     body = "".join(f"<h2>{title}</h2>\n<img src='{_data_url(figure)}'>\n" for title, figure in pictures.items())
     if sheet:  # in a frame of its own: it has its own style, and what is in it comes from the web
@@ -55,7 +65,7 @@ def report(runs: list[Path], out: Path, sheet: Path | None = None) -> None:
     style = "body{font:16px sans-serif;margin:2em auto;max-width:60em}img{max-width:100%}"
     style += "td,th{padding:.2em 1em;text-align:right}iframe{width:100%;height:50em;border:1px solid silver}"
     page = f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{style}</style>\n"
-    write_text(out, f"{page}<h1>{title}</h1>\n{_html_table(runs)}\n{body}")
+    write_text(out, f"{page}<h1>{title}</h1>\n{_html_table(runs)}\n{body}{_speed_table(logs)}\n")
 
 
 def results(run: Path) -> dict[str, float | None]:
@@ -87,6 +97,18 @@ def _html_table(runs: list[Path]) -> str:
     return f"<table><tr>{head}{''.join(rows)}</table>"
 
 
+def _speed_table(logs: dict[str, list[dict[str, Any]]]) -> str:
+    """Medians over each run, where it ended or its train records give them."""
+    shown = [speed for speed in SPEEDS if any(speed[0] in r for log in logs.values() for r in log)]
+    rows = []
+    for name, log in logs.items():
+        found = median_speed(log)
+        cells = (f"{factor * found[key]:{form}}" if key in found else "-" for key, _, factor, form in shown)
+        rows.append(f"<tr><th>{html.escape(name)}" + "".join(f"<td>{cell}" for cell in cells))
+    head = "".join(f"<th>{name}" for name in ("", *(heading for _, heading, _, _ in shown)))
+    return f"<table><tr>{head}{''.join(rows)}</table>"
+
+
 def _histogram(space: LabelSpace) -> Figure:
     figure, axes = plt.subplots(figsize=(9, 3.2))
     counts, targets = space.counts, space.num_targets
@@ -109,6 +131,19 @@ def _curves(logs: dict[str, list[dict[str, Any]]]) -> Figure:
         right.plot([r["epoch"] for r in evaluations], [r["all"] for r in evaluations], label=name, marker=".")
     left.set(xlabel="epoch", ylabel="training loss")
     right.set(xlabel="epoch", ylabel="accuracy on validation classes, %")
+    right.legend(fontsize="small")
+    return figure
+
+
+def _speed(logs: dict[str, list[dict[str, Any]]]) -> Figure:
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    for name, log in logs.items():
+        train = [r for r in log if r["kind"] == "train"]
+        epochs = [r["epoch"] for r in train]
+        left.plot(epochs, [r["images_per_s"] for r in train], label=name, linewidth=1)
+        right.plot(epochs, [100 * r["data_wait"] for r in train], label=name, linewidth=1)
+    left.set(xlabel="epoch", ylabel="images/s", ylim=0)
+    right.set(xlabel="epoch", ylabel="time waiting for data, %", ylim=0)
     right.legend(fontsize="small")
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from fastlt.atomic import write_text
 
 LOG_FILE = "log.jsonl"
+SPEED = ("images_per_s", "data_wait", "step_ms", "step_ms_p95", "memory_gb", "mfu")
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -25,10 +27,18 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return records
 
 
+def median_speed(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Medians over a run's train records of what they tell about its speed."""
+    train = [r for r in records if r["kind"] == "train"]
+    return {
+        name: statistics.median(r[name] for r in train if name in r) for name in SPEED if train and name in train[-1]
+    }
+
+
 class RunLog:
     """Writes the log of rank 0; on other ranks it does nothing.
 
-    Records have `kind` ("train" or "eval") and `step`, the optimizer steps done. After a resume,
+    Records have `kind` ("train", "eval" or "summary") and `step`, the optimizer steps done. After a resume,
     records of steps that are trained again are taken out first.
     """
 
@@ -70,6 +80,20 @@ class RunLog:
         """A line for people that stays."""
         if self.active:
             print(text, flush=True) if self._plain else tqdm.write(text)
+
+    def summarize(self, run: Path) -> None:
+        """Says, and appends as a record of kind "summary", how fast the whole run was: medians of its train records."""
+        if not self.active:
+            return
+        records = read_log(run)
+        found = median_speed(records)
+        self.write("summary", records[-1]["step"], **found)
+        share = f", {found['mfu']:.0%} of the device's peak" if "mfu" in found else ""
+        self.say(
+            f"{found['images_per_s']:.0f} images/s, a step in {found['step_ms']:.0f} ms ({found['step_ms_p95']:.0f} ms "
+            f"of the slowest twentieth), {found['data_wait']:.1%} of the time waiting for data, "
+            f"{found['memory_gb']:.1f} GB of memory{share}"
+        )
 
     def close(self) -> None:
         if self.active:

@@ -9,6 +9,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor
 from torch.distributed import checkpoint
 
+from fastlt.average import WeightAverage
 from fastlt.kernels.sharded import ShardedNeighborSilencingHead
 from fastlt.label_space import LabelSpace
 from fastlt.optimization import make_optimizer, set_learning_rate
@@ -39,6 +40,8 @@ class ShardedClasses:
             seed=recipe.seed,
         ).to(device)
         groups = param_groups_weight_decay(self.head, recipe.optimizer.weight_decay)
+        decay = recipe.optimizer.average
+        self.average = WeightAverage(lambda: dict(self.head.named_parameters()), decay) if decay else None
         self.optimizer = make_optimizer([g | {"part": "head", "lr_scale": 1.0} for g in groups], recipe.optimizer)
 
     def step(self, rate: float) -> None:
@@ -46,6 +49,11 @@ class ShardedClasses:
         set_learning_rate(self.optimizer, rate, head_only=False)
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def update_average(self, step: int) -> None:
+        """Takes in the rows held here after optimizer step `step`, counted from 1."""
+        if self.average:
+            self.average.update(step)
 
     def whole_weights(self) -> dict[str, Tensor]:
         """Weight [C, D] and bias [C] on the host under the names that a whole head has in a classifier."""
@@ -77,11 +85,13 @@ class ShardedClasses:
                 self.optimizer.state[getattr(self.head, owner)][key] = value
 
     def _state(self) -> dict[str, Tensor]:
-        """Rows, and their moments as `weight.exp_avg`; parts of wholes that share the memory of what is trained."""
+        """Rows, their moments as `weight.exp_avg`, their average: parts of wholes in the memory of what is trained."""
         state: dict[str, Tensor] = {}
         for name, parameter in self.head.named_parameters():
             state[name] = self.head.part_of_whole(parameter)
             for key, value in self.optimizer.state[parameter].items():
                 if isinstance(value, Tensor):
                     state[f"{name}.{key}"] = value if value.ndim == 0 else self.head.part_of_whole(value)
+            if self.average:
+                state[f"{name}.average"] = self.head.part_of_whole(self.average.tensors[name])
         return state

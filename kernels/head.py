@@ -98,6 +98,8 @@ class NeighborSilencingHead(nn.Module):
         in_features: D.
         table, class_counts, tau, lambda_s, label_smoothing, impl: see `NeighborSilencingLoss`.
         feature_norm: normalize features by a BatchNorm without parameters (the DINOv2 head).
+        cosine_scale: logits are this times the cosine of features and rows, without bias (the CLIP head, 100);
+            None for a linear classifier.
         memory_limit: see `linear_neighbor_silencing_loss`.
     """
 
@@ -110,6 +112,7 @@ class NeighborSilencingHead(nn.Module):
         lambda_s: float = 0.1,
         label_smoothing: float = 0.0,
         feature_norm: bool = False,
+        cosine_scale: float | None = None,
         impl: Implementation = "auto",
         memory_limit: int | None = None,
     ) -> None:
@@ -118,7 +121,8 @@ class NeighborSilencingHead(nn.Module):
         self.memory_limit = memory_limit
         self.norm = nn.BatchNorm1d(in_features, affine=False) if feature_norm else nn.Identity()
         self.weight = nn.Parameter(torch.empty(table.num_classes, in_features))
-        self.bias = nn.Parameter(torch.zeros(table.num_classes))
+        self.cosine_scale = cosine_scale
+        self.bias = nn.Parameter(torch.zeros(table.num_classes)) if cosine_scale is None else None
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(
@@ -130,9 +134,13 @@ class NeighborSilencingHead(nn.Module):
     ) -> Tensor:
         """Mean loss (scalar) of features [B, D] with labels [B]; without labels, logits [B, C]."""
         features = self.norm(features)
+        weight: Tensor = self.weight
+        if self.cosine_scale is not None:  # in float32: a scale of 100 turns bfloat16's rounding into half a logit
+            features = self.cosine_scale * F.normalize(features.float())
+            weight = F.normalize(weight)
         if labels is None:
-            return F.linear(features, self.weight, self.bias)
+            return F.linear(features, weight, self.bias)
         return loss_of_features(
-            features, self.weight, self.bias, labels, self.loss.objective, mixed_labels, mixed_weight,
+            features, weight, self.bias, labels, self.loss.objective, mixed_labels, mixed_weight,
             self.loss.impl, self.memory_limit,
         )  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import takewhile
 from queue import Empty
 
 import ffcv.loader.loader
@@ -24,7 +25,8 @@ from numba import njit
 from torch import Tensor
 
 from fastlt.encoded import EncodedDataset
-from fastlt.loaders import Transform
+from fastlt.loaders.choices import is_flipped, random_crop, uniform_numbers
+from fastlt.loaders.transform import Transform
 
 
 class FFCVImages:
@@ -55,15 +57,15 @@ class FFCVImages:
             pipelines={"image": [decoder, ToTensor(), ToTorchImage()], "label": None},
         )
 
-    def batches(self, keys: np.ndarray) -> Iterator[Tensor]:
+    def batches(self, keys: Iterable[np.ndarray]) -> Iterator[Tensor]:
         """See `ImageSource`."""
         Compiler.set_num_threads(self._loader.num_workers)
-        epoch = _Epoch(self._loader, keys)
+        reading = _Reading(self._loader, keys)
         try:
-            for (images,) in epoch:
+            for (images,) in reading:
                 yield images
         finally:
-            epoch.close()
+            reading.close()
 
     @staticmethod
     def _check_labels(file, labels: np.ndarray) -> None:
@@ -73,13 +75,21 @@ class FFCVImages:
             raise ValueError(f"the labels in {file} are not those of its manifest: encode again.")
 
 
-class _Epoch(EpochIterator):
-    """FFCV's reading thread, but its errors reach the consumer, which would wait forever, and it ends when closed."""
+class _Reading(EpochIterator):
+    """FFCV's reading thread, for a stream of batches that may be endless instead of the order of one epoch.
+
+    Its errors reach the consumer, which would wait forever, and it ends when closed.
+    """
 
     error: BaseException | None = None
     closed: bool
 
+    def __init__(self, loader: Loader, keys: Iterable[np.ndarray]) -> None:
+        self._keys = keys
+        super().__init__(loader, np.empty(0, np.uint64))
+
     def run(self) -> None:
+        self.iter_ixes = takewhile(lambda _: not self.terminate_event.is_set(), self._keys)
         try:
             super().run()
         except BaseException as error:
@@ -160,7 +170,7 @@ class _RandomCropAndFlip(ResizedCropRGBImageDecoder):
                 numbers = uniform_numbers(seed, keys[i])
                 top, left, h, w = random_crop(height, width, scale, log_ratio, numbers)
                 _resize(pixels, top, top + h, left, left + w, images[i])
-                if numbers[-1] < flip:
+                if is_flipped(numbers, flip):
                     images[i] = images[i][:, ::-1].copy()
             return images[: len(keys)]
 
@@ -168,40 +178,4 @@ class _RandomCropAndFlip(ResizedCropRGBImageDecoder):
         return decode
 
 
-_ATTEMPTS = 10
 _decode_jpeg, _resize = njit(nogil=True)(imdecode), njit(nogil=True)(resize_crop)
-
-
-@njit(nogil=True)
-def uniform_numbers(seed, key):
-    """Uniform numbers in [0, 1), float64 [4 * 10 + 1], by splitmix64 from (seed, key): four a crop, one a flip."""
-    state = seed * np.uint64(0x9E3779B97F4A7C15) ^ (key + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
-    numbers = np.empty(4 * _ATTEMPTS + 1)
-    for i in range(len(numbers)):
-        state = state + np.uint64(0x9E3779B97F4A7C15)
-        x = state
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-        numbers[i] = np.float64(x >> np.uint64(11)) * 2.0**-53
-    return numbers
-
-
-@njit(nogil=True)
-def random_crop(height, width, scale, log_ratio, numbers):
-    """(top, left, h, w) as torchvision's RandomResizedCrop: ten attempts, then the largest center crop that fits."""
-    for attempt in range(_ATTEMPTS):
-        a, b, c, d = numbers[4 * attempt], numbers[4 * attempt + 1], numbers[4 * attempt + 2], numbers[4 * attempt + 3]
-        area = height * width * (scale[0] + a * (scale[1] - scale[0]))
-        ratio = np.exp(log_ratio[0] + b * (log_ratio[1] - log_ratio[0]))
-        w = round(np.sqrt(area * ratio))
-        h = round(np.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(c * (height - h + 1)), int(d * (width - w + 1)), h, w
-    lowest, highest = np.exp(log_ratio[0]), np.exp(log_ratio[1])
-    h, w = int(height), int(width)
-    if w < lowest * h:
-        h = round(w / lowest)
-    elif w > highest * h:
-        w = round(h * highest)
-    return (int(height) - h) // 2, (int(width) - w) // 2, h, w

@@ -3,56 +3,75 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from timm.data import create_transform
+from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastlt.encoded import EncodedDataset
 from fastlt.images import read_image
 from fastlt.loader_workers import WORKERS, end_with_parent, start_server
-from fastlt.loaders import Transform
+from fastlt.loaders.transform import Transform
 
 
 class PlainImages:
     """Reads the images of a split that was encoded with `--format plain` or `--format webdataset`."""
 
     def __init__(self, data: EncodedDataset, split: str, transform: Transform, batch_size: int, workers: int) -> None:
-        self._images = _Images(data.image_names(split), transform)
-        self._batch_size, self._workers = batch_size, workers
+        del batch_size  # that of the keys
         if workers:
             start_server(__name__)
-
-    def batches(self, keys: np.ndarray) -> Iterator[Tensor]:
-        """See `ImageSource`. The workers live as long as the iterator, so that none outlives its rank."""
-        yield from DataLoader(
-            self._images,
-            batch_sampler=[keys[i : i + self._batch_size].tolist() for i in range(0, len(keys), self._batch_size)],
-            num_workers=self._workers,
+        self._keys = _Keys()
+        # Its workers live as long as this source, and no longer than its process.
+        self._loader = DataLoader(
+            _Images(data.image_names(split), transform),
+            batch_sampler=self._keys,
+            num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=end_with_parent,
-            multiprocessing_context=WORKERS if self._workers else None,
+            multiprocessing_context=WORKERS if workers else None,
+            persistent_workers=workers > 0,
         )
+
+    def batches(self, keys: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        """See `ImageSource`."""
+        self._keys.batches = keys
+        yield from self._loader
+
+
+class _Keys:
+    """What the DataLoader takes for its sampler: the batches that were asked for last."""
+
+    batches: Iterable[np.ndarray] = ()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (keys.tolist() for keys in self.batches)
 
 
 class _Images(Dataset):
     def __init__(self, names: list[str], transform: Transform) -> None:
         self.names, self.seed = names, transform.seed
-        self.transform = create_transform(
-            transform.size,
-            is_training=transform.train,
-            use_prefetcher=True,  # uint8 out; normalized on the device
-            scale=transform.crop_scale,
-            ratio=transform.crop_ratio,
-            hflip=transform.flip,
-            auto_augment=transform.rand_augment,
-            color_jitter=0.0,
-            interpolation="bicubic",
-            crop_pct=transform.crop_fraction,
-        )
+        # uint8 comes out of both; normalized on the device
+        if transform.train:
+            self.transform = transforms_imagenet_train(
+                transform.size,
+                scale=transform.crop_scale,
+                ratio=transform.crop_ratio,
+                hflip=transform.flip,
+                auto_augment=transform.rand_augment,
+                color_jitter=transform.color_jitter,
+                force_color_jitter=transform.color_jitter > 0,
+                interpolation="bicubic",
+                mean=tuple(value / 255 for value in transform.fill),  # of what RandAugment leaves empty
+                use_prefetcher=True,
+            )
+        else:
+            self.transform = transforms_imagenet_eval(
+                transform.size, crop_pct=transform.crop_fraction, interpolation="bicubic", use_prefetcher=True
+            )
 
     def __getitem__(self, key: int) -> Tensor:
         image = read_image(self.names[key & ((1 << 40) - 1)])

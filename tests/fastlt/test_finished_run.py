@@ -6,6 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from fastlt.finished_run import FinishedRun
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +59,8 @@ def test_per_class_csv_and_report(workshop, trained):
     done = workshop.fastlt("report", "trained", "--out", "page.html")
     assert done.returncode == 0, done.stderr
     page = (workshop.folder / "page.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
+    assert "waiting for data, %" in page
     (workshop.folder / "sheet.html").write_text('<script>alert("from the web")</script>')
     done = workshop.fastlt("report", "trained", "--out", "page.html", "--sheet", "sheet.html")
     assert done.returncode == 0, done.stderr
@@ -70,7 +76,9 @@ def test_log_has_what_people_look_for(trained):
     records = read_log(trained)
     train = [r for r in records if r["kind"] == "train"]
     assert [r["step"] for r in train] == list(range(1, len(train) + 1))
-    assert {"loss", "lr", "images_per_s", "data_wait", "epoch"} <= set(train[0])
+    speed = {"images_per_s", "data_wait", "step_ms", "step_ms_p95", "memory_gb"}
+    assert {"loss", "lr", "epoch"} | speed <= set(train[0])
+    assert [set(r) for r in records if r["kind"] == "summary"] == [{"kind", "step"} | speed]
     assert [r["epoch"] for r in records if r["kind"] == "eval"] == [1, 2]
 
 
@@ -88,41 +96,81 @@ def test_wrong_runs_end_with_one_sentence(workshop, trained):
         assert done.stderr.count("\n") == 1
 
 
-def test_export_folds_the_feature_norm(tmp_path):
-    """The parameter-free BatchNorm of the DINOv2 head leaves no trace in the exported linear layer."""
-    import torch
-
+def write_run(folder, recipe_model: str):
+    """A run of an untrained classifier of two targets and one auxiliary class; returns the classifier."""
     from fastlt.checkpointing import save_weights
     from fastlt.classifier import Classifier
-    from fastlt.finished_run import FinishedRun
     from fastlt.label_space import LabelSpace
     from fastlt.recipe import load_recipe
 
-    recipe_file = tmp_path / "r.yaml"
+    recipe_file = folder / "r.yaml"
     recipe_file.write_text(
-        f"output: {tmp_path / 'run'}\ndata: {{path: none, image_size: 28}}\n"
-        "optimizer: {epochs: 1, batch_size: 1, blr: 1}\n"
-        "model: {name: vit_tiny_patch16_224, feature_norm: true, "
-        "arguments: {patch_size: 14, depth: 1, global_pool: avg, fc_norm: false}}\n"
+        f"output: {folder / 'run'}\ndata: {{path: none, image_size: 28}}\n"
+        f"optimizer: {{epochs: 1, batch_size: 1, blr: 1}}\nmodel: {recipe_model}\n"
     )
     recipe = load_recipe(recipe_file)
     space = LabelSpace.build({"a": 3, "b": 2}, {"x": 4}, {"a": ["x"]})
     model = Classifier(recipe.model, recipe.loss, space, 50, 28).eval()
-    model.head.norm.running_mean.normal_()
-    model.head.norm.running_var.uniform_(0.5, 2.0)
-    run = tmp_path / "run"
+    if isinstance(model.head.norm, torch.nn.BatchNorm1d):
+        model.head.norm.running_mean.normal_()
+        model.head.norm.running_var.uniform_(0.5, 2.0)
+    run = folder / "run"
     recipe.save(run / "recipe.yaml")
     space.save(run / "label_space.json")
     about = {"label_space": space.digest(), "epoch": 1}
     save_weights({n: w.contiguous() for n, w in model.state_dict().items()}, run / "last.safetensors", about)
-    FinishedRun(run).export(tmp_path / "export")
+    return model
 
-    import timm
-    from safetensors.torch import load_file
 
-    described = json.loads((tmp_path / "export" / "model.json").read_text())
+def logits_of_export(folder, images: torch.Tensor) -> torch.Tensor:
+    """What plain timm makes of the exported run."""
+    FinishedRun(folder / "run").export(folder / "export")
+    described = json.loads((folder / "export" / "model.json").read_text())
     plain = timm.create_model(described["name"], num_classes=2, **described["arguments"]).eval()
-    plain.load_state_dict(load_file(tmp_path / "export" / "model.safetensors"))
+    plain.load_state_dict(load_file(folder / "export" / "model.safetensors"))
+    with torch.no_grad():
+        return plain(images)
+
+
+def test_export_folds_the_feature_norm(tmp_path):
+    """The parameter-free BatchNorm of the DINOv2 head leaves no trace in the exported linear layer."""
+    arguments = "{patch_size: 14, depth: 1, global_pool: avg, fc_norm: false}"
+    model = write_run(tmp_path, f"{{name: vit_tiny_patch16_224, feature_norm: true, arguments: {arguments}}}")
     images = torch.randn(3, 3, 28, 28)
     with torch.no_grad():
-        torch.testing.assert_close(plain(images), model(images)[:, :2], rtol=1e-4, atol=1e-5)
+        expected = model(images)[:, :2]
+    torch.testing.assert_close(logits_of_export(tmp_path, images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_from_text_embeddings_and_their_export(tmp_path):
+    """The CLIP head: rows begin as the embeddings of the class names; exported, projection and cosine are linear."""
+    embeddings = {name: torch.randn(512) for name in ("x", "b", "a")}
+    save_file(embeddings, tmp_path / "names.safetensors")
+    clip = "name: vit_base_patch16_clip_224.openai, cosine_scale: 100, arguments: {patch_size: 14, depth: 1}"
+    model = write_run(tmp_path, f"{{{clip}, class_embeddings: {tmp_path / 'names.safetensors'}}}")
+    assert model.head.weight.equal(torch.stack([embeddings[name] for name in ("a", "b", "x")]))
+    images = torch.randn(3, 3, 28, 28)
+    with torch.no_grad():
+        features = model.backbone(images)  # [3, 512]
+        logits = model(images)
+    cosine = torch.nn.functional.cosine_similarity(features[:, None], model.head.weight[None], dim=2)
+    torch.testing.assert_close(logits, 100 * cosine)
+    exported = logits_of_export(tmp_path, images)
+    torch.testing.assert_close(exported / features.norm(dim=1, keepdim=True), logits[:, :2], rtol=1e-3, atol=1e-3)
+
+
+def test_text_embeddings_that_do_not_fit(tmp_path):
+    clip = f"name: vit_base_patch16_clip_224.openai, cosine_scale: 100, class_embeddings: {tmp_path / 'e'}"
+    for embeddings, sentence in (
+        ({"a": torch.randn(512), "b": torch.randn(512)}, "has no embedding of 1 of 3 classes, for example 'x'"),
+        (
+            dict.fromkeys("abx", torch.randn(7)),
+            "has embeddings of 7 numbers, but vit_base_patch16_clip_224.openai gives 768",
+        ),
+    ):
+        save_file({name: vector.clone() for name, vector in embeddings.items()}, tmp_path / "e")
+        with pytest.raises(ValueError, match=sentence):
+            write_run(tmp_path, f"{{{clip}, arguments: {{patch_size: 14, depth: 1}}}}")
+    (tmp_path / "e").write_text("no safetensors")
+    with pytest.raises(ValueError, match="cannot be read"):
+        write_run(tmp_path, f"{{{clip}}}")

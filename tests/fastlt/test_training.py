@@ -13,6 +13,10 @@ from fastlt.run_log import read_log
 pytestmark = pytest.mark.slow
 
 
+def accuracies(run: Path) -> list[float]:
+    return [r["ece"] for r in read_log(run) if r["kind"] == "eval"]
+
+
 def losses(run: Path) -> dict[int, float]:
     return {r["step"]: r["loss"] for r in read_log(run) if r["kind"] == "train"}
 
@@ -52,7 +56,7 @@ def test_killed_run_continues_exactly(workshop, stage, data):
     recipe = [
         f"data.path={data}", "optimizer.epochs=3", "optimizer.head_only_epochs=1", "augment.mixup=0.2",
         "augment.random_erasing=0.25", "optimizer.accumulation=2", "optimizer.layer_decay=0.9",
-        "loss.label_smoothing=0.1",
+        "loss.label_smoothing=0.1", "optimizer.average=0.9",
     ]  # fmt: skip
     if stage == "sharded":
         recipe.append("engine.shard_classes=true")
@@ -78,6 +82,20 @@ def test_killed_run_continues_exactly(workshop, stage, data):
     assert done.returncode == 0, done.stdout + done.stderr
     assert before < set(losses(run)), "it did not go on after the kill"
     assert losses(run) == unbroken
+    assert accuracies(run) == accuracies(workshop.folder / f"unbroken-{name}"), "of the averaged weights"
+
+
+def test_saving_memory_and_compiling_change_nothing(workshop):
+    """Gradient checkpointing and torch.compile: the same losses but for rounding."""
+    words = ["data.path=encoded", "optimizer.epochs=1"]
+    for option in ("channels_last=true", "checkpoint_gradients=true", "compile=true"):
+        done = workshop.train(*words, f"engine.{option}", f"output={option}")
+        assert done.returncode == 0, done.stdout + done.stderr
+    plain, *others = (
+        losses(workshop.folder / f"{option}=true") for option in ("channels_last", "checkpoint_gradients", "compile")
+    )
+    for other in others:
+        assert list(other.values()) == pytest.approx(list(plain.values()), rel=1e-3)
 
 
 def test_sharded_classes_go_on_with_another_number_of_ranks(workshop):
@@ -133,12 +151,13 @@ def test_wrong_recipes_end_with_one_sentence(workshop, trained):
         ("optimizer.epoch=3",): "unknown key 'optimizer.epoch'; known in this section are name, epochs",
         ("data.path=species",): "is not an encoded data set",
         ("output=trained",): "holds a run already: add --resume",
-        ("output=nowhere", "--resume"): "no complete checkpoint to resume",
+        ("output=nowhere", "--resume"): "holds no run to resume",
         ("output=trained", "--resume", "data.auxiliary=false"): "belongs to another label space",
         ("model.name=resnet99",): "timm cannot make model 'resnet99'",
         ("optimizer.batch_size=15",): "does not divide by 2 ranks",
         ("optimizer.batch_size=2048",): "fewer than one batch",
-        ("augment.rand_augment=rand-m9",): "has no RandAugment",
+        ("augment.rand_augment=rand-m9",): "take those, or data.loader=plain",
+        ("model.class_embeddings=e",): "set model.cosine_scale",
         ("engine.shard_classes=true", "engine.zero_stage=1"): "engine.shard_classes does not go with engine.zero_stage",
     }
     for words, sentence in cases.items():

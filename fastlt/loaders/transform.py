@@ -1,0 +1,35 @@
+"""What happens to one image on the host: the description that every loader implements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Transform:
+    """In training: random crop, bicubic resizing with antialiasing, flip, RandAugment, color jitter, in this order.
+
+    In evaluation: the shorter side to `size / crop_fraction`, bicubic with antialiasing, then a center crop.
+
+    Attributes:
+        size: H = W in pixels.
+        train: which of the two.
+        crop_scale, crop_ratio: area and aspect ratio of the random crop, as fractions.
+        flip: probability of a horizontal flip.
+        rand_augment: timm's description, for example "rand-m9-mstd0.5-inc1"; None for none.
+        color_jitter: brightness, contrast and saturation vary by up to this fraction; 0 for none.
+        fill: RGB, 0..255, of what a shifted or turned image leaves empty.
+        crop_fraction: side of the center crop over the shorter side of the image.
+        seed: with the sample's key it determines every random choice.
+    """
+
+    size: int
+    train: bool
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    rand_augment: str | None = None
+    color_jitter: float = 0.0
+    fill: tuple[int, int, int] = (124, 116, 104)
+    crop_fraction: float = 0.875
+    seed: int = 0

@@ -37,11 +37,15 @@ class Workshop:
         command = [str(Path(sys.executable).with_name("fastlt")), *map(str, words)]
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=300)
 
-    def train_command(self, *words: object, ranks: int = 2, recipe: str = "recipe.yaml") -> list[str]:
-        launcher = str(Path(sys.executable).with_name("deepspeed"))
-        script = [str(ROOT / "fastlt" / "train.py"), "--config", recipe]
-        port = ["--master_port", str(20000 + os.getpid() % 20000)]
-        return [launcher, *port, "--num_accelerators", str(ranks), *script, *map(str, words)]
+    def train_command(
+        self, *words: object, ranks: int = 2, deepspeed: bool = False, script: Path = ROOT / "fastlt" / "train.py"
+    ) -> list[str]:
+        """The command of a training; with DeepSpeed's own launcher, or one that starts sooner."""
+        launcher = [sys.executable, str(ROOT / "tests" / "launch.py"), str(ranks)]
+        if deepspeed:
+            port = ["--master_port", str(20000 + os.getpid() % 20000)]
+            launcher = [str(Path(sys.executable).with_name("deepspeed")), *port, "--num_accelerators", str(ranks)]
+        return [*launcher, str(script), "--config", "recipe.yaml", *map(str, words)]
 
     def train(self, *words: object, **options) -> subprocess.CompletedProcess:
         command = self.train_command(*words, **options)
@@ -71,6 +75,6 @@ def encode(workshop: Workshop, out: str, *options: object) -> subprocess.Complet
 @pytest.fixture(scope="session")
 def trained(workshop: Workshop) -> Path:
     """A finished run of two epochs on two ranks."""
-    done = workshop.train("data.path=encoded", "output=trained")
+    done = workshop.train("data.path=encoded", "output=trained", deepspeed=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return workshop.folder / "trained"

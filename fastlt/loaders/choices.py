@@ -91,6 +91,24 @@ class Choices:
             numbers, self.layers, self.probability, self.magnitude, self.deviation, self.most, self.jitter
         )
 
+    def of_batch(self, keys: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Everything about the samples of uint64 keys [B], given int64 [B, 2] heights and widths of their images.
+
+        Returns:
+            (top, left, h, w of the crop int64 [B, 4], whether to flip bool [B], and, of RandAugment and then color
+            jitter as `augmentations` says, operations int64 [B, L] and arguments float64 [B, L]); L is `num_layers`.
+        """
+        crops, flips, operations, arguments = _of_batch(
+            keys, sizes, self.seed, self.scale, self.log_ratio, self.flip,
+            self.layers, self.probability, self.magnitude, self.deviation, self.most, self.jitter,
+        )  # fmt: skip
+        return crops, flips, operations[:, : self.num_layers], arguments[:, : self.num_layers]
+
+    @property
+    def num_layers(self) -> int:
+        """RandAugment's layers, and color jitter's where there is any."""
+        return self.layers + 3 * (self.jitter > 0)
+
 
 def _rand_augment(description: str | None) -> tuple[int, float, float, float, float]:
     """(layers, probability, magnitude, deviation, most) of timm's description, as timm itself reads it."""
@@ -182,6 +200,22 @@ def augmentations(numbers, layers, probability, magnitude, deviation, most, jitt
             1 + jitter - max(0.0, 1 - jitter)
         )
     return operations, arguments
+
+
+@njit(nogil=True, cache=True)
+def _of_batch(
+    keys, sizes, seed, scale, log_ratio, flip, layers, probability, magnitude, deviation, most, jitter
+):  # fmt: skip
+    crops, flips = np.empty((len(keys), 4), np.int64), np.empty(len(keys), np.bool_)
+    operations, arguments = np.empty((len(keys), layers + 3), np.int64), np.empty((len(keys), layers + 3))
+    for i in range(len(keys)):
+        numbers = uniform_numbers(seed, keys[i])
+        crops[i] = random_crop(sizes[i, 0], sizes[i, 1], scale, log_ratio, numbers)
+        flips[i] = is_flipped(numbers, flip)
+        operations[i], arguments[i] = augmentations(
+            numbers, layers, probability, magnitude, deviation, most, jitter
+        )  # fmt: skip
+    return crops, flips, operations, arguments
 
 
 @njit(nogil=True, cache=True)

@@ -49,8 +49,7 @@ def start(workshop, colors: Path, ranks: int, told: Path, *words: str) -> subpro
         f"optimizer.epochs={EPOCHS}", f"optimizer.batch_size={BATCH}", f"output={colors / 'run'}",
         "checkpoint.minutes=1e-9", "log.eval_epochs=0",
     ]  # fmt: skip
-    command = workshop.train_command(*recipe, *words, ranks=ranks)
-    command[next(i for i, word in enumerate(command) if word.endswith("train.py"))] = str(TELLING)
+    command = workshop.train_command(*recipe, *words, ranks=ranks, script=TELLING)
     environment = os.environ | {"TOLD": str(told), "OMP_NUM_THREADS": "1"}
     with (colors / "out").open("w") as out:
         return subprocess.Popen(

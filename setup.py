@@ -22,6 +22,7 @@ setup(
         "pydantic>=2.7",
         "pyyaml",
         "safetensors",
+        "simplejpeg",
         "matplotlib",
         "tensorboard",
         "tqdm",
@@ -29,7 +30,7 @@ setup(
     extras_require={
         "ffcv": ["ffcv==1.0.2", "opencv-python"],
         "dali": ["nvidia-dali-cuda130>=2.4"],
-        "data": ["openai", "aiohttp>=3.12", "protego", "pyarrow", "opencv-python", "simplejpeg"],
+        "data": ["openai", "aiohttp>=3.12", "protego", "pyarrow", "opencv-python"],
         "bench": ["liger-kernel", "cut-cross-entropy"],  # peers of the kernels, for GPUs
         "dev": ["pytest", "hypothesis", "webdataset", "rich", "ruff", "mypy", "types-PyYAML", "types-tqdm", "ninja"],
     },

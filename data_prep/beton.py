@@ -1,97 +1,86 @@
-"""One split as an FFCV file."""
+"""The layout of an FFCV file: header, descriptions of the fields, a row a sample, images, table of allocations.
+
+FFCV's own writer has to begin anew when it is killed, and waits forever for a process of its that died.
+"""
 
 from __future__ import annotations
 
-import _thread
-import multiprocessing
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
-from fastlt.data_prep.storage import ImageName, Storage
+from fastlt.data_prep.storage import ImageName
+from fastlt.data_prep.stored_image import StoredImage
 
-from fastlt.images import BrokenImageError, read_image
-
-
-class _Samples:
-    """What FFCV's writer reads in its worker processes: (image, label) by index.
-
-    The writer waits forever for a worker that raised, so a broken image becomes one black pixel
-    here and is reported beside; `encode` never publishes a data set with such a pixel in it.
-    """
-
-    def __init__(self, images: Sequence[ImageName], labels: np.ndarray) -> None:
-        self.images, self.labels = images, labels
-        self.broken = multiprocessing.Manager().dict()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        name = self.images[index]
-        try:
-            image = np.asarray(read_image(name))
-        except BrokenImageError as error:
-            self.broken[str(name)] = str(error)
-            image = np.zeros((1, 1, 3), np.uint8)
-        return image, int(self.labels[index])
+_LEAST_PAGE = 1 << 23  # bytes, as FFCV's writer has it
 
 
-def write_beton(file: Path, images: Sequence[ImageName], labels: np.ndarray, storage: Storage) -> dict[str, str]:
-    """Writes one split, labels int64 [N]; returns {image: reason} of the broken ones, for which a black pixel is there.
+class BetonLayout:
+    """Where everything of a split lies in `file`; see `Layout`. A record is (index, mode, width, height, ptr, size).
+
+    FFCV reads by pages of one size, a power of two, and no image may lie across a boundary of these. The size is known
+    when the largest image is; so each image stays within a page of the size that it needs at least.
 
     Raises:
-        ValueError: FFCV is not installed, or a process that writes died.
+        ValueError: FFCV is not installed.
     """
-    require_ffcv()
-    from ffcv.fields import IntField, RGBImageField
-    from ffcv.writer import DatasetWriter
 
-    image_field = RGBImageField(
-        write_mode=storage.mode,
-        max_resolution=storage.max_resolution,
-        smart_threshold=storage.smart_bytes,
-        jpeg_quality=storage.quality,
-    )
-    samples = _Samples(images, labels)
-    workers = min(storage.num_workers, len(samples))
-    writer = DatasetWriter(str(file), {"image": image_field, "label": IntField()}, num_workers=workers)
-    with _interrupt_if_a_worker_dies():
-        writer.from_indexed_dataset(samples, chunksize=min(100, -(-len(samples) // workers)))
-    return dict(samples.broken)
+    def __init__(self, file: Path, images: Sequence[ImageName], labels: np.ndarray) -> None:
+        del file, images
+        require_ffcv()
+        from ffcv.fields import IntField, RGBImageField
+        from ffcv.types import FieldDescType, HeaderType, get_metadata_type
+
+        self._labels = labels
+        self._fields = {"image": RGBImageField(), "label": IntField()}
+        self._row = get_metadata_type(list(self._fields.values()))
+        self._rows_start = HeaderType.itemsize + len(self._fields) * FieldDescType.itemsize
+        self.start = self._rows_start + len(labels) * self._row.itemsize
+
+    def append(self, file: BinaryIO, end: int, index: int, image: StoredImage) -> tuple[list[int], int]:
+        """See `Layout`."""
+        size = len(image.content)
+        page = _page_size(size)
+        padding = -end % page if end // page != (end + size - 1) // page else 0
+        file.write(bytes(padding))
+        file.write(image.content)
+        ptr = end + padding
+        return [index, int(image.is_raw), image.width, image.height, ptr, size], ptr + size
+
+    def finish(self, file: BinaryIO, end: int, records: Iterable[list[int]]) -> None:
+        """See `Layout`."""
+        from ffcv.types import ALLOC_TABLE_TYPE, CURRENT_VERSION, TYPE_ID_HANDLER, FieldDescType, HeaderType
+
+        numbers = np.fromiter(chain.from_iterable(records), np.int64).reshape(-1, 6)
+        index, mode, width, height, ptr, size = numbers.T
+        allocations = np.zeros(len(numbers), ALLOC_TABLE_TYPE)
+        allocations["sample_id"], allocations["ptr"], allocations["size"] = np.arange(len(numbers)), ptr, size
+        file.write(allocations.tobytes())
+
+        header = np.zeros(1, HeaderType)
+        header["version"], header["num_fields"], header["num_samples"] = CURRENT_VERSION, 2, len(numbers)
+        header["page_size"], header["alloc_table_ptr"] = _page_size(int(size.max())), end
+        descriptions = np.zeros(len(self._fields), FieldDescType)
+        type_ids = {handler: type_id for type_id, handler in TYPE_ID_HANDLER.items()}
+        for description, (name, field) in zip(descriptions, self._fields.items(), strict=True):
+            description["type_id"] = type_ids[type(field)]
+            description["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
+        rows = np.zeros(len(self._labels), self._row)  # with room for the images that are left out
+        images = rows["f0"][: len(numbers)]
+        images["mode"], images["width"], images["height"], images["data_ptr"] = mode, width, height, ptr
+        rows["f1"][: len(numbers)] = self._labels[index]
+        file.seek(0)
+        file.write(header.tobytes() + descriptions.tobytes() + rows.tobytes())
 
 
-class _interrupt_if_a_worker_dies:
-    """FFCV's writer polls a counter that a dead worker never raises: watch the workers and stop it."""
-
-    def __enter__(self) -> None:
-        self._done = threading.Event()
-        self._died: int | None = None
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        seen: set[Any] = set()
-        while not self._done.wait(0.2):
-            seen.update(multiprocessing.active_children())
-            codes = [worker.exitcode for worker in seen if worker.exitcode]
-            if codes:
-                self._died = codes[0]
-                _thread.interrupt_main()
-                return
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        self._done.set()
-        if self._died is not None and kind is KeyboardInterrupt:
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise ValueError(
-                f"a process that writes images died (exit code {self._died}): is the disk full, or the memory?"
-            ) from None
+def _page_size(num_bytes: int) -> int:
+    return max(_LEAST_PAGE, 1 << (num_bytes - 1).bit_length())
 
 
 def require_ffcv() -> None:
+    """Raises ValueError, with the way out, where FFCV cannot be imported."""
     try:
         import ffcv  # noqa: F401
     except ImportError as error:

@@ -29,19 +29,3 @@ def scan(root: Path, what: str) -> dict[str, list[Path]]:
             raise ValueError(f"class folder {folder} has no image in it: remove the folder or add images.")
         classes[folder.name] = images
     return classes
-
-
-def scan_like(root: Path, what: str, targets: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Images of the same classes as `targets`, in the same order.
-
-    Raises:
-        ValueError: as `scan`; or a class is missing here or unknown there.
-    """
-    classes = scan(root, what)
-    missing = [name for name in targets if name not in classes]
-    if missing:
-        raise ValueError(f"the folder of {what}, {root}, has no folder for class {missing[0]!r}.")
-    unknown = [name for name in classes if name not in targets]
-    if unknown:
-        raise ValueError(f"the folder of {what} has class {unknown[0]!r}, which the training images do not have.")
-    return {name: classes[name] for name in targets}

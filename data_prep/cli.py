@@ -215,9 +215,10 @@ def add_filter(commands) -> None:
         "there, try --own-category --gamma1 0.",
     )
     command.add_argument("catalog", type=Path, metavar="CATALOG", help="the catalog file")
-    command.add_argument("--train", type=Path, required=True, metavar="DIR", help="class folders of the targets")
-    command.add_argument("--val", type=Path, required=True, metavar="DIR", help="validation images: none is kept")
-    command.add_argument("--test", type=Path, metavar="DIR", help="test images: none is kept")
+    command.add_argument("--train", type=Path, required=True, metavar="SRC", help="class folders or split file")
+    command.add_argument("--val", type=Path, metavar="SRC", help="validation images, folder or list: none is kept")
+    command.add_argument("--test", type=Path, metavar="SRC", help="test images, folder or list: none is kept")
+    command.add_argument("--images", type=Path, metavar="DIR", help="what the paths of split files are relative to")
     encoder = command.add_mutually_exclusive_group(required=True)
     encoder.add_argument("--run", type=Path, metavar="RUN", help="embed with the backbone of a fastlt run")
     encoder.add_argument("--model", metavar="NAME", help="embed with a timm model, for example DINOv2")
@@ -258,6 +259,8 @@ def _number_or_auto(word: str) -> float | None:
 
 
 def _filter(arguments: argparse.Namespace) -> None:
+    if not (arguments.val or arguments.test):
+        raise ValueError("say with --val or --test, or both, which images no kept image may repeat.")
     if arguments.model and not (arguments.weights or arguments.pretrained):
         raise ValueError("--model needs --weights FILE or --pretrained: features of random weights mean nothing.")
     if arguments.run and (arguments.weights or arguments.pretrained or arguments.image_size):
@@ -265,6 +268,7 @@ def _filter(arguments: argparse.Namespace) -> None:
     from fastlt.data_prep.catalog import Catalog
     from fastlt.data_prep.contact_sheet import write_sheet
     from fastlt.data_prep.embed import run_encoder, timm_encoder
+    from fastlt.data_prep.encode_inputs import Sources
     from fastlt.data_prep.filter import judge, summary, write_report, write_states
     from fastlt.data_prep.filter_options import FilterOptions
 
@@ -276,7 +280,8 @@ def _filter(arguments: argparse.Namespace) -> None:
             encoder = run_encoder(arguments.run)
         else:
             encoder = timm_encoder(arguments.model, arguments.weights, arguments.image_size)
-        judgment = judge(catalog, encoder, arguments.train, arguments.val, arguments.test, options)
+        sources = Sources(arguments.train, arguments.val, arguments.test, images=arguments.images)
+        judgment = judge(catalog, encoder, sources, options)
         sheet = arguments.sheet or path.with_name(f"{path.stem}_sheet.html")
         if judgment.num_kept:
             write_states(catalog, judgment)

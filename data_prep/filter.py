@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from fastlt.data_prep.catalog import Catalog
-from fastlt.data_prep.class_folders import scan
 from fastlt.data_prep.embed import Encoder, embed, file_keys, open_embeddings
+from fastlt.data_prep.encode_inputs import Classes, Sources, read_classes
 from fastlt.data_prep.filter_options import FilterOptions
 from fastlt.data_prep.nearness import (
     Neighbors,
@@ -28,6 +28,7 @@ from fastlt.data_prep.nearness import (
     similarities,
     unlike_their_category,
 )
+from fastlt.data_prep.split_files import is_json
 
 from fastlt.atomic import new_file
 from fastlt.images import EXTENSIONS, in_tar
@@ -100,26 +101,27 @@ class Judgment:
             )
 
 
-def judge(
-    catalog: Catalog, encoder: Encoder, train: Path, val: Path, test: Path | None, options: FilterOptions
-) -> Judgment:
+def judge(catalog: Catalog, encoder: Encoder, sources: Sources, options: FilterOptions) -> Judgment:
     """Embeds what is not embedded yet and decides about every image of the finished shards; writes no states.
 
     Args:
         catalog: held by `lock`.
         encoder: see `embed.py`.
-        train: class folders of the targets.
-        val, test: folders of images that no kept image may repeat; every image below them counts.
+        sources: the images of the targets, and in `val` and `test` those that no kept image may repeat; of held-out
+            folders every image below them counts.
         options: see `FilterOptions`.
 
     Raises:
         ValueError: no images, targets without folder, broken training, validation or test images.
     """
     images = _read_images(catalog)
-    targets = _targets(catalog, scan(train, "training images"))
-    splits = {"validation": _images_below(val, "validation")}
-    if test:
-        splits["test"] = _images_below(test, "test")
+    classes = read_classes(sources.train, "training images", sources.images)
+    targets = _targets(catalog, classes)
+    splits = {
+        what: _held_out(source, what, sources.images, list(classes))
+        for what, source in (("validation", sources.val), ("test", sources.test))
+        if source
+    }
     folder = catalog.path.with_name(f"{catalog.path.stem}_embeddings")
     workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
     with open_embeddings(folder, encoder) as store:
@@ -285,15 +287,22 @@ def _read_images(catalog: Catalog) -> _Crawled:
     return _Crawled(np.array(ids), np.array(categories), np.array(keys, np.int64), names)
 
 
-def _targets(catalog: Catalog, folders: dict[str, list[Path]]) -> dict[str, list[Path]]:
+def _targets(catalog: Catalog, classes: Classes) -> dict[str, list[Path]]:
     names = [name for (name,) in catalog.connection.execute("SELECT name FROM target ORDER BY id")]
-    missing = [name for name in names if name not in folders]
+    missing = [name for name in names if name not in classes]
     if missing:
         raise ValueError(
-            f"{len(missing)} targets of {catalog.path} have no class folder among the training images, "
+            f"{len(missing)} targets of {catalog.path} have no class among the training images, "
             f"the first is {missing[0]!r}."
         )
-    return {name: folders[name] for name in names or folders}
+    return {name: [Path(image) for image in classes[name]] for name in names or classes}
+
+
+def _held_out(source: Path, what: str, root: Path | None, names: list[str]) -> list[Path]:
+    if not source.is_file():
+        return _images_below(source, what)
+    classes = read_classes(source, f"{what} images", root, None if is_json(source) else names)
+    return [Path(path) for paths in classes.values() for path in paths]
 
 
 def _images_below(root: Path, what: str) -> list[Path]:

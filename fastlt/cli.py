@@ -29,33 +29,59 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _add_encode(commands) -> None:
-    command = commands.add_parser("encode", help="class folders and a catalog to an encoded data set")
+    command = commands.add_parser("encode", help="images of classes to an encoded data set")
     command.add_argument("out", type=Path, metavar="OUT", help="folder to make")
-    command.add_argument("--train", type=Path, required=True, metavar="DIR", help="class folders of the targets")
-    command.add_argument("--val", type=Path, required=True, metavar="DIR", help="the same classes, for validation")
-    command.add_argument("--test", type=Path, metavar="DIR", help="the same classes, for testing")
-    command.add_argument("--auxiliary", type=Path, metavar="DIR", help="class folders of the auxiliary classes")
-    command.add_argument("--neighbors", type=Path, metavar="FILE", help="JSON object {target: [auxiliary, ...]}")
-    command.add_argument("--catalog", type=Path, metavar="CATALOG", help="auxiliary images that `fastlt filter` kept")
-    command.add_argument("--unfiltered", action="store_true", help="all images of the catalog")
-    command.add_argument(
+    command.add_argument("--check", action="store_true", help="read all of OUT, which is there, again")
+    group = command.add_argument_group(
+        "images", "SOURCE: class folders, or a split file: .json like COCO's and iNaturalist's, else `path label` lines"
+    )
+    group.add_argument("--train", type=Path, metavar="SOURCE", help="of the target classes")
+    group.add_argument("--val", type=Path, metavar="SOURCE", help="of the same classes, for validation")
+    group.add_argument("--test", type=Path, metavar="SOURCE", help="of the same classes, for testing")
+    group.add_argument("--auxiliary", type=Path, metavar="SOURCE", help="of the auxiliary classes")
+    group.add_argument("--images", type=Path, metavar="DIR", help="what the paths of split files are relative to")
+    group.add_argument("--neighbors", type=Path, metavar="FILE", help="JSON object {target: [auxiliary, ...]}")
+    group.add_argument("--catalog", type=Path, metavar="CATALOG", help="auxiliary images that `fastlt filter` kept")
+    group.add_argument("--unfiltered", action="store_true", help="all images of the catalog")
+    group.add_argument("--skip-broken", action="store_true", help="leave broken images out instead of failing")
+    group = command.add_argument_group("how they are stored")
+    group.add_argument(
         "--format",
         choices=["ffcv", "webdataset", "plain"],
         default="ffcv",
         help="webdataset: tars with DALI's index; plain: an index of the originals",
     )
-    command.add_argument("--mode", choices=["jpg", "raw", "smart"], default="jpg", help="how FFCV stores an image")
-    command.add_argument("--max-resolution", type=int, metavar="PX", help="shrink longer sides to this")
-    command.add_argument("--quality", type=int, default=90, metavar="Q", help="JPEG quality (default 90)")
+    group.add_argument("--mode", choices=["jpg", "raw", "smart"], default="jpg", help="how FFCV stores an image")
+    group.add_argument("--max-resolution", type=int, metavar="PX", help="shrink longer sides to this")
+    group.add_argument(
+        "--quality", type=int, default=90, metavar="Q", help="of JPEGs that are not copied as they are (default 90)"
+    )
     command.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: all cores)")
-    command.add_argument("--skip-broken", action="store_true", help="leave broken images out instead of failing")
     command.set_defaults(run_command=_encode)
 
 
 def _encode(arguments: argparse.Namespace) -> None:
+    from fastlt.data_prep.check_encoded import check_encoded
     from fastlt.data_prep.encode import encode
+    from fastlt.data_prep.encode_inputs import Sources
     from fastlt.data_prep.storage import Storage
 
+    if arguments.check:
+        num_images = check_encoded(arguments.out, arguments.workers)
+        print(f"{arguments.out}: all {num_images:,} images are whole, and files, index and labels agree")
+        return
+    if not arguments.train:
+        raise ValueError("--train is missing: say where the training images are.")
+    sources = Sources(
+        train=arguments.train,
+        val=arguments.val,
+        test=arguments.test,
+        auxiliary=arguments.auxiliary,
+        neighbors=arguments.neighbors,
+        images=arguments.images,
+        catalog=arguments.catalog,
+        unfiltered=arguments.unfiltered,
+    )
     storage = Storage(
         format=arguments.format,
         mode=arguments.mode,
@@ -64,17 +90,7 @@ def _encode(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         skip_broken=arguments.skip_broken,
     )
-    space = encode(
-        arguments.out,
-        arguments.train,
-        arguments.val,
-        arguments.test,
-        arguments.auxiliary,
-        arguments.neighbors,
-        storage,
-        arguments.catalog,
-        arguments.unfiltered,
-    )
+    space = encode(arguments.out, sources, storage)
     print(
         f"{arguments.out}: {space.num_targets} target and {len(space.auxiliary_names)} auxiliary classes, "
         f"{len(space.neighbors)} neighbor pairs, {sum(space.counts):,} training images"

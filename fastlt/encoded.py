@@ -61,12 +61,17 @@ class EncodedDataset:
         """
         try:
             manifest = json.loads((path / "manifest.json").read_text())
-        except FileNotFoundError:
+            splits = {name: Split(**fields) for name, fields in manifest["splits"].items()}
+            format, settings = manifest["format"], manifest["settings"]
+            if "train" not in splits or format not in SPLIT_FILES or not isinstance(settings, dict):
+                raise ValueError("it lacks what every manifest has")
+        except (FileNotFoundError, NotADirectoryError):
             raise ValueError(f"{path} is not an encoded data set: use `fastlt encode`.") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path / 'manifest.json'} is damaged, encode again: {error}.") from None
         if manifest.get("version") != MANIFEST_VERSION:
             raise ValueError(f"{path} has manifest version {manifest.get('version')}, expected {MANIFEST_VERSION}.")
         label_space = LabelSpace.load(path / "label_space.json")
-        splits = {name: Split(**fields) for name, fields in manifest["splits"].items()}
         for name, split in splits.items():
             file = path / split.file
             size = file.stat().st_size if file.exists() else 0
@@ -79,7 +84,7 @@ class EncodedDataset:
                 )
         if splits["train"].counts != list(label_space.counts):
             raise ValueError(f"{path}: the training images do not match the counts of label_space.json: encode again.")
-        return cls(path, manifest["format"], label_space, splits)
+        return cls(path, format, label_space, splits)
 
     def split(self, name: str) -> Split:
         """The split of that name.

@@ -1,14 +1,21 @@
-"""Reading one image the same way everywhere: upright, RGB, complete, or an error that names it.
+"""Reading one image the same way everywhere: upright, 8-bit RGB, complete, or an error that names it.
 
 An image is named by its path, or by `SHARD.tar#OFFSET+BYTES` where it lies inside an uncompressed tar.
+
+What is not 8-bit RGB becomes it thus: gray is repeated; 16-bit gray is scaled, white staying white; what is transparent
+lies on white; CMYK is converted without its color profile, as Pillow does; of several frames the first is taken. 32-bit
+gray has no white that all agree on, and is refused.
 """
 
 from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
@@ -44,10 +51,52 @@ def read_image(name: Path | str) -> Image.Image:
     Raises:
         BrokenImageError: the image is missing, truncated, too large or no image.
     """
+    with broken_if_it_fails(name):
+        return decode_image(read_bytes(name))
+
+
+def decode_image(content: bytes, longest: int | None = None) -> Image.Image:
+    """As `read_image`, from the bytes of the file, shrunk to `longest` pixels on its longer side where it is larger.
+
+    Raises:
+        Exception: of many kinds, Pillow's; see `broken_if_it_fails`.
+    """
+    with Image.open(io.BytesIO(content)) as opened:
+        if opened.format == "JPEG":  # first, because a JPEG decodes to a half, a quarter or an eighth for less
+            _shrink(opened, longest)
+        opened.load()
+        ImageOps.exif_transpose(opened, in_place=True)
+        image = _rgb(opened)
+        _shrink(image, longest)
+        return image
+
+
+@contextmanager
+def broken_if_it_fails(name: Path | str) -> Iterator[None]:
+    """Turns whatever fails inside into a BrokenImageError about the image of that name."""
     try:
-        with Image.open(io.BytesIO(read_bytes(name))) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+        yield
     # Pillow's decoders raise many kinds on damaged bytes (SyntaxError, struct.error, ...): all mean the same here.
     except Exception as error:
         reason = re.sub(r"<_io.BytesIO[^>]*>", "the file", str(error)).replace(str(name), "the file").rstrip(".")
         raise BrokenImageError(f"broken image {name}: {reason or type(error).__name__}.") from None
+
+
+def _shrink(image: Image.Image, longest: int | None) -> None:
+    if longest:
+        image.thumbnail((longest, longest), Image.Resampling.BICUBIC)  # antialiased, and never enlarges
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    # Pillow opens 16-bit gray as "I;16" of either byte order, but a PPM's, scaled to 16 bits, as "I".
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        pixels = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit gray has no white that all agree on: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

@@ -57,19 +57,21 @@ def open_source(
         wanted = next((b for b in fitting if b == "plain" or is_installed(b)), fitting[0])
     if wanted not in fitting:
         raise ValueError(f"{data.path} was encoded with --format {data.format}; the {wanted} loader cannot read it.")
-    if not is_installed(wanted):
+    try:  # imported here, as both are optional
+        if wanted == "ffcv":
+            from fastlt.loaders.ffcv_images import FFCVImages
+
+            return FFCVImages(data, split, transform, batch_size, workers)
+        if wanted == "dali":
+            from fastlt.loaders.dali_images import DALIImages
+
+            return DALIImages(data, split, transform, batch_size, workers, device)
+    except ImportError as error:
         how = {"ffcv": "make install", "dali": "pip install -e .[dali]"}[wanted]
         raise ValueError(
-            f"the {wanted} loader is not installed: `{how}`, or encode {data.path} again with --format plain."
-        )
-    if wanted == "ffcv":
-        from fastlt.loaders.ffcv_images import FFCVImages  # here, as it is optional
-
-        return FFCVImages(data, split, transform, batch_size, workers)
-    if wanted == "dali":
-        from fastlt.loaders.dali_images import DALIImages
-
-        return DALIImages(data, split, transform, batch_size, workers, device)
+            f"the {wanted} loader cannot be used here ({error}): `{how}`, or encode {data.path} again with "
+            "--format plain."
+        ) from None
     from fastlt.loaders.plain_images import PlainImages
 
     return PlainImages(data, split, transform, batch_size, workers)

@@ -2,19 +2,28 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
 from fastlt.data_prep.catalog import Catalog
-from fastlt.data_prep.encode import encode as encode_folders
+from fastlt.data_prep.check_encoded import check_encoded
+from fastlt.data_prep.encode import encode as encode_sources
+from fastlt.data_prep.encode_inputs import Sources
 from fastlt.data_prep.storage import Storage
-from PIL import Image
+from ffcv.reader import Reader
+from PIL import Image, ImageColor
 
+from fastlt.cli import main
 from fastlt.encoded import EncodedDataset
-from fastlt.images import read_bytes, read_image
+from fastlt.images import BrokenImageError, read_bytes, read_image
 
 
 @pytest.fixture
@@ -32,7 +41,15 @@ def encode_copy(workshop, *options, out="refused", auxiliary=True):
     words = ["--train", "copy/train", "--val", "copy/val"]
     if auxiliary:
         words += ["--auxiliary", "copy/auxiliary", "--neighbors", "copy/neighbors.json"]
-    return workshop.fastlt("encode", out, *words, *options)
+    return encode_here(workshop, out, *words, *options)
+
+
+def encode_here(workshop, *words) -> subprocess.CompletedProcess:
+    """The command as it is typed, without waiting for a process of its own."""
+    said = io.StringIO(), io.StringIO()
+    with chdir(workshop.folder), redirect_stdout(said[0]), redirect_stderr(said[1]):
+        status = main(["encode", *map(str, words)])
+    return subprocess.CompletedProcess(words, status, *(stream.getvalue() for stream in said))
 
 
 def refusal(workshop, *options, **keywords) -> str:
@@ -86,25 +103,222 @@ def test_webdataset_holds_the_same_for_dali_and_for_training(workshop, folders):
     shutil.rmtree(workshop.folder / "tars")
 
 
-def test_small_jpegs_are_copied_and_others_made(tmp_path):
-    """What is a clean JPEG already loses nothing; what is too large, gray or on its side is made anew."""
-    pictures = {name: Image.new("RGB", (64, 48), color) for name, color in (("a", "red"), ("b", "blue"))}
+def encode_one_class(folder, images, **storage):
+    """{file name: what is stored of it}: (bytes, is raw, width, height)."""
+    for split in ("train", "val"):
+        (folder / split / "a").mkdir(parents=True, exist_ok=True)
+        for name, content in images.items():
+            (folder / split / "a" / name).write_bytes(content)
+    out = folder / "-".join(map(str, ["out", *storage.values()]))
+    encode_sources(out, Sources(folder / "train", folder / "val"), Storage(workers=1, **storage))
+    data = EncodedDataset.open(out)
+    if data.format != "ffcv":
+        stored = []
+        for content in map(read_bytes, data.image_names("train")):
+            stored.append((content, False, *Image.open(io.BytesIO(content)).size))
+    else:
+        content = data.file("train").read_bytes()
+        reader = Reader(str(data.file("train")))
+        sizes = dict(zip(reader.alloc_table["ptr"], reader.alloc_table["size"], strict=True))
+        rows = reader.metadata["f0"].tolist()
+        stored = [(content[p : p + int(sizes[p])], raw == 1, width, height) for raw, width, height, p in rows]
+    return dict(zip(sorted(images), stored, strict=True))
+
+
+def saved(image, form, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def photograph(width=64, height=48) -> Image.Image:
+    """Something smooth, no two corners of which look alike."""
+    across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([across, down, 255 - (across + down) / 2], 2).astype(np.uint8))
+
+
+@pytest.mark.parametrize("form", ["ffcv", "webdataset"])
+def test_clean_jpegs_are_copied_and_others_made(tmp_path, form):
+    picture, large = photograph(), photograph(300, 200)
     on_its_side = Image.Exif()
     on_its_side[274] = 6
+    images = {
+        "0.jpg": saved(picture, "JPEG", quality=97),
+        "1.jpg": saved(picture.convert("L"), "JPEG"),
+        "2.jpg": saved(large, "JPEG"),
+        "3.jpg": saved(picture, "JPEG", exif=on_its_side),
+        "4.jpg": saved(picture, "JPEG", progressive=True),
+        "5.jpg": saved(picture.convert("CMYK"), "JPEG"),
+        "6.png": saved(picture, "PNG"),
+    }
+    stored = encode_one_class(tmp_path, images, format=form, max_resolution=100)
+    assert [name for name in images if stored[name][0] == images[name]] == ["0.jpg"]
+    opened = [Image.open(io.BytesIO(content)) for content, *_ in stored.values()]
+    assert [image.size for image in opened] == [(width, height) for *_, width, height in stored.values()]
+    assert {image.mode for image in opened} == {"RGB"}
+    assert not any("progressive" in image.info for image in opened)
+    assert [image.size for image in opened] == [(64, 48), (64, 48), (100, 67), (48, 64), *[(64, 48)] * 3]
+    small = photograph(300, 200).resize((100, 67), Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(opened[2], float) - np.asarray(small, float)).mean() < 2
+
+
+def test_smart_takes_pixels_of_small_images_and_jpegs_of_large_ones(tmp_path):
+    images = {f"{side}.jpg": saved(photograph(side, side), "JPEG") for side in (100, 182, 183, 400)}
+    smart = encode_one_class(tmp_path, images, mode="smart")
+    assert [raw for _, raw, *_ in smart.values()] == [True, True, False, False]
+    for name in ("100.jpg", "182.jpg"):
+        assert smart[name][0] == read_image(tmp_path / "train" / "a" / name).tobytes()
+    assert smart["400.jpg"][0] == images["400.jpg"]
+
+
+def kinds_of_images():
+    """{file name: (bytes, the RGB pixels that it stands for)}, made by Pillow."""
+    rgb = photograph()
+    gray = rgb.convert("L")
+    deep = np.asarray(gray).astype(np.uint16) * 257  # 16 bits; pixels above 255 must not all be white
+    red = np.array([255, 0, 0], np.uint8)
+    holes = np.zeros((48, 64), bool)
+    holes[:20, :30] = True
+    see_through = rgb.copy()
+    see_through.putalpha(Image.fromarray(np.where(holes, 0, 255).astype(np.uint8)))
+    on_white = np.where(holes[..., None], 255, np.asarray(rgb))
+    palette = Image.fromarray(holes.astype(np.uint8))
+    palette.putpalette([*red, 0, 0, 255])
+    on_its_side = Image.Exif()
+    on_its_side[274] = 6
+    cmyk = rgb.convert("CMYK")
+    return {
+        "gray.png": (saved(gray, "PNG"), np.asarray(gray.convert("RGB"))),
+        "gray16.png": (saved(Image.fromarray(deep), "PNG"), np.asarray(gray.convert("RGB"))),
+        "gray16.tif": (saved(Image.fromarray(deep), "TIFF"), np.asarray(gray.convert("RGB"))),
+        "gray16.ppm": (saved(Image.fromarray(deep).convert("I"), "PPM"), np.asarray(gray.convert("RGB"))),
+        "cmyk.tif": (saved(cmyk, "TIFF"), np.asarray(cmyk.convert("RGB"))),
+        "alpha.png": (saved(see_through, "PNG"), on_white),
+        "palette.png": (saved(palette, "PNG", transparency=1), np.where(holes[..., None], 255, red)),
+        "palette.gif": (saved(palette, "GIF"), np.where(holes[..., None], [0, 0, 255], red)),
+        "rotated.png": (saved(rgb, "PNG", exif=on_its_side), np.rot90(np.asarray(rgb), -1)),
+        "rotated16.tif": (saved(Image.fromarray(deep), "TIFF", exif=on_its_side), np.rot90(gray.convert("RGB"), -1)),
+    }
+
+
+def test_every_kind_of_image_is_the_same_in_all_formats(tmp_path):
+    images = kinds_of_images()
+    contents = {name: content for name, (content, _) in images.items()}
+    pixels = encode_one_class(tmp_path, contents, mode="raw")
+    jpegs = encode_one_class(tmp_path, contents, format="webdataset", quality=100)
+    also = encode_one_class(tmp_path, contents, quality=100)
+    encode_one_class(tmp_path, contents, format="plain")
+    for name, (_, expected) in images.items():
+        height, width = expected.shape[:2]
+        np.testing.assert_array_equal(np.asarray(read_image(tmp_path / "train" / "a" / name)), expected, err_msg=name)
+        assert pixels[name] == (expected.astype(np.uint8).tobytes(), True, width, height), name
+        assert also[name] == jpegs[name]
+        decoded = np.asarray(Image.open(io.BytesIO(jpegs[name][0])), float)
+        assert np.median(np.abs(decoded - expected)) <= 2, name
+
+
+def test_gray_of_32_bits_is_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(BrokenImageError, match="no white that all agree on"):
+        read_image(tmp_path / "a.tif")
+
+
+FFCV_READS = """
+import sys
+import numpy as np
+from ffcv.fields.basics import IntDecoder
+from ffcv.fields.rgb_image import CenterCropRGBImageDecoder
+from ffcv.loader import Loader, OrderOption
+pipelines = {"image": [CenterCropRGBImageDecoder((8, 8), 1.0)], "label": [IntDecoder()]}
+options = {"os_cache": False, "drop_last": False, "order": OrderOption.SEQUENTIAL}
+loader = Loader(sys.argv[1], 3, num_workers=1, pipelines=pipelines, **options)
+batches = [(np.array(images), np.array(labels)) for images, labels in loader]
+np.savez(sys.argv[2], images=np.concatenate([b[0] for b in batches]), labels=np.concatenate([b[1] for b in batches]))
+"""
+
+
+def test_ffcv_itself_reads_pages_of_any_size(tmp_path):
+    """Page by page, as it does without the system's cache; images of more than its usual 8 MiB need larger pages."""
+    colors = {"a": ["red", "green", "blue"], "b": ["white", "black", "gray", "yellow"]}
+    sizes = [(1700, 1000), (40, 30), (2000, 1500), (1700, 1000)]
     for split in ("train", "val"):
-        for name, picture in pictures.items():
+        for name, fills in colors.items():
             (tmp_path / split / name).mkdir(parents=True)
-            picture.save(tmp_path / split / name / "0.jpg", quality=95)
-            picture.convert("L").save(tmp_path / split / name / "1.jpg")
-            picture.resize((300, 200)).save(tmp_path / split / name / "2.jpg")
-            picture.save(tmp_path / split / name / "3.jpg", exif=on_its_side)
-    storage = Storage(format="webdataset", max_resolution=100, workers=1)
-    encode_folders(tmp_path / "out", tmp_path / "train", tmp_path / "val", storage=storage)
-    names = EncodedDataset.open(tmp_path / "out").image_names("train")
-    assert read_bytes(names[0]) == (tmp_path / "train" / "a" / "0.jpg").read_bytes()
-    stored = [Image.open(io.BytesIO(read_bytes(name))) for name in names[:4]]
-    assert [image.size for image in stored] == [(64, 48), (64, 48), (100, 67), (48, 64)]
-    assert {image.mode for image in stored} == {"RGB"}
+            for i, (size, fill) in enumerate(zip(sizes, fills, strict=False)):
+                Image.new("RGB", size, fill).save(tmp_path / split / name / f"{i}.png")
+    encode_sources(tmp_path / "out", Sources(tmp_path / "train", tmp_path / "val"), Storage(mode="raw"))
+    assert Reader(str(tmp_path / "out" / "train.beton")).page_size == 1 << 24
+    words = [sys.executable, "-c", FFCV_READS, str(tmp_path / "out" / "train.beton"), str(tmp_path / "read.npz")]
+    subprocess.run(words, check=True, timeout=120)
+    read = np.load(tmp_path / "read.npz")
+    assert read["labels"].ravel().tolist() == [0, 0, 0, 1, 1, 1, 1]
+    for image, fill in zip(read["images"], [*colors["a"], *colors["b"]], strict=True):
+        assert (image == np.array(ImageColor.getrgb(fill))).all()
+
+
+DAMAGES = {
+    ("ffcv", "train.beton", 5): "sha256",
+    ("ffcv", "train.beton", "middle"): "sha256",
+    ("ffcv", "val.beton", "label"): r"val\.beton, sample 0: its label is 1, its manifest says 0",
+    ("webdataset", "train.tar", "middle"): "sha256",
+    ("webdataset", "train.tar", "jpeg"): r"train\.tar, sample 0: broken image",
+    ("webdataset", "val.idx", 9): r"val\.idx:\d+: it says",
+    ("webdataset", "val.idx", "short"): r"val\.idx:\d+: it says",
+    ("plain", "train.json", "middle"): "sha256",
+    ("plain", "manifest.json", 30): "manifest",
+    ("ffcv", "train.beton", "short"): "bytes, its manifest says",
+    ("webdataset", "train.tar", "short"): "bytes, its manifest says",
+}
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """A small data set in each format."""
+    folder = tmp_path_factory.mktemp("checked")
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(3):
+                photograph(60 + i, 50).save(folder / split / name / f"{i}.jpg")
+    for form in ("ffcv", "webdataset", "plain"):
+        encode_sources(folder / form, Sources(folder / "train", folder / "val"), Storage(format=form, workers=1))
+        assert check_encoded(folder / form, workers=1) == 12
+    return folder
+
+
+@pytest.mark.parametrize(("form", "name", "damage"), DAMAGES)
+def test_check_finds_what_was_damaged(checked, form, name, damage):
+    file = checked / form / name
+    whole = file.read_bytes()
+    content = bytearray(whole)
+    if damage == "short":
+        del content[-10:]
+    elif damage == "label":
+        reader = Reader(str(file))
+        first = len(content) - reader.alloc_table.nbytes - reader.alloc_table["size"].sum() - reader.metadata.nbytes
+        content[first + reader.metadata.dtype.fields["f1"][1]] ^= 1
+    elif damage == "jpeg":
+        content[512] ^= 1
+    else:
+        content[len(content) // 2 if damage == "middle" else damage] ^= 1
+    try:
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=DAMAGES[form, name, damage]) as caught:
+            check_encoded(checked / form, workers=1)
+        assert str(file) in str(caught.value)
+    finally:
+        file.write_bytes(whole)
+
+
+def test_check_as_a_user_types_it(workshop, checked):
+    assert "all 12 images are whole" in workshop.fastlt("encode", "--check", checked / "plain").stdout
+    names = EncodedDataset.open(checked / "plain").image_names("val")
+    Path(names[4]).rename(Path(names[4]).with_suffix(".gone"))
+    done = encode_here(workshop, "--check", checked / "plain")
+    Path(names[4]).with_suffix(".gone").rename(names[4])
+    assert done.returncode == 1
+    assert "val.json, sample 4: broken image" in done.stderr
+    assert "is not an encoded data set" in encode_here(workshop, "--check", checked / "train").stderr
 
 
 @pytest.fixture
@@ -182,7 +396,10 @@ def test_missing_and_empty_folders(workshop, folders):
     assert "genus99_species0 has no image in it" in refusal(workshop)
     (folders / "train" / "genus99_species0").rmdir()
     shutil.rmtree(folders / "val" / "genus00_species0")
-    assert "has no folder for class 'genus00_species0'" in refusal(workshop)
+    assert "have no image of 1 of the 9 classes, the first of which is 'genus00_species0'" in refusal(workshop)
+    shutil.copytree(folders / "train", folders / "val", dirs_exist_ok=True)
+    (folders / "val" / "genus00_species0").rename(folders / "val" / "genus99_species0")
+    assert "have class 'genus99_species0', which the training images do not have" in refusal(workshop)
 
 
 def test_unknown_neighbors(workshop, folders):
@@ -202,24 +419,57 @@ def test_class_that_is_target_and_auxiliary(workshop, folders):
     assert "'genus00_species0' occurs twice" in refusal(workshop)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [["--mode", "jpg"], ["--format", "plain"], ["--format", "webdataset"]],
-    ids=["ffcv", "plain", "webdataset"],
-)
-def test_broken_images(workshop, folders, options):
+@pytest.mark.parametrize("form", ["ffcv", "webdataset", "plain"])
+def test_broken_images(workshop, folders, form):
+    """All are named; what was done is kept, for when they are repaired or left out."""
     broken = sorted((folders / "train" / "genus00_species1").iterdir())[:2]
-    broken[0].write_bytes(broken[0].read_bytes()[:200])
+    contents = [path.read_bytes() for path in broken]
+    broken[0].write_bytes(contents[0][:200])
     broken[1].write_text("no image")
-    said = refusal(workshop, *options)
+    said = refusal(workshop, "--format", form)
     assert "2 broken images" in said
     assert all(str(path) in said for path in broken)
-    done = encode_copy(workshop, *options, "--skip-broken", out="skipped")
+    assert "other settings" in refusal(workshop, "--format", form, "--val", "copy/train")
+    done = encode_copy(workshop, "--format", form, "--skip-broken")
     assert done.returncode == 0, done.stderr
-    data = EncodedDataset.open(workshop.folder / "skipped")
+    assert "of which 201 are done" in done.stdout
+    data = EncodedDataset.open(workshop.folder / "refused")
     whole = EncodedDataset.open(workshop.folder / "encoded")
     assert sum(whole.label_space.counts) - sum(data.label_space.counts) == 2
-    shutil.rmtree(workshop.folder / "skipped")
+    assert check_encoded(workshop.folder / "refused") == sum(whole.label_space.counts) - 2 + 45
+    shutil.rmtree(workshop.folder / "refused")
+
+    refusal(workshop, "--format", form)
+    for path, content in zip(broken, contents, strict=True):
+        path.write_bytes(content)
+    assert encode_copy(workshop, "--format", form).returncode == 0
+    assert encode_copy(workshop, "--format", form, out="unbroken").returncode == 0
+    for file in (workshop.folder / "unbroken").iterdir():
+        assert file.read_bytes() == (workshop.folder / "refused" / file.name).read_bytes()
+    for name in ("refused", "unbroken"):
+        shutil.rmtree(workshop.folder / name)
+
+
+def test_options_that_make_no_sense(workshop, folders):
+    for options, sentence in (
+        (["--quality", "0"], "--quality is 0; it must lie in 1..100"),
+        (["--max-resolution", "0"], "--max-resolution is 0"),
+        (["--workers", "-1"], "--workers is -1"),
+        (["--format", "webdataset", "--mode", "raw"], "--mode raw is for --format ffcv alone"),
+        (["--format", "plain", "--max-resolution", "9"], "--format plain keeps the images as they are"),
+        (["--images", "copy"], "--images is for split files, and none is given"),
+    ):
+        assert sentence in refusal(workshop, *options)
+    assert "--train is missing" in encode_here(workshop, "refused").stderr
+    assert "give one of them" in encode_here(workshop, "refused", "--train", "copy/train").stderr
+
+
+def test_without_validation_images(workshop, folders):
+    words = ["--train", "copy/train", "--test", "copy/val", "--format", "plain"]
+    done = encode_here(workshop, "tested", *words)
+    assert done.returncode == 0, done.stderr
+    assert list(EncodedDataset.open(workshop.folder / "tested").splits) == ["train", "test"]
+    shutil.rmtree(workshop.folder / "tested")
 
 
 def test_existing_output_is_left_alone(workshop, folders):
@@ -249,10 +499,6 @@ def test_truncated_and_contradicting_data_sets(workshop):
 
 def test_without_ffcv(workshop, folders, tmp_path):
     """FFCV hidden as if it were not installed: one sentence that names the way out."""
-    import os
-    import subprocess
-    import sys
-
     (tmp_path / "ffcv.py").write_text("raise ImportError('libopencv_core.so: cannot open shared object file')")
     code = "import sys; from fastlt.cli import main; sys.exit(main(sys.argv[1:]))"
     words = ["encode", "refused", "--train", "copy/train", "--val", "copy/val"]

@@ -19,6 +19,7 @@ import torch
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.contact_sheet import write_sheet
 from fastlt.data_prep.embed import Encoder, RowStore, timm_encoder
+from fastlt.data_prep.encode_inputs import Sources
 from fastlt.data_prep.filter import judge, write_report, write_states
 from fastlt.data_prep.filter_options import FilterOptions
 from fastlt.data_prep.pixels import perceptual_hash
@@ -123,7 +124,7 @@ def paintings(tmp_path_factory) -> Path:
 
 def judged(path: Path, encoder: Encoder, paintings: Path, options: FilterOptions, test: Path | None = None):
     with Catalog(path) as catalog, catalog.lock("filter"):
-        judgment = judge(catalog, encoder, paintings / "train", paintings / "val", test, options)
+        judgment = judge(catalog, encoder, Sources(paintings / "train", paintings / "val", test), options)
         write_states(catalog, judgment)
         write_report(catalog, judgment, path.with_suffix(".csv"))
     return judgment
@@ -201,6 +202,27 @@ def test_no_copy_of_a_validation_or_test_image_is_kept(tmp_path, colors, paintin
     assert judged(path, colors, later, by_hash).reasons[0] == "near-duplicate of a validation image"
 
 
+def test_split_files_say_the_same_as_folders(tmp_path, colors, paintings):
+    """Training, validation and test images named by lists, of which the labels follow the training list's."""
+    rng = np.random.default_rng(6)
+    copies = [jpeg(Image.open(paintings / "val" / color / "0.png")) for color in ("red", "blue")]
+    images = [("crimson", content) for content in (*copies, *(jpeg(painted("red", rng)) for _ in range(4)))]
+    found = []
+    for split in ("train", "val"):
+        files = [(color, n, file) for n, color in enumerate(("red", "green", "blue"))
+                 for file in sorted((paintings / split / color).iterdir())]  # fmt: skip
+        rows = [f"{file.relative_to(paintings)} {n}\n" for _, n, file in files]
+        (tmp_path / f"{split}.txt").write_text("".join(rows))
+    lists = Sources(tmp_path / "train.txt", test=tmp_path / "val.txt", images=paintings)
+    for name, sources in (("folders", Sources(paintings / "train", test=paintings / "val")), ("lists", lists)):
+        path = make_catalog(tmp_path / f"{name}.db", images, {"red": ["crimson"], "green": [], "blue": []})
+        with Catalog(path) as catalog, catalog.lock("filter"):
+            write_states(catalog, judge(catalog, colors, sources, PLAIN))
+        found.append([row[1:3] for row in states(path)])
+    assert found[0] == found[1]
+    assert [state for state, _ in found[0]].count("dropped") >= 2
+
+
 def test_images_under_a_wrong_name(tmp_path, colors, paintings):
     """Six categories of one color each, a fifth of whose images are of another one."""
     rng = np.random.default_rng(4)
@@ -272,7 +294,7 @@ def test_other_thresholds_embed_nothing(tmp_path, colors, paintings):
     ("damage", "sentence"),
     [
         ("no image", "has no images in it"),
-        ("no class folder", "1 targets of .* have no class folder .* 'violet'"),
+        ("no class folder", "1 targets of .* have no class .* 'violet'"),
         ("broken validation image", "1 of the validation images cannot be read: broken image .*/bad.png"),
         ("no shard", "00000.tar is missing"),
         ("no readable image", "none of the images of .* can be read"),
@@ -358,10 +380,11 @@ def test_contact_sheet(tmp_path, colors, paintings):
         evil = "<script>alert(1)</script>'\""
         catalog.connection.execute("UPDATE category SET title = ?", [evil])
         catalog.connection.execute("UPDATE candidate SET attribution = ?, page = 'javascript:alert(1)'", [evil])
-        first = judge(catalog, colors, paintings / "train", paintings / "val", None, PLAIN)
+        sources = Sources(paintings / "train", paintings / "val")
+        first = judge(catalog, colors, sources, PLAIN)
         middle = float(np.median(first.similarity[:30]))
         options = FilterOptions(middle, float(first.similarity[:30].max()), 1.0, 8, workers=0)
-        judgment = judge(catalog, colors, paintings / "train", paintings / "val", None, options)
+        judgment = judge(catalog, colors, sources, options)
         write_sheet(catalog, judgment, tmp_path / "sheet.html", 4)
     page = (tmp_path / "sheet.html").read_text()
     assert "<script" not in page
@@ -454,4 +477,7 @@ def test_command_line_mistakes(workshop, tmp_path):
         assert done.returncode == 1
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
-    assert "required: --val" in workshop.fastlt("filter", path, "--train", "species/train", "--run", "trained").stderr
+    assert (
+        "say with --val or --test"
+        in workshop.fastlt("filter", path, "--train", "species/train", "--run", "trained").stderr
+    )

@@ -1,0 +1,84 @@
+"""The folder `.OUT.partial` in which an encode works until it becomes OUT, and which a killed one leaves."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastlt.atomic import publish_folder, write_text
+
+_INPUTS = "inputs.sha256"
+_LAST = "manifest.json"
+
+
+class PartialFolder:
+    """The folder for one OUT, as it was left or yet to be made.
+
+    Args:
+        out: what it becomes.
+        digest: identifies images and settings; the manifest has it as its setting "inputs".
+
+    Raises:
+        ValueError: OUT exists, or the folder is of other images or settings.
+    """
+
+    def __init__(self, out: Path, digest: str) -> None:
+        self.path = out.with_name(f".{out.name}.partial")
+        self._out, self._digest = out, digest
+        if out.exists():
+            raise ValueError(f"{out} exists already: remove it or choose another name.")
+        if self._found_digest() not in (None, digest):
+            raise ValueError(
+                f"{self.path} holds an encode of {out} that did not end, of other images or with other settings: "
+                "type that command again to go on with it, or remove the folder, or choose another name."
+            )
+
+    def _found_digest(self) -> str | None:
+        if self.is_complete:
+            return json.loads((self.path / _LAST).read_text())["settings"]["inputs"]
+        inputs = self.path / _INPUTS
+        return inputs.read_text() if inputs.exists() else None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all is written: what is left is `publish`."""
+        return (self.path / _LAST).exists()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes the folder if there is none and holds it for this process; removes it if nothing comes into it.
+
+        Raises:
+            ValueError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDONLY)  # the kernel frees the lock however the process ends
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{self.path} is in use: another process encodes {self._out}.") from None
+            try:
+                if not self.is_complete:
+                    write_text(self.path / _INPUTS, self._digest)
+                yield
+            finally:
+                if self.path.exists() and {file.name for file in self.path.iterdir()} <= {_INPUTS}:
+                    shutil.rmtree(self.path)
+        finally:
+            os.close(descriptor)
+
+    def complete(self, manifest: str) -> None:
+        """Writes the manifest, which says that all else is there."""
+        write_text(self.path / _LAST, manifest)
+
+    def publish(self) -> None:
+        """Removes what only a killed encode needs, and renames the folder to OUT."""
+        for file in (*self.path.glob("*.journal"), *self.path.glob(".*.partial"), self.path / _INPUTS):
+            file.unlink(missing_ok=True)
+        publish_folder(self.path, self._out)

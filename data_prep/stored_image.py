@@ -1,0 +1,86 @@
+"""From an image to the bytes that are stored of it. Runs in worker processes, so it imports nothing heavy."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import simplejpeg
+from fastlt.data_prep.storage import ImageName, Storage
+from PIL import Image
+
+from fastlt.images import BrokenImageError, broken_if_it_fails, decode_image, read_bytes
+
+_ORIENTATION = 274  # EXIF tag
+# Sampling factors of (luma, chroma, chroma) that TurboJPEG, FFCV's decoder, has a name for: 4:4:4, 4:2:2, 4:2:0, 4:4:0.
+_SAMPLINGS = [[(w, h), (1, 1), (1, 1)] for w, h in ((1, 1), (2, 1), (2, 2), (1, 2))]
+
+
+class StoredImage(NamedTuple):
+    """The bytes of one image: a JPEG, or RGB pixels [height, width, 3] if `is_raw`; none for an index of originals."""
+
+    content: bytes
+    is_raw: bool
+    width: int
+    height: int
+
+
+def stored_images(names: Sequence[ImageName], storage: Storage) -> list[StoredImage | str]:
+    """What is stored of each image, or the sentence that says why it is broken."""
+    found: list[StoredImage | str] = []
+    for name in names:
+        try:
+            found.append(stored_image(name, storage))
+        except BrokenImageError as error:
+            found.append(str(error))
+    return found
+
+
+def stored_image(name: ImageName, storage: Storage) -> StoredImage:
+    """What is stored of an image, which is decoded whole in any case.
+
+    A JPEG that is upright, of three components, baseline (progressive ones decode slowly) and small enough is copied,
+    if libjpeg has nothing to say against it: where Pillow goes on after a warning, the loaders do not.
+
+    Raises:
+        BrokenImageError: the image cannot be read whole, or has no place in the format.
+    """
+    with broken_if_it_fails(name):
+        original = read_bytes(name)
+        if storage.format != "plain" and storage.mode != "raw" and (copied := _as_it_is(original, storage)):
+            return copied
+        image = decode_image(original, storage.max_resolution)
+        width, height = image.size
+        if storage.format == "plain":
+            return StoredImage(b"", False, width, height)
+        if max(width, height) > 65500:  # libjpeg's limit; FFCV's is hardly higher
+            raise ValueError(f"it has {width} x {height} pixels, too many for a side: use --max-resolution")
+        is_small = 3 * width * height <= storage.smart_bytes
+        if storage.mode == "raw" or (storage.mode == "smart" and is_small):
+            return StoredImage(image.tobytes(), True, width, height)
+        stream = io.BytesIO()
+        image.info.clear()  # or Pillow would write the color profile, which nobody reads
+        image.save(stream, "JPEG", quality=storage.quality)
+        return StoredImage(stream.getvalue(), False, width, height)
+
+
+def _as_it_is(content: bytes, storage: Storage) -> StoredImage | None:
+    """The file itself, where it can be stored so."""
+    with Image.open(io.BytesIO(content)) as image:
+        width, height = image.size
+        as_it_is = (
+            image.format == "JPEG"
+            and image.mode == "RGB"
+            and not image.info.get("progressive")
+            and [(w, h) for _, w, h, _ in getattr(image, "layer", [])] in _SAMPLINGS
+            and image.getexif().get(_ORIENTATION, 1) == 1
+            and max(image.size) <= (storage.max_resolution or max(image.size))
+            and not (storage.mode == "smart" and 3 * width * height <= storage.smart_bytes)
+        )
+    if as_it_is:
+        with suppress(ValueError):
+            simplejpeg.decode_jpeg(content)  # raises where libjpeg warns
+            return StoredImage(content, False, width, height)
+    return None

@@ -14,11 +14,12 @@ demo: install
 test: install
 	@pytest
 
-# On a machine with a GPU: the kernels' tests there, then their benchmark; results go to bench/results.
+# On a machine with a GPU: the tests for it, then the benchmarks of kernels and trainer; results go to bench/results.
 gpu: install
 	@.venv/bin/pip install --quiet --constraint constraints.txt --editable ".[bench]"
-	@pytest -m "gpu or gpu_too" tests/kernels
+	@pytest -m "gpu or gpu_too"
 	@python bench/run.py kernels --device cuda
+	@python bench/run.py train --device cuda
 
 # mypy sees the package as it is installed: kernels/ and data_prep/ inside fastlt/.
 lint: install

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SPACES = {  # targets, auxiliary classes
+    "1k": (250, 750),
     "imagenet_lt": (1_000, 2_000),
     "inat18": (8_142, 24_426),
     "131k": (32_768, 98_304),
+    "262k": (65_536, 196_608),
     "524k": (131_072, 393_216),
     "1M": (262_144, 786_432),
 }

@@ -6,18 +6,16 @@ the same size and quality, and write WebDataset shards; the clock runs from star
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.perceptual import HashIndex
@@ -25,11 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import records
+from bench.image_sets import BUILD, DATA
+from bench.processes import FASTLT, timed
 from bench.records import Record
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT.parent / "shared" / "data"
-BUILD = ROOT / "build"  # on the disk, as a real crawl is
 IMG2DATASET = BUILD / "img2dataset" / "bin" / "python"
 ROUNDS, CORES, QUALITY = 3, 2, 95
 MILLION = 1_000_000
@@ -51,7 +48,7 @@ if __name__ == "__main__":
 
 def run(device: torch.device, quick: bool, results: Path) -> None:
     """Measures everything; appends the records and prints the tables."""
-    BUILD.mkdir(exist_ok=True)
+    BUILD.mkdir(exist_ok=True)  # on the disk, as a real crawl is
     console, found = Console(width=120), []
     peers = ["fastlt", "img2dataset"]
     if not IMG2DATASET.exists():
@@ -79,17 +76,20 @@ def _crawls(case: str, archive: Path, most: int, urls: int, size: int, peers: li
             for peer in peers:
                 out = Path(folder, peer)
                 command = {"fastlt": _fastlt, "img2dataset": _img2dataset}[peer](listed, out, size)
-                seconds, peak = _timed(command)
+                seconds, peak = timed(command)
                 _check(out, urls)
                 rates[peer].append(urls / seconds)
                 peaks[peer] = max(peaks[peer], peak)
                 shutil.rmtree(out)
-    return [_rate_record(case, peer, rates[peer], peaks[peer], urls) for peer in peers]
+    return [
+        {"case": case, "impl": peer, **records.rate(rates[peer]), "peak_bytes": peaks[peer], "urls": urls}
+        for peer in peers
+    ]
 
 
 def _fastlt(listed: Path, out: Path, size: int) -> list[str]:
     out.mkdir()
-    command = [str(Path(sys.executable).with_name("fastlt")), "crawl", str(out / "c.sqlite"), "--urls", str(listed)]
+    command = [FASTLT, "crawl", str(out / "c.sqlite"), "--urls", str(listed)]
     limits = ["--contact", "bench@example.org", "--allow-private", "--rate", "0", "--per-host", "64"]
     kept = ["--size", str(size), "--quality", str(QUALITY), "--images-per-shard", "1000"]
     # The few photographs are served again and again; equal bytes are still looked for.
@@ -124,42 +124,6 @@ def _served(archive: Path | None, most: int = 0) -> Iterator[int]:
         server.stdin.close()
 
 
-def _timed(command: list[str], until: Callable[[], bool] | None = None) -> tuple[float, int]:
-    """Seconds until the command ends, or until something is so, and the peak of its processes' memory in bytes.
-
-    Memory is the proportional set size of the whole tree, looked at ten times a second.
-    """
-    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
-    peak, seconds = 0, 0.0
-    while process.poll() is None:
-        try:
-            process.wait(0.1 if until is None else 0.02)
-        except subprocess.TimeoutExpired:
-            peak = max(peak, _tree_bytes(process.pid))
-        if until and until():
-            seconds = time.perf_counter() - started
-            process.kill()
-            process.wait()
-            return seconds, peak
-    seconds = time.perf_counter() - started
-    if process.returncode:
-        raise RuntimeError(f"{command[0]} failed: {process.stderr.read() if process.stderr else ''}")
-    return seconds, peak
-
-
-def _tree_bytes(pid: int) -> int:
-    total = 0
-    try:
-        root = psutil.Process(pid)
-        for process in [root, *root.children(recursive=True)]:
-            total += process.memory_full_info().pss
-    except psutil.Error:  # one of them has just ended
-        pass
-    return total
-
-
 def _large_catalog(urls: int) -> list[Record]:
     """Start of a crawl until its first outcomes are committed, its memory, and a status, with so many URLs to go.
 
@@ -172,14 +136,13 @@ def _large_catalog(urls: int) -> list[Record]:
             hosts = [f"127.0.{i // 250}.{1 + i % 250}:{port}" for i in range(1000)]
             rows = ((f"http://{hosts[i % 1000]}/absent{i}.jpg", hosts[i % 1000]) for i in range(urls))
             catalog.add_candidates((category, url, host, "list", "", "", "") for url, host in rows)
-        fastlt = str(Path(sys.executable).with_name("fastlt"))
-        status = [_timed([fastlt, "status", str(path)])[0] for _ in range(ROUNDS)]
+        status = [timed([FASTLT, "status", str(path)])[0] for _ in range(ROUNDS)]
         watching = Catalog(path)
         first = "SELECT 1 FROM candidate WHERE state <> 'new' LIMIT 1"
-        crawl = [fastlt, "crawl", str(path), "--contact", "bench@example.org", "--allow-private", "--ignore-robots"]
-        started, _ = _timed(crawl, until=lambda: watching.connection.execute(first).fetchone() is not None)
+        crawl = [FASTLT, "crawl", str(path), "--contact", "bench@example.org", "--allow-private", "--ignore-robots"]
+        started, _ = timed(crawl, until=lambda: watching.connection.execute(first).fetchone() is not None)
         ends = time.perf_counter() + 15
-        _, peak = _timed(crawl, until=lambda: time.perf_counter() > ends)
+        _, peak = timed(crawl, until=lambda: time.perf_counter() > ends)
         watching.connection.close()
     about = {"impl": "fastlt", "urls": urls}
     return [
@@ -210,15 +173,8 @@ def _duplicates(hashes: int) -> list[Record]:
     return [_time_record(case, times, 0) | {"impl": "fastlt", "hashes": hashes}]
 
 
-def _rate_record(case: str, impl: str, rates: list[float], peak: int, urls: int) -> Record:
-    low, middle, high = (float(rate) for rate in np.quantile(rates, [0.2, 0.5, 0.8]))
-    rate = {"images_per_s": middle, "p20_images_per_s": low, "p80_images_per_s": high}
-    return {"case": case, "impl": impl, **rate, "peak_bytes": peak, "urls": urls}
-
-
 def _time_record(case: str, seconds: list[float], peak: int) -> Record:
-    low, middle, high = (1000 * float(s) for s in np.quantile(seconds, [0.2, 0.5, 0.8]))
-    return {"case": case, "median_ms": middle, "p20_ms": low, "p80_ms": high, "peak_bytes": peak}
+    return {"case": case, **records.milliseconds(seconds), "peak_bytes": peak}
 
 
 def _print(console: Console, found: list[Record], device: torch.device) -> None:

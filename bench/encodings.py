@@ -151,7 +151,7 @@ def encodings(classes: int, neighbors: int) -> dict[str, Work]:
         _over_rows(_set_bits, logits.shape, labels.numpy(), *rows, bits)
         return test_bits(None)
 
-    found = {
+    found: dict[str, Callable[[None], Tensor]] = {
         "fastlt": fastlt,
         "none": streamed(_weigh_none, bits),
         "rows": streamed(_weigh_rows, *rows),

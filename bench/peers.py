@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.cases import Case
+from bench.timing import Unavailable
 
 LAMBDA = 0.1
 MASK_LIMIT = {"cpu": 8 * 10**9, "cuda": 40 * 10**9}  # bytes of the authors' two masks beyond which they are not built
@@ -31,10 +32,6 @@ SLICED_LIMIT = {"cpu": 2**24, "cuda": 2**30}  # bytes of logits from which fastl
 FREE_SHARE = 0.6  # of the GPU's free memory, what whole logits may take
 IN_FORWARD = "computes its gradient in forward"
 Loss = Callable[..., Tensor]
-
-
-class Unavailable(Exception):
-    """An implementation cannot run on this case; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ IMPLS = (
     "fastlt", "fastlt-inplace", "fastlt-sliced", "fastlt-unsilenced", "authors", "eager", "compiled", "torch-linear",
     "liger", "cce",
 )  # fmt: skip
-COLORS = dict(zip(IMPLS, plt.get_cmap("tab10").colors, strict=True))
+COLORS = dict(zip(IMPLS, matplotlib.color_sequences["tab10"], strict=True))
 
 
 def draw_kernels(measured: list[Record], file: Path, device: torch.device) -> Path:

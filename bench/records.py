@@ -9,16 +9,42 @@ import re
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
-VERSIONED = ("torch", "triton", "numpy", "numba", "deepspeed", "liger-kernel", "cut-cross-entropy", "aiohttp")
+if TYPE_CHECKING:
+    import torch
+
+VERSIONED = (
+    "torch", "triton", "numpy", "numba", "deepspeed", "liger-kernel", "cut-cross-entropy", "aiohttp", "timm",
+    "torchvision", "pillow", "ffcv", "opencv-python", "nvidia-dali-cuda130", "nvidia-dali-cuda120",
+)  # fmt: skip
+OUR_LOADERS = ("ffcv", "dali", "plain")
 Record = dict[str, Any]
+
+
+def is_ours(record: Record) -> bool:
+    """Whether the record is of this project and not of a peer."""
+    return record["impl"].startswith("fastlt") or record["impl"] in OUR_LOADERS
+
+
+def rate(images_per_s: list[float]) -> dict[str, float]:
+    """Median, p20 and p80 of images/s, as records have them."""
+    low, middle, high = (float(r) for r in np.quantile(images_per_s, [0.2, 0.5, 0.8]))
+    return {"images_per_s": middle, "p20_images_per_s": low, "p80_images_per_s": high}
+
+
+def milliseconds(seconds: list[float]) -> dict[str, float]:
+    """Median, p20 and p80 of times in ms, as records have them."""
+    low, middle, high = (1000 * float(s) for s in np.quantile(seconds, [0.2, 0.5, 0.8]))
+    return {"median_ms": middle, "p20_ms": low, "p80_ms": high}
 
 
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the CPU's with the number of threads in use."""
+    import torch  # here, as comparing needs none of it
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""

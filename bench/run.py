@@ -1,41 +1,69 @@
-"""Measures fastlt against the alternatives, on this machine.
+"""Measures fastlt against the alternatives, on this machine, and compares what was measured.
 
 Each suite appends one JSON line per measurement to <results>/<suite>-<device>.jsonl (median, p20, p80 in ms or
-images/s, peak bytes, device, versions, commit) and prints a table; kernels also draws <results>/kernels-<device>.png.
-Peers that are not installed are skipped with a line: pip install -e .[bench] gets them.
+images/s, peak bytes, device, versions, commit), prints a table, and answers its targets; kernels, loaders and train
+also draw <results>/<suite>-<device>.png. Peers that are not installed are skipped with a line: pip install -e .[bench]
+gets those of the kernels.
 
 examples:
   python bench/run.py kernels                  on the GPU where there is one
   python bench/run.py kernels --device cpu --quick
   python bench/run.py encodings
   python bench/run.py crawl                    needs shared/data beside the checkout
+  python bench/run.py loaders                  the same; DALI where it is installed
+  python bench/run.py train                    the same; on the GPU where there is one
+  python bench/run.py --compare OLD.jsonl NEW.jsonl
+  python bench/run.py --compare bench/results/loaders-CPU.jsonl@COMMIT bench/results/loaders-CPU.jsonl
 """
 
 import argparse
+import importlib
+import os
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this checkout, not what happens to be installed
+
+SUITES = {
+    "kernels": "kernel_suite",
+    "encodings": "encodings",
+    "crawl": "crawl_suite",
+    "loaders": "loader_suite",
+    "train": "train_suite",
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="bench/run.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    suites = parser.add_subparsers(dest="suite", required=True, metavar="suite")
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("A", "B"), help="records before and after: FILE.jsonl, FILE@COMMIT or a folder"
+    )
+    suites = parser.add_subparsers(dest="suite", metavar="suite")
     _add(suites, "kernels", "the loss against other implementations", ("cpu", "cuda"))
     _add(suites, "encodings", "encodings of silenced sets, on the CPU", ("cpu",))
     _add(suites, "crawl", "the crawler beside img2dataset, on the CPU", ("cpu",))
+    _add(suites, "loaders", "data pipelines and encoding beside their peers, on the CPU", ("cpu",))
+    _add(suites, "train", "the trainer beside its bare model", ("cpu", "cuda"))
     arguments = parser.parse_args()
+    if bool(arguments.compare) == bool(arguments.suite):
+        parser.error("give a suite, or --compare A B.")
+    if arguments.compare:
+        from bench.compare import compare
+
+        try:
+            return 0 if compare(*arguments.compare) else 1
+        except ValueError as error:
+            parser.error(str(error))
 
     import torch
 
-    from bench import crawl_suite, encodings, kernel_suite
-
-    suite = {"kernels": kernel_suite, "encodings": encodings, "crawl": crawl_suite}[arguments.suite]
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here; use --device cpu.")
+    os.environ.setdefault("DS_ACCELERATOR", device)
+    suite = importlib.import_module(f"bench.{SUITES[arguments.suite]}")
     suite.run(torch.device(device), arguments.quick, arguments.results)
     return 0
 

@@ -39,6 +39,31 @@ def print_case(console: Console, found: list[Record], device: torch.device) -> N
         console.print(f"{impl}: {note}", highlight=False)
 
 
+def print_rates(console: Console, title: str, found: list[Record]) -> None:
+    """Records of images/s or ms, a section for each case."""
+    table = Table(title=title, title_justify="left")
+    for column in ("case", "impl", "storage", "images/s", "ms", "p20..p80", "peak MB"):
+        table.add_column(column, no_wrap=True, justify="left" if column in ("case", "impl", "storage") else "right")
+    for r, following in zip(found, [*found[1:], None], strict=True):
+        kind = "images_per_s" if "images_per_s" in r else "ms"
+        middle = f"{r['images_per_s' if kind != 'ms' else 'median_ms']:.0f}"
+        spread = f"{r[f'p20_{kind}']:.0f}..{r[f'p80_{kind}']:.0f}"
+        peak = f"{r['peak_bytes'] / 1e6:.0f}" if r["peak_bytes"] else ""
+        both = ("", middle) if kind == "ms" else (middle, "")
+        ends = following is None or following["case"] != r["case"]
+        table.add_row(r["case"], r["impl"], r.get("storage", ""), *both, spread, peak, end_section=ends)
+    console.print(table)
+    for impl, note in {r["impl"]: r["note"] for r in found if "note" in r}.items():
+        console.print(f"{impl}: {note}", highlight=False)
+
+
+def print_target(console: Console, what: str, value: float, aim: float, at_most: bool = False) -> None:
+    """One target, and whether it is reached."""
+    reached = value <= aim if at_most else value >= aim
+    aims = f"{'at most' if at_most else 'at least'} {aim:g}"
+    console.print(f"  {'reached' if reached else 'MISSED '}  {what}: {value:.3g} (target {aims})", highlight=False)
+
+
 def print_targets(console: Console, measured: list[Record], device: torch.device) -> None:
     """Ratios of forward + backward, with the targets where there are some."""
     (_print_gpu_targets if device.type == "cuda" else _print_cpu_targets)(console, measured)

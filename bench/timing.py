@@ -11,13 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
+
+from bench import records
 
 ROUNDS = 3
 _MOST_CALLS = 300  # a round
 _L2_BYTES = 2**28  # more than any GPU's second-level cache
 Key = TypeVar("Key", bound=Hashable)
+
+
+class Unavailable(Exception):
+    """An implementation cannot run on this case or machine; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Work:
 
 
 def measure(works: dict[Key, Work], device: torch.device, seconds: float) -> dict[Key, dict[str, float]]:
-    """Median, p20 and p80 in milliseconds of each work over at least 6 calls and about `seconds`.
+    """Median, p20 and p80 in ms of each work over at least 6 calls and about `seconds`.
 
     Works take turns in rounds, so that a machine that slows down slows them all down.
     """
@@ -40,21 +45,18 @@ def measure(works: dict[Key, Work], device: torch.device, seconds: float) -> dic
     for _ in range(ROUNDS):
         for key, work in works.items():
             taken[key] += one_round(work, seconds / ROUNDS)
-    found = {}
-    for key, times in taken.items():
-        low, middle, high = (float(t) for t in np.quantile(times, [0.2, 0.5, 0.8]))
-        found[key] = {"median_ms": middle, "p20_ms": low, "p80_ms": high}
-    return found
+    return {key: records.milliseconds(times) for key, times in taken.items()}
 
 
 def _round_on_cpu(work: Work, seconds: float) -> list[float]:
+    """Seconds of each call."""
     taken: list[float] = []
     end = time.perf_counter() + seconds
     while len(taken) < 2 or (time.perf_counter() < end and len(taken) < _MOST_CALLS):
         given = work.prepare()
         started = time.perf_counter()
         result = work.call(given)
-        taken.append((time.perf_counter() - started) * 1000)
+        taken.append(time.perf_counter() - started)
         del given, result  # freed before the next call, and outside of the clock
     return taken
 
@@ -76,7 +78,7 @@ def _round_on_gpu(work: Work, seconds: float) -> list[float]:
         events.append((begin, end))
         del given
     torch.cuda.synchronize()
-    return [begin.elapsed_time(end) for begin, end in events]
+    return [begin.elapsed_time(end) / 1000 for begin, end in events]
 
 
 @cache

@@ -38,10 +38,10 @@ if [ ${#packages[@]} -gt 0 ]; then
 fi
 
 "$python" -m venv .venv
-echo "installing Python packages into .venv (about two minutes, 6.5 GB)"
+echo "installing Python packages into .venv (about two minutes, 7.3 GB)"
 pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt)
 "${pip[@]}" pip setuptools wheel
-"${pip[@]}" --editable ".[dev,data]"
+"${pip[@]}" --editable ".[dev,data,dali]"
 # After the others: FFCV's build looks at what is installed.
 "${pip[@]}" --no-build-isolation --editable ".[ffcv]"
 echo "$inputs" >"$stamp"

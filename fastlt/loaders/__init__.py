@@ -16,8 +16,10 @@ from torch import Tensor
 
 from fastlt.encoded import EncodedDataset
 from fastlt.epoch_plan import EpochPlan, sample_keys, split_keys
+from fastlt.loaders import compiled_cache
 from fastlt.loaders.transform import Transform
 
+compiled_cache.keep_apart()
 Backend = Literal["auto", "ffcv", "dali", "plain"]
 _READS: dict[str, tuple[Backend, ...]] = {"ffcv": ("ffcv",), "webdataset": ("dali", "plain"), "plain": ("plain",)}
 

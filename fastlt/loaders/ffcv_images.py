@@ -37,29 +37,31 @@ class FFCVImages:
 
     def __init__(self, data: EncodedDataset, split: str, transform: Transform, batch_size: int, workers: int) -> None:
         """Raises ValueError where the file does not match its manifest or this loader lacks the transform."""
-        self._transform, self._threads = transform, max(workers, 1)
+        self._transform, self._batch_size, self._threads = transform, batch_size, max(workers, 1)
         self._choices = Choices.of(transform) if transform.train else None
         self._file = data.file(split)
         reader = Reader(str(self._file))
-        labels, stored = data.split(split).labels(), reader.metadata[f"f{reader.field_names.index('label')}"]
-        if len(stored) < len(labels) or (stored[: len(labels)] != labels).any():
+        if not np.array_equal(_column(reader, "label"), data.split(split).labels()):
             raise ValueError(f"the labels in {self._file} are not those of its manifest: encode again.")
-        self._rows = reader.metadata[f"f{reader.field_names.index('image')}"]
-        allocated = np.sort(reader.alloc_table, order="ptr")
-        self._num_bytes = allocated["size"][np.searchsorted(allocated["ptr"], self._rows["data_ptr"]) % len(allocated)]
-        self._mapped = np.memmap(self._file, np.uint8, mode="r")
-        shape = (_AHEAD + 2, batch_size, transform.size, transform.size, 3)
-        self._buffers = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+        self._rows = _column(reader, "image")
+        starts, sizes = (np.ascontiguousarray(reader.alloc_table[name]) for name in ("ptr", "size"))
+        order = np.argsort(starts, kind="stable")  # fast on what is in order already
+        self._num_bytes = sizes[order[np.searchsorted(starts, self._rows["data_ptr"], sorter=order)]]
+        # Private, though never written: numba compiles anew for memory that is read-only.
+        self._mapped = np.asarray(np.memmap(self._file, np.uint8, mode="c"))
 
     def batches(self, keys: Iterable[np.ndarray]) -> Iterator[Tensor]:
-        """See `ImageSource`."""
+        """See `ImageSource`; channels last in memory."""
+        shape = (_AHEAD + 2, self._batch_size, self._transform.size, self._transform.size, 3)
+        buffers = torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
         reading: deque[tuple[Tensor, list[Future]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:
             try:
-                for buffer, batch in zip(cycle(self._buffers), keys, strict=False):
-                    parts = range(0, len(batch), _TOGETHER)
+                for buffer, batch in zip(cycle(buffers), keys, strict=False):
                     images = buffer[: len(batch)]
-                    reading.append((images, [pool.submit(self._read, batch, images.numpy(), i) for i in parts]))
+                    parts = [slice(i, i + _TOGETHER) for i in range(0, len(batch), _TOGETHER)]
+                    futures = [pool.submit(self._read, batch[part], images[part].numpy()) for part in parts]
+                    reading.append((images, futures))
                     if len(reading) > _AHEAD:
                         yield self._ended(*reading.popleft())
                 while reading:
@@ -78,29 +80,43 @@ class FFCVImages:
                 )
         return images.permute(0, 3, 1, 2)  # [B, 3, H, W]
 
-    def _read(self, keys: np.ndarray, images: np.ndarray, start: int) -> int:
+    def _read(self, keys: np.ndarray, images: np.ndarray) -> int:
         """Reads a part of a batch; the index of a damaged image, or -1."""
-        part = slice(start, start + _TOGETHER)
-        stored = self._mapped, self._rows, self._num_bytes
-        choices = self._choices
+        stored, choices = (self._mapped, self._rows, self._num_bytes), self._choices
         if choices is None:
             shorter = math.floor(self._transform.size / self._transform.crop_fraction)
-            return read_center_crops(keys[part], *stored, shorter, images[part])
+            return read_center_crops(keys, *stored, shorter, images)
         crop = choices.scale, choices.log_ratio, choices.flip
         layers = choices.layers, choices.probability, choices.magnitude, choices.deviation, choices.most, choices.jitter
         fill = np.array(self._transform.fill, np.uint8)
-        return read_augmented(keys[part], *stored, choices.seed, crop, layers, fill, images[part])
+        return read_augmented(keys, *stored, choices.seed, crop, layers, fill, images)
+
+
+def _column(reader: Reader, field: str) -> np.ndarray:
+    return reader.metadata[f"f{reader.field_names.index(field)}"]
 
 
 @njit(nogil=True, cache=True)
-def _pixels(mapped, row, num_bytes):
+def _memory(keys, rows):
+    """Room for the largest of the images, uint8; one for all of them, as new pages are slow."""
+    most = 0
+    for key in keys:
+        row = rows[np.int64(key & _INDEX_MASK)]
+        size = 3 * np.int64(row["height"]) * np.int64(row["width"])
+        if size > most:
+            most = size
+    return np.empty(most, np.uint8)
+
+
+@njit(nogil=True, cache=True)
+def _pixels(mapped, row, num_bytes, memory):
     """(uint8 [H, W, 3], whether they could be decoded) of a sample, given its row in FFCV's table."""
     content = mapped[row["data_ptr"] : row["data_ptr"] + num_bytes]
-    shape = (np.int64(row["height"]), np.int64(row["width"]), 3)
+    height, width = np.int64(row["height"]), np.int64(row["width"])
     if row["mode"] == _JPEG:
-        pixels = np.empty(shape, np.uint8)
+        pixels = memory[: 3 * height * width].reshape(height, width, 3)
         return pixels, decode_jpeg(content, pixels)
-    return content.copy().reshape(shape), True
+    return content.reshape(height, width, 3), True
 
 
 @njit(nogil=True, cache=True)
@@ -118,9 +134,11 @@ def read_augmented(keys, mapped, rows, num_bytes, seed, crop, layers, fill, imag
     """
     scale, log_ratio, flip = crop
     count, probability, magnitude, deviation, most, jitter = layers
+    scratch = np.empty(images.shape[1:], np.uint8)
+    memory = _memory(keys, rows)
     for i in range(len(keys)):
         index = np.int64(keys[i] & _INDEX_MASK)
-        pixels, decoded = _pixels(mapped, rows[index], num_bytes[index])
+        pixels, decoded = _pixels(mapped, rows[index], num_bytes[index], memory)
         if not decoded:
             return index
         numbers = uniform_numbers(seed, keys[i])
@@ -130,16 +148,17 @@ def read_augmented(keys, mapped, rows, num_bytes, seed, crop, layers, fill, imag
         resize_crop(pixels, top, left, h, w, image.shape[0], image.shape[1], 0, 0, flipped, image)
         if count or jitter > 0:
             operations, arguments = augmentations(numbers, count, probability, magnitude, deviation, most, jitter)
-            apply_operations(image, operations, arguments, fill, np.empty_like(image))
+            apply_operations(image, operations, arguments, fill, scratch)
     return -1
 
 
 @njit(nogil=True, cache=True)
 def read_center_crops(keys, mapped, rows, num_bytes, shorter, images):
     """Evaluation images, as torchvision's Resize(shorter) and CenterCrop; see `read_augmented`."""
+    memory = _memory(keys, rows)
     for i in range(len(keys)):
         index = np.int64(keys[i] & _INDEX_MASK)
-        pixels, decoded = _pixels(mapped, rows[index], num_bytes[index])
+        pixels, decoded = _pixels(mapped, rows[index], num_bytes[index], memory)
         if not decoded:
             return index
         height, width = pixels.shape[0], pixels.shape[1]

@@ -30,6 +30,8 @@ from fastlt.loaders.choices import (
 )
 
 _LUMA = (19595, 38470, 7471)  # of 65536: what Pillow's convert("L") takes of red, green and blue
+_ONE_26TH, _ONE_26TH_BITS = 40330, 20  # n * 40330 >> 20 is n // 26 for all n that occur, and is vectorized
+_BEYOND = 3  # pixels that an image is continued on each side, so that all taps are there
 
 
 @njit(nogil=True, cache=True)
@@ -168,15 +170,18 @@ def _gray(image, out):
 def _smooth(image, out):
     """What ImageEnhance.Sharpness blends with, ImageFilter.SMOOTH; the border stays."""
     out[:] = image
-    height, width = image.shape[0], image.shape[1]
+    height = image.shape[0]
     rows, smoothed = image.reshape(height, -1), out.reshape(height, -1)  # [H, 3 W]
+    width = rows.shape[1]
+    sums = np.empty(width, np.int32)  # of three rows
     for y in range(1, height - 1):
-        above, here, below, row = rows[y - 1], rows[y], rows[y + 1], smoothed[y]
-        for x in range(3, 3 * width - 3):
-            total = 4 * np.int32(here[x])
-            for d in (-3, 0, 3):
-                total += np.int32(above[x + d]) + np.int32(here[x + d]) + np.int32(below[x + d])
-            row[x] = (2 * total + 13) // 26
+        above, here, below = rows[y - 1], rows[y], rows[y + 1]
+        for x in range(width):
+            sums[x] = np.int32(above[x]) + np.int32(here[x]) + np.int32(below[x])
+        left, middle, right, center, row = sums[:-6], sums[3:-3], sums[6:], here[3:-3], smoothed[y][3:-3]
+        for x in range(len(row)):
+            total = left[x] + middle[x] + right[x] + 4 * np.int32(center[x])
+            row[x] = np.int32((2 * total + 13) * _ONE_26TH) >> _ONE_26TH_BITS
 
 
 @njit(nogil=True, cache=True)
@@ -206,7 +211,8 @@ def _move(image, operation, argument, fill, out):
         angle = -math.radians(argument % 360.0)
         cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
         x, y = width / 2.0, height / 2.0
-        _turn(image, cos, sin, -cos * x - sin * y + x, -sin, cos, sin * x - cos * y + y, fill, out)
+        matrix = cos, sin, -cos * x - sin * y + x, -sin, cos, sin * x - cos * y + y
+        _turn(image, matrix, fill, out)
     elif operation == SHEAR_X:
         _shift_rows(image, argument, 0.0, fill, out)
     elif operation == TRANSLATE_X:
@@ -219,40 +225,57 @@ def _move(image, operation, argument, fill, out):
 
 @njit(nogil=True, cache=True)
 def _cubic(a, b, c, d, t):
-    """Geometry.c's BICUBIC: between b (t = 0) and c (t = 1), float64."""
+    """Geometry.c's BICUBIC: between b (t = 0) and c (t = 1)."""
     return b + t * ((c - a) + t * ((2 * (a - b) + c - d) + t * (b - a + d - c)))
 
 
 @njit(nogil=True, cache=True)
-def _cut(value):
-    """Geometry.c cuts off instead of rounding."""
-    return np.uint8(min(max(value, 0.0), 255.0))
+def _shift_rows(image, shear, shift, fill, out):
+    """out[y, x] = image[y, x + shear * (y + 0.5) + shift]; in float64, as Pillow has it."""
+    height, width = image.shape[0], image.shape[1]
+    levels = np.empty(3 * (width + 2 * _BEYOND))  # of a row
+    middles = np.empty(3 * width)  # of the pixels
+    for x in range(width):
+        middles[3 * x : 3 * x + 3] = x + 0.5
+    for y in range(height):
+        row = out[y]
+        _widen(image[y].reshape(-1), levels)
+        slant = shear * (y + 0.5)
+        begin = min(max(math.ceil(-0.5 - slant - shift), 0), width)  # where the source lies within [0, width)
+        end = max(min(math.ceil(width - 0.5 - slant - shift), width), begin)
+        _fill_outside(row, begin, end, fill)
+        whole = math.floor(slant + shift)
+        first = 3 * (begin + whole + _BEYOND - 1)  # of the four taps
+        _weigh_shifted(levels[first:], middles[3 * begin : 3 * end], slant, shift, whole, row[begin:end].reshape(-1))
 
 
 @njit(nogil=True, cache=True)
-def _shift_rows(image, shear, shift, fill, out):
-    """out[y, x] = image[y, x + shear * (y + 0.5) + shift]."""
-    height, width = image.shape[0], image.shape[1]
-    padded = np.empty((width + 6, 3))  # the row, its ends repeated, so that all taps are there
-    for y in range(height):
-        padded[3:-3] = image[y]
-        padded[:3] = image[y, 0]
-        padded[-3:] = image[y, -1]
-        levels, row = padded.reshape(-1), out[y].reshape(-1)  # [3 (W + 6)], [3 W]
-        offset = shear * (y + 0.5) + shift
-        whole = math.floor(offset)
-        t = offset - whole
-        # x + 0.5 + offset must lie within [0, width).
-        begin = min(max(math.ceil(-0.5 - offset), 0), width)
-        end = max(min(math.ceil(width - 0.5 - offset), width), begin)
-        for x in range(3 * begin):
-            row[x] = fill[x % 3]
-        for x in range(3 * end, 3 * width):
-            row[x] = fill[x % 3]
-        first = 3 * (whole + 2)  # of the four taps of x = 0
-        for x in range(3 * begin, 3 * end):
-            i = first + x
-            row[x] = _cut(_cubic(levels[i], levels[i + 3], levels[i + 6], levels[i + 9], t))
+def _widen(pixels, levels):
+    """uint8 [3 W] to float64 [3 (W + 6)], the ends repeated."""
+    inside = levels[3 * _BEYOND :]
+    for x in range(len(pixels)):
+        inside[x] = pixels[x]
+    for x in range(3 * _BEYOND):
+        levels[x] = pixels[x % 3]
+        levels[len(levels) - 1 - x] = pixels[len(pixels) - 1 - x % 3]
+
+
+@njit(nogil=True, cache=True)
+def _fill_outside(row, begin, end, fill):
+    red, green, blue = fill[0], fill[1], fill[2]
+    for x in range(begin):
+        row[x, 0], row[x, 1], row[x, 2] = red, green, blue
+    for x in range(end, len(row)):
+        row[x, 0], row[x, 1], row[x, 2] = red, green, blue
+
+
+@njit(nogil=True, cache=True)
+def _weigh_shifted(levels, middles, slant, shift, whole, out):
+    """Geometry.c cuts off instead of rounding, so the place between two pixels is rounded as there."""
+    a, b, c, d = levels, levels[3:], levels[6:], levels[9:]
+    for x in range(len(out)):
+        t = (middles[x] + slant + shift - 0.5) - (middles[x] + (whole - 0.5))
+        out[x] = np.int32(min(max(_cubic(a[x], b[x], c[x], d[x], t), 0.0), 255.0))
 
 
 @njit(nogil=True, cache=True)
@@ -260,37 +283,83 @@ def _shift_columns(image, shear, shift, fill, out):
     """out[y, x] = image[y + shear * (x + 0.5) + shift, x]."""
     height, width = image.shape[0], image.shape[1]
     turned, moved = np.empty((width, height, 3), np.uint8), np.empty((width, height, 3), np.uint8)
-    turned[:] = image.transpose(1, 0, 2)
+    _transpose(image, turned)
     _shift_rows(turned, shear, shift, fill, moved)
-    out[:] = moved.transpose(1, 0, 2)
+    _transpose(moved, out)
 
 
 @njit(nogil=True, cache=True)
-def _turn(image, a, b, c, d, e, f, fill, out):
-    """out[y, x] = image at (a, b, c) . (x + 0.5, y + 0.5, 1) and (d, e, f) . (...), with 4 x 4 taps."""
+def _transpose(image, out):
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            out[x, y, 0], out[x, y, 1], out[x, y, 2] = image[y, x, 0], image[y, x, 1], image[y, x, 2]
+
+
+@njit(nogil=True, cache=True)
+def _turn(image, matrix, fill, out):
+    """out[y, x] = image at (a, b, c) . (x + 0.5, y + 0.5, 1) and (d, e, f) . (...), with 4 x 4 taps.
+
+    In float32 and down before across, so one level of some 10,000 is one off.
+    """
     height, width = image.shape[0], image.shape[1]
+    stride = 4 * (width + 2 * _BEYOND)
+    levels = np.empty((height + 2 * _BEYOND) * stride, np.uint8)  # [H + 6, W + 6, 4]
+    for y in range(height + 2 * _BEYOND):
+        _pad(image[min(max(y - _BEYOND, 0), height - 1)], levels[y * stride : (y + 1) * stride])
+    places, s, t = np.empty(width, np.int64), np.empty(width, np.float32), np.empty(width, np.float32)
+    columns = np.empty((width, 16), np.float32)
     for y in range(height):
-        for x in range(width):
-            u = a * (x + 0.5) + b * (y + 0.5) + c
-            v = d * (x + 0.5) + e * (y + 0.5) + f
-            if not (0 <= u < width and 0 <= v < height):
-                out[y, x] = fill
-                continue
-            u, v = u - 0.5, v - 0.5
-            left, above = math.floor(u), math.floor(v)
-            s, t = u - left, v - above
-            x0, x1 = max(left - 1, 0), max(left, 0)
-            x2, x3 = min(left + 1, width - 1), min(left + 2, width - 1)
-            y0, y1 = max(above - 1, 0), max(above, 0)
-            y2, y3 = min(above + 1, height - 1), min(above + 2, height - 1)
-            for k in range(3):
-                p = _cubic(*_four(image[y0], x0, x1, x2, x3, k), s)
-                q = _cubic(*_four(image[y1], x0, x1, x2, x3, k), s)
-                r = _cubic(*_four(image[y2], x0, x1, x2, x3, k), s)
-                w = _cubic(*_four(image[y3], x0, x1, x2, x3, k), s)
-                out[y, x, k] = _cut(_cubic(p, q, r, w, t))
+        begin, end = _find_places(matrix, y, width, height, places, s, t)
+        _fill_outside(out[y], begin, end, fill)
+        _weigh_down(levels, stride, places[begin:end], t[begin:end], columns)
+        _weigh_across(columns.reshape(-1), s[begin:end], out[y, begin:end].reshape(-1))
 
 
 @njit(nogil=True, cache=True)
-def _four(row, x0, x1, x2, x3, k):
-    return np.float64(row[x0, k]), np.float64(row[x1, k]), np.float64(row[x2, k]), np.float64(row[x3, k])
+def _pad(pixels, row):
+    """uint8 [W, 3] to uint8 [4 (W + 6)], the ends repeated."""
+    width = len(pixels)
+    for x in range(width + 2 * _BEYOND):
+        i = min(max(x - _BEYOND, 0), width - 1)
+        row[4 * x], row[4 * x + 1], row[4 * x + 2], row[4 * x + 3] = pixels[i, 0], pixels[i, 1], pixels[i, 2], 0
+
+
+@njit(nogil=True, cache=True)
+def _find_places(matrix, y, width, height, places, s, t):
+    """Where the first of the taps of each pixel of a row lies, and how far beyond the second of each four it is.
+
+    Returns the first pixel that is taken from within the image, and the one behind the last.
+    """
+    a, b, c, d, e, f = matrix
+    begin, end = width, 0
+    for x in range(width):
+        u = a * (x + 0.5) + b * (y + 0.5) + c
+        v = d * (x + 0.5) + e * (y + 0.5) + f
+        if 0 <= u < width and 0 <= v < height:
+            begin, end = min(begin, x), x + 1
+        left, above = math.floor(u - 0.5), math.floor(v - 0.5)
+        s[x], t[x] = u - 0.5 - left, v - 0.5 - above
+        places[x] = 4 * ((above + _BEYOND - 1) * (width + 2 * _BEYOND) + left + _BEYOND - 1)
+    return min(begin, end), end
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _weigh_down(levels, stride, places, t, columns):
+    """Four taps for each of the 16 levels of four neighboring columns: columns float32 [W, 16]."""
+    for x in range(len(places)):
+        p, t_x, column = places[x], t[x], columns[x]
+        q, r, w = p + stride, p + 2 * stride, p + 3 * stride
+        first, second, third, fourth = levels[p : p + 16], levels[q : q + 16], levels[r : r + 16], levels[w : w + 16]
+        for k in range(16):
+            a, b, c, d = np.int32(first[k]), np.int32(second[k]), np.int32(third[k]), np.int32(fourth[k])
+            square, cube = np.float32(np.int32(2 * (a - b) + c - d)), np.float32(np.int32(b - a + d - c))
+            column[k] = np.float32(b) + t_x * (np.float32(np.int32(c - a)) + t_x * (square + t_x * cube))
+
+
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _weigh_across(columns, s, out):
+    for x in range(len(s)):
+        for k in range(3):
+            i = 16 * x + k
+            level = _cubic(columns[i], columns[i + 4], columns[i + 8], columns[i + 12], s[x])
+            out[3 * x + k] = np.int32(min(max(level, np.float32(0)), np.float32(255)))

@@ -6,6 +6,7 @@ FFCV's own decoder takes the fast DCT, which is no faster on today's processors 
 from __future__ import annotations
 
 from ctypes.util import find_library
+from typing import Any
 
 import llvmlite.binding
 from numba import njit, types
@@ -15,8 +16,8 @@ if _LIBRARY is None:
     raise ImportError("libturbojpeg is not installed (Debian: apt-get install libturbojpeg0-dev)")
 # By name and not through ctypes, whose addresses would keep numba from storing what it has compiled.
 llvmlite.binding.load_library_permanently(_LIBRARY)
-_init = types.ExternalFunction("tjInitDecompress", types.intp())
-_decompress = types.ExternalFunction(
+_init: Any = types.ExternalFunction("tjInitDecompress", types.intp())
+_decompress: Any = types.ExternalFunction(
     "tjDecompress2",
     types.int32(
         types.intp,
@@ -30,7 +31,7 @@ _decompress = types.ExternalFunction(
         types.int32,
     ),
 )
-_destroy = types.ExternalFunction("tjDestroy", types.int32(types.intp))
+_destroy: Any = types.ExternalFunction("tjDestroy", types.int32(types.intp))
 _RGB, _EXACT = 0, 0
 
 

@@ -1,0 +1,54 @@
+"""Commands as a user starts them: how long they take, and how much memory they and their children hold."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+FASTLT = str(Path(sys.executable).with_name("fastlt"))
+
+
+def timed(command: list[str], until: Callable[[], bool] | None = None) -> tuple[float, int]:
+    """Seconds until the command ends, or until something is so, and the peak of its processes' memory in bytes.
+
+    Memory is the proportional set size of the whole tree, looked at ten times a second.
+
+    Raises:
+        RuntimeError: the command failed.
+    """
+    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    peak, seconds = 0, 0.0
+    while process.poll() is None:
+        try:
+            process.wait(0.1 if until is None else 0.02)
+        except subprocess.TimeoutExpired:
+            peak = max(peak, tree_bytes(process.pid))
+        if until and until():
+            seconds = time.perf_counter() - started
+            process.kill()
+            process.wait()
+            return seconds, peak
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise RuntimeError(f"{command[0]} failed: {process.stderr.read() if process.stderr else ''}")
+    return seconds, peak
+
+
+def tree_bytes(pid: int) -> int:
+    """Memory of a process and its descendants, shared pages counted once."""
+    total = 0
+    try:
+        root = psutil.Process(pid)
+        for process in [root, *root.children(recursive=True)]:
+            total += process.memory_full_info().pss
+    except psutil.Error:  # one of them has just ended
+        pass
+    return total

@@ -93,12 +93,13 @@ def test_evaluation_sees_each_sample_once(data, world_size, batch_size):
     assert len(lengths) == 1, "ranks must take the same number of steps"
 
 
-def test_both_read_the_same_pixels(workshop):
-    """Lossless storage, no crop, no resizing: FFCV and PIL must agree to the bit, in order and content."""
+@pytest.mark.parametrize(("size", "crop_fraction"), [(32, 1.0), (24, 0.875), (45, 0.9)])
+def test_both_read_the_same_pixels(workshop, size, crop_fraction):
+    """Lossless storage: FFCV and PIL must agree to the bit, in order and content, resized or not."""
     batches = []
     for name in ("encoded", "plain"):
         data = EncodedDataset.open(workshop.folder / name)
-        source = open_source(data, "val", Transform(32, train=False, crop_fraction=1.0), 45, 1)
+        source = open_source(data, "val", Transform(size, train=False, crop_fraction=crop_fraction), 45, 1)
         batches += [next(iter(source.batches([np.arange(45, dtype=np.uint64)]))).clone()]
     assert batches[0].equal(batches[1])
 
@@ -131,3 +132,10 @@ def test_plain_and_ffcv_data_sets_need_their_loader(workshop):
     data = EncodedDataset.open(workshop.folder / "plain")
     with pytest.raises(ValueError, match="encoded with --format plain; the ffcv loader cannot read it"):
         open_source(data, "train", Transform(24, train=True), 8, 1, backend="ffcv")
+
+
+def test_ffcv_has_the_increasing_operations_alone(workshop):
+    data = EncodedDataset.open(workshop.folder / "encoded")
+    open_source(data, "train", Transform(24, train=True, rand_augment="rand-m9-mstd0.5-inc1"), 8, 1)
+    with pytest.raises(ValueError, match="increasing operations"):
+        open_source(data, "train", Transform(24, train=True, rand_augment="rand-m9-mstd0.5"), 8, 1)

@@ -63,6 +63,8 @@ def test_evaluation_images_are_those_of_the_definition(photographs, loader):
     transform = Transform(SIZE, train=False)
     plain, other = (read(photographs, name, transform, keys) for name in ("plain", loader))
     difference = (plain.int() - other.int()).abs().float()
+    if loader == "ffcv":  # to the bit, but for what had to be compressed anew
+        assert (difference.amax(dim=(1, 2, 3)) > 0).sum() <= 1
     assert difference.mean() < 0.6
     assert difference.mean(dim=(1, 2, 3)).max() < 1.0, "no image differs more than the others"
     np.testing.assert_allclose(statistics(plain), statistics(other), rtol=0.01, atol=0.2)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from timm.data.auto_augment import LEVEL_TO_ARG, NAME_TO_OP, rand_augment_transform
 from torchvision.transforms import ColorJitter
 
@@ -54,10 +54,9 @@ def test_operation_is_timms(name):
             resample = Image.Resampling.BICUBIC
             expected = NAME_TO_OP[name](Image.fromarray(pixels), *words, fillcolor=FILL, resample=resample)
             difference = np.abs(operated(pixels, operation, value).astype(int) - np.asarray(expected))
-            # Moved pixels are cut off, not rounded: one next to a whole number may fall to either side.
-            moved = name == "Rotate" or name.startswith(("Shear", "Translate"))
-            assert difference.max() <= moved, (value, difference.max())
-            assert difference.mean() < 0.05
+            # Turned pixels are computed in float32, and cut off instead of rounded.
+            assert difference.max() <= (name == "Rotate"), value
+            assert (difference > 0).mean() <= 1e-3
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -120,37 +119,17 @@ def test_jitter_is_torchvisions():
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_resizing_is_pillows(flip):
+    """To the bit: crops of all sizes, larger and smaller than the result, and windows of it."""
     rng = np.random.default_rng(7)
-    differences = []
-    for _ in range(60):
-        height, width, out = (int(n) for n in rng.integers(4, 150, 3))
-        pixels = (
-            PICTURES["odd"] if rng.random() < 0.2 else picture(max(height, 6), max(width, 6), int(rng.integers(99)))
-        )
-        h, w = rng.integers(1, pixels.shape[0] + 1), rng.integers(1, pixels.shape[1] + 1)
-        top, left = rng.integers(0, pixels.shape[0] - h + 1), rng.integers(0, pixels.shape[1] - w + 1)
+    for _ in range(100):
+        height, width, out_height, out_width = rng.integers(1, 150, 4)
+        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        h, w = rng.integers(1, height + 1), rng.integers(1, width + 1)
+        top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
         crop = Image.fromarray(pixels[top : top + h, left : left + w])
-        expected = np.asarray(crop.resize((out, out), Image.Resampling.BICUBIC))
-        expected = expected[:, ::-1] if flip else expected
-        found = np.empty((out, out, 3), np.uint8)
-        resize_crop(pixels, top, left, h, w, out, out, 0, 0, flip, found)
-        difference = np.abs(found.astype(int) - expected)
-        differences.append(difference.ravel())
-        part = found[out // 4 : out // 4 + out // 2, out // 3 : out // 3 + out // 2]
-        window = np.empty_like(part)
-        if not flip and window.size:
-            resize_crop(pixels, top, left, h, w, out, out, out // 4, out // 3, False, window)
-            np.testing.assert_array_equal(window, part)
-    differences = np.concatenate(differences)
-    assert (differences > 1).mean() < 5e-3, "only where both passes overshoot"
-    assert differences.mean() < 0.3
-
-
-def test_resizing_has_antialiasing():
-    """A pattern too fine for the result becomes gray, with the wrong filter it would flicker."""
-    stripes = np.tile(np.array([0, 255], np.uint8), 64)[None, :, None].repeat(128, 0).repeat(3, 2)
-    found = np.empty((32, 32, 3), np.uint8)
-    resize_crop(np.ascontiguousarray(stripes), 0, 0, 128, 128, 32, 32, 0, 0, False, found)
-    assert found[:, 2:-2].std() < 3
-    blurred = Image.fromarray(stripes).filter(ImageFilter.BoxBlur(0)).resize((32, 32), Image.Resampling.NEAREST)
-    assert np.asarray(blurred).std() in (0, pytest.approx(127.5, abs=1)), "nearest takes one of the two"
+        expected = np.asarray(crop.resize((out_width, out_height), Image.Resampling.BICUBIC))
+        y, x = rng.integers(0, out_height), rng.integers(0, out_width)
+        window = np.empty((rng.integers(1, out_height - y + 1), rng.integers(1, out_width - x + 1), 3), np.uint8)
+        resize_crop(pixels, top, left, h, w, out_height, out_width, y, x, flip, window)
+        expected = expected[y : y + window.shape[0], x : x + window.shape[1]]
+        np.testing.assert_array_equal(window, expected[:, ::-1] if flip else expected)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 
 # Not forked from the process that computes: its communication threads may be dropping a tensor, and so hold Python's
 # lock of threads, which the child would then wait for forever. The server has no threads.
@@ -19,6 +19,7 @@ def start_server(module: str) -> None:
     Launchers send SIGTERM to the whole process tree; the rank must live on to save, and so must its workers.
     """
     WORKERS.set_forkserver_preload([module])
+    resource_tracker.ensure_running()  # the server's start would, and unblock signals when it is done
     ends = {signal.SIGTERM, signal.SIGINT}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     try:

@@ -99,7 +99,7 @@ def _column(reader: Reader, field: str) -> np.ndarray:
 @njit(nogil=True, cache=True)
 def _memory(keys, rows):
     """Room for the largest of the images, uint8; one for all of them, as new pages are slow."""
-    most = 0
+    most = np.int64(0)
     for key in keys:
         row = rows[np.int64(key & _INDEX_MASK)]
         size = 3 * np.int64(row["height"]) * np.int64(row["width"])

@@ -25,7 +25,6 @@ class PlainImages:
         if workers:
             start_server(__name__)
         self._keys = _Keys()
-        # Its workers live as long as this source, and no longer than its process.
         self._loader = DataLoader(
             _Images(data.image_names(split), transform),
             batch_sampler=self._keys,
@@ -33,11 +32,10 @@ class PlainImages:
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=end_with_parent,
             multiprocessing_context=WORKERS if workers else None,
-            persistent_workers=workers > 0,
         )
 
     def batches(self, keys: Iterable[np.ndarray]) -> Iterator[Tensor]:
-        """See `ImageSource`."""
+        """See `ImageSource`. Its workers live as long as the iterator, so that none outlives its rank."""
         self._keys.batches = keys
         yield from self._loader
 

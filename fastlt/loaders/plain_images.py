@@ -22,31 +22,20 @@ class PlainImages:
 
     def __init__(self, data: EncodedDataset, split: str, transform: Transform, batch_size: int, workers: int) -> None:
         del batch_size  # that of the keys
+        self._images, self._workers = _Images(data.image_names(split), transform), workers
         if workers:
             start_server(__name__)
-        self._keys = _Keys()
-        self._loader = DataLoader(
-            _Images(data.image_names(split), transform),
-            batch_sampler=self._keys,
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=end_with_parent,
-            multiprocessing_context=WORKERS if workers else None,
-        )
 
     def batches(self, keys: Iterable[np.ndarray]) -> Iterator[Tensor]:
-        """See `ImageSource`. Its workers live as long as the iterator, so that none outlives its rank."""
-        self._keys.batches = keys
-        yield from self._loader
-
-
-class _Keys:
-    """What the DataLoader takes for its sampler: the batches that were asked for last."""
-
-    batches: Iterable[np.ndarray] = ()
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return (keys.tolist() for keys in self.batches)
+        """See `ImageSource`. The workers live as long as the iterator, so that none outlives its rank."""
+        yield from DataLoader(
+            self._images,
+            batch_sampler=(batch.tolist() for batch in keys),
+            num_workers=self._workers,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=end_with_parent,
+            multiprocessing_context=WORKERS if self._workers else None,
+        )
 
 
 class _Images(Dataset):

@@ -34,7 +34,7 @@ class ImageSource(Protocol):
         A yielded tensor is valid until the next but one is asked for.
 
         Raises:
-            RuntimeError: an image cannot be read; names it.
+            ValueError: an image cannot be read; names it.
         """
         ...
 

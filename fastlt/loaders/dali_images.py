@@ -70,7 +70,7 @@ class DALIImages:
         """See `ImageSource`; channels last in memory."""
         self._keys = iter(())
         while not self._ended:  # what nobody waits for any more
-            with suppress(RuntimeError):
+            with suppress(ValueError):
                 self._next()
         self._keys, self._ended = iter(keys), False
         still_valid: deque[Tensor] = deque(maxlen=2)
@@ -95,7 +95,7 @@ class DALIImages:
             suspects = [index for indices, _ in self._at_work for index in indices]
             self._pipeline, self._ended = None, True  # DALI does not go on after an error
             self._at_work.clear()
-            raise RuntimeError(self._diagnosis(suspects, error)) from error
+            raise ValueError(self._diagnosis(suspects, error)) from error
         self._at_work.popleft()
         return torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
 

@@ -225,7 +225,7 @@ def test_broken_image_is_named(data, recipe_source, damage):
     damaged[where] = bytes(where.stop - where.start)
     try:
         tar.write_bytes(damaged)
-        with pytest.raises(RuntimeError, match=rf"sample 7 is a broken image .*train.tar#{offset}\+{size}"):
+        with pytest.raises(ValueError, match=rf"sample 7 is a broken image .*train.tar#{offset}\+{size}"):
             collect(recipe_source, [keys(1)[:6], keys(1)[6:]])
     finally:
         tar.write_bytes(original)

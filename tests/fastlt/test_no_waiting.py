@@ -22,6 +22,7 @@ def process_group(tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_steps_and_log_lines_do_not_wait(process_group):
     device = torch.device("cuda")
     table = NeighborTable.from_pairs(C, [(0, 20), (1, 21)])

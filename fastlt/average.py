@@ -57,16 +57,13 @@ class EngineAverage(WeightAverage):
     def __init__(self, engine: Any, decay: float) -> None:
         self.engine = engine
         self.partitioned = engine.zero_optimization_stage() == 3
+        self._parameters = dict(engine.module.named_parameters())
+        self._buffers = {n: b for n, b in engine.module.named_buffers() if b.is_floating_point()}
         super().__init__(self._held, decay)
 
     def _held(self) -> dict[str, Tensor]:
-        module = self.engine.module
-        held = {n: p.ds_tensor if self.partitioned else p for n, p in module.named_parameters()}
-        persistent = module.state_dict(keep_vars=True).keys() if not self.partitioned else None
-        for name, buffer in module.named_buffers():
-            if buffer.is_floating_point() and (persistent is None or name in persistent):
-                held[name] = buffer
-        return held
+        held = {n: p.ds_tensor for n, p in self._parameters.items()} if self.partitioned else self._parameters
+        return held | self._buffers
 
     def _exchange(self) -> None:
         # ZeRO-3 keeps small parameters whole beside their parts.

@@ -10,7 +10,7 @@ setup(
     python_requires=">=3.11",
     packages=["fastlt", "fastlt.loaders", "fastlt.kernels", "fastlt.data_prep", "fastlt.data_prep.sources"],
     package_dir={"fastlt": "fastlt", "fastlt.kernels": "kernels", "fastlt.data_prep": "data_prep"},
-    package_data={"fastlt.data_prep": ["discover_prompt.md"]},
+    package_data={"fastlt.data_prep": ["discover_prompt.md"], "fastlt.loaders": ["jpeg.c"]},
     install_requires=[
         "torch>=2.11",
         "torchvision",

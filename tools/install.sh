@@ -13,9 +13,10 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
   exit 1
 fi
 
-# FFCV compiles against OpenCV and libturbojpeg; a virtual environment needs ensurepip.
+# FFCV compiles against OpenCV and libturbojpeg, our decoder against libjpeg (libjpeg-turbo's); a virtual environment needs ensurepip.
 packages=()
-pkg-config --exists opencv4 libturbojpeg 2>/dev/null || packages+=(pkg-config libopencv-dev libturbojpeg0-dev)
+pkg-config --exists opencv4 libturbojpeg libjpeg 2>/dev/null ||
+  packages+=(pkg-config libopencv-dev libturbojpeg0-dev libjpeg-dev)
 command -v g++ >/dev/null || packages+=(g++)
 "$python" -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h

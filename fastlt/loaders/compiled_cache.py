@@ -1,4 +1,4 @@
-"""Where numba keeps what it has compiled: a folder for each state of these sources.
+"""Where compiled code is kept: a folder for each state of these sources.
 
 Numba itself would look whether the one file has changed that a function stands in, and miss what that calls elsewhere.
 """
@@ -13,8 +13,13 @@ from numba import config
 
 
 def keep_apart() -> None:
-    """To be called before anything here is compiled; `NUMBA_CACHE_DIR` says where instead of `~/.cache/fastlt`."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    """To be called before anything here is compiled."""
+    config.CACHE_DIR = str(folder())  # type: ignore[attr-defined]
+
+
+def folder() -> Path:
+    """For what is compiled of these sources; `NUMBA_CACHE_DIR` says where instead of in `~/.cache/fastlt`."""
+    sources = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".c"))
     state = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     base = os.environ.get("NUMBA_CACHE_DIR") or Path.home() / ".cache" / "fastlt"
-    config.CACHE_DIR = str(Path(base, f"compiled-{state}"))  # type: ignore[attr-defined]
+    return Path(base, f"compiled-{state}")

@@ -12,19 +12,25 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 
+import numba
 import numpy as np
 import torch
-from ffcv.fields.rgb_image import IMAGE_MODES
-from ffcv.reader import Reader
 from numba import njit
 from torch import Tensor
 
 from fastlt.encoded import EncodedDataset
 from fastlt.loaders.choices import Choices, augmentations, is_flipped, random_crop, uniform_numbers
+from fastlt.loaders.jpeg import decode_jpeg
 from fastlt.loaders.pixel_operations import apply_operations
 from fastlt.loaders.resample import resize_crop
 from fastlt.loaders.transform import Transform
-from fastlt.loaders.turbojpeg import decode_jpeg
+
+_threads = torch.get_num_threads(), numba.get_num_threads()
+from ffcv.fields.rgb_image import IMAGE_MODES  # noqa: E402
+from ffcv.reader import Reader  # noqa: E402
+
+torch.set_num_threads(_threads[0])  # importing FFCV sets both to one
+numba.set_num_threads(_threads[1])
 
 _AHEAD = 2  # batches that are read while one is used
 _TOGETHER = 8  # images that a thread takes at once
@@ -109,14 +115,18 @@ def _memory(keys, rows):
 
 
 @njit(nogil=True, cache=True)
-def _pixels(mapped, row, num_bytes, memory):
-    """(uint8 [H, W, 3], whether they could be decoded) of a sample, given its row in FFCV's table."""
+def _pixels(mapped, row, num_bytes, top, left, h, w, memory):
+    """A window of a sample, with more around it where that costs nothing, given its row in FFCV's table.
+
+    Returns:
+        (uint8 [H, W, 3], top and left of the window in these, whether they could be decoded).
+    """
     content = mapped[row["data_ptr"] : row["data_ptr"] + num_bytes]
     height, width = np.int64(row["height"]), np.int64(row["width"])
     if row["mode"] == _JPEG:
-        pixels = memory[: 3 * height * width].reshape(height, width, 3)
-        return pixels, decode_jpeg(content, pixels)
-    return content.reshape(height, width, 3), True
+        pixels, first, decoded = decode_jpeg(content, height, width, top, left, h, w, memory)
+        return pixels, 0, left - first, decoded
+    return content.reshape(height, width, 3), top, left, True
 
 
 @njit(nogil=True, cache=True)
@@ -138,11 +148,12 @@ def read_augmented(keys, mapped, rows, num_bytes, seed, crop, layers, fill, imag
     memory = _memory(keys, rows)
     for i in range(len(keys)):
         index = np.int64(keys[i] & _INDEX_MASK)
-        pixels, decoded = _pixels(mapped, rows[index], num_bytes[index], memory)
+        height, width = np.int64(rows[index]["height"]), np.int64(rows[index]["width"])
+        numbers = uniform_numbers(seed, keys[i])
+        top, left, h, w = random_crop(height, width, scale, log_ratio, numbers)
+        pixels, top, left, decoded = _pixels(mapped, rows[index], num_bytes[index], top, left, h, w, memory)
         if not decoded:
             return index
-        numbers = uniform_numbers(seed, keys[i])
-        top, left, h, w = random_crop(pixels.shape[0], pixels.shape[1], scale, log_ratio, numbers)
         image = images[i]
         flipped = is_flipped(numbers, flip)
         resize_crop(pixels, top, left, h, w, image.shape[0], image.shape[1], 0, 0, flipped, image)
@@ -158,10 +169,10 @@ def read_center_crops(keys, mapped, rows, num_bytes, shorter, images):
     memory = _memory(keys, rows)
     for i in range(len(keys)):
         index = np.int64(keys[i] & _INDEX_MASK)
-        pixels, decoded = _pixels(mapped, rows[index], num_bytes[index], memory)
+        height, width = np.int64(rows[index]["height"]), np.int64(rows[index]["width"])
+        pixels, _, _, decoded = _pixels(mapped, rows[index], num_bytes[index], 0, 0, height, width, memory)
         if not decoded:
             return index
-        height, width = pixels.shape[0], pixels.shape[1]
         if height < width:
             h, w = shorter, int(shorter * width / height)
         else:

@@ -28,7 +28,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "ffcv": ["ffcv==1.0.2", "opencv-python"],
+        "ffcv": ["ffcv==1.0.2", "opencv-python"],  # for tests alone: it reads what we write
         "dali": ["nvidia-dali-cuda130>=2.4"],
         "data": ["openai", "aiohttp>=3.12", "protego", "pyarrow", "opencv-python"],
         "bench": ["liger-kernel", "cut-cross-entropy"],  # peers of the kernels, for GPUs

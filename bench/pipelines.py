@@ -19,6 +19,7 @@ import numpy as np
 from bench.image_sets import BUILD
 from bench.timing import Unavailable
 from bench.turns import Tick
+from fastlt.beton_format import JPEG, read_tables
 
 BATCH = 64
 CORES = len(os.sched_getaffinity(0))
@@ -121,13 +122,10 @@ def _files(folder: Path) -> Iterator[bytes]:
 
 
 def _stored_jpegs(beton: Path) -> Iterator[bytes]:
-    from ffcv.fields.rgb_image import IMAGE_MODES
-    from ffcv.reader import Reader
-
-    reader = Reader(str(beton))
-    images, sizes = reader.metadata["f0"], dict(zip(reader.alloc_table["ptr"], reader.alloc_table["size"], strict=True))
+    rows, allocations = read_tables(beton)
+    images, sizes = rows["image"], dict(zip(allocations["ptr"], allocations["size"], strict=True))
     with beton.open("rb") as file:
-        for image in images[images["mode"] == IMAGE_MODES["jpg"]]:
+        for image in images[images["mode"] == JPEG]:
             file.seek(int(image["data_ptr"]))
             yield file.read(int(sizes[image["data_ptr"]]))
 

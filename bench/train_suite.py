@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -91,9 +90,8 @@ def _setting(scratch: Path, device: torch.device, quick: bool) -> Setting:
 
 def measure_training(setting: Setting, scratch: Path, device: torch.device, quick: bool) -> tuple[Recipe, list[Record]]:
     """(the recipe, records of the three arms)."""
-    storage = setting.storage if find_spec("ffcv") else ["--format", "plain"]
     encoded = scratch / "encoded"
-    words = [FASTLT, "encode", str(encoded), *setting.images.encode_words(), *storage]
+    words = [FASTLT, "encode", str(encoded), *setting.images.encode_words(), *setting.storage]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     words = [*setting.words, *FOREVER, f"data.path={encoded}"]
     arms: dict[str, Arm] = {
@@ -118,7 +116,7 @@ def measure_training(setting: Setting, scratch: Path, device: torch.device, quic
     for impl, rates in turns.rates.items():
         rate = records.rate(rates)
         record = {"case": case, "impl": impl, **rate, "peak_bytes": turns.peaks[impl]}
-        record["storage"] = " ".join(word for word in storage if not word.startswith("--"))
+        record["storage"] = " ".join(word for word in setting.storage if not word.startswith("--"))
         found.append(record | ({"mfu": flops * rate["images_per_s"] / peak} if peak else {}))
     return recipe, found
 

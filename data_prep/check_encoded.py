@@ -12,11 +12,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from fastlt.data_prep.beton import require_ffcv
 from fastlt.data_prep.indexed_tar import index_entry, index_text
 from fastlt.data_prep.storage import ImageName, Storage
 from PIL import Image
 
+from fastlt.beton_format import JPEG, RAW, read_tables
 from fastlt.encoded import EncodedDataset, Split
 from fastlt.images import BrokenImageError, broken_if_it_fails, decode_image, in_tar, read_image
 from fastlt.loader_workers import WORKERS, end_with_parent, start_server
@@ -44,8 +44,6 @@ def check_encoded(path: Path, workers: int = 0) -> int:
         ValueError: names what is wrong, by file and sample.
     """
     data = EncodedDataset.open(path.absolute())
-    if data.format == "ffcv":
-        require_ffcv()
     start_server("fastlt.data_prep.check_encoded")
     problems, num_images = [], 0
     with ProcessPoolExecutor(
@@ -77,25 +75,22 @@ def check_encoded(path: Path, workers: int = 0) -> int:
 
 
 def _beton_places(data: EncodedDataset, name: str, split: Split) -> Iterator[_Place | str]:
-    from ffcv.reader import Reader
-
     file = data.file(name)
     labels = split.labels()
-    reader = Reader(str(file))
-    images, stored = (reader.metadata[f"f{reader.field_names.index(field)}"] for field in ("image", "label"))
-    if len(stored) != len(labels):
-        yield f"{file} has {len(stored):,} samples, its manifest says {len(labels):,}"
+    rows, allocations = read_tables(file)
+    if len(rows) != len(labels):
+        yield f"{file} has {len(rows):,} samples, its manifest says {len(labels):,}"
         return
-    size_of = dict(zip(reader.alloc_table["ptr"].tolist(), reader.alloc_table["size"].tolist(), strict=True))
-    for i, (image, label) in enumerate(zip(images.tolist(), stored.tolist(), strict=True)):
+    size_of = dict(zip(allocations["ptr"].tolist(), allocations["size"].tolist(), strict=True))
+    for i, (image, label) in enumerate(rows.tolist()):
         mode, width, height, ptr = image
         called = f"{file}, sample {i}"
         if label != labels[i]:
             yield f"{called}: its label is {label}, its manifest says {labels[i]}"
-        if ptr not in size_of or ptr + size_of[ptr] > split.num_bytes or mode not in (0, 1):
+        if ptr not in size_of or ptr + size_of[ptr] > split.num_bytes or mode not in (JPEG, RAW):
             yield f"{called}: its place or kind is none"
         else:
-            yield _Place(called, file, ptr, size_of[ptr], mode == 1, width, height)
+            yield _Place(called, file, ptr, size_of[ptr], mode == RAW, width, height)
 
 
 def _tar_places(data: EncodedDataset, name: str, split: Split) -> Iterator[_Place | str]:

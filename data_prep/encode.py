@@ -42,7 +42,7 @@ def encode(out: Path, sources: Sources, storage: Storage | None = None) -> Label
         storage: how they are written.
 
     Raises:
-        ValueError: bad inputs, broken images, FFCV not installed, another encode of `out` that did not end, no room.
+        ValueError: bad inputs, broken images, another encode of `out` that did not end, no room.
     """
     storage = storage or Storage()
     inputs = read_inputs(sources)
@@ -123,8 +123,8 @@ def _broken_sentence(broken: Mapping[str, str]) -> str:
 
 
 def _settings(storage: Storage, digest: str, skipped: list[str]) -> dict[str, Any]:
-    packages = ["pillow", "numpy"] + ["ffcv"] * (storage.format == "ffcv")
-    settings: dict[str, Any] = {"versions": {name: version(name) for name in packages}, "skipped_broken": skipped}
+    versions = {name: version(name) for name in ("pillow", "numpy")}
+    settings: dict[str, Any] = {"versions": versions, "skipped_broken": skipped}
     if storage.format == "ffcv":
         settings["mode"] = storage.mode
     if storage.format != "plain":

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:  # its module imports torch, for which the processes that read images would wait
-    from fastlt.encoded import Format
+from fastlt.encoded import Format
 
 ImageName = Path | str
 """What `fastlt.images.read_image` reads: a path, or a place inside a tar."""

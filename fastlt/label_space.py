@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from fastlt.atomic import write_text
-from fastlt.kernels.neighbor_table import NeighborTable
+
+if TYPE_CHECKING:  # imports torch, for which commands that only prepare data would wait
+    from fastlt.kernels.neighbor_table import NeighborTable
 
 Silence = Literal["pairs", "pairs+auxiliary"]
 MANY_SHOT_ABOVE = 100
@@ -100,6 +102,8 @@ class LabelSpace:
 
     def table(self, silence: Silence = "pairs") -> NeighborTable:
         """Silenced sets N(y): the neighbor pairs, and for "pairs+auxiliary" all auxiliaries among themselves."""
+        from fastlt.kernels.neighbor_table import NeighborTable
+
         start = self.num_targets if silence == "pairs+auxiliary" else None
         return NeighborTable.from_pairs(self.num_classes, self.neighbors, auxiliary_start=start)
 

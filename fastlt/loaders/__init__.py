@@ -56,7 +56,7 @@ def open_source(
     fitting = _READS[data.format]
     wanted = backend
     if backend == "auto":
-        wanted = next((b for b in fitting if b == "plain" or is_installed(b)), fitting[0])
+        wanted = next(b for b in fitting if is_installed(b))
     if wanted not in fitting:
         raise ValueError(f"{data.path} was encoded with --format {data.format}; the {wanted} loader cannot read it.")
     try:  # imported here, as both are optional
@@ -81,11 +81,10 @@ def open_source(
 
 def is_installed(backend: Backend) -> bool:
     """Whether what the backend needs can be found."""
-    package = {"ffcv": "ffcv", "dali": "nvidia.dali"}.get(backend)
-    if package is None:
+    if backend != "dali":
         return True
     try:
-        return find_spec(package) is not None
+        return find_spec("nvidia.dali") is not None
     except ModuleNotFoundError:  # not even a package `nvidia`
         return False
 

@@ -1,7 +1,7 @@
 """Images from an FFCV file: compiled decoding, cropping and augmentation, random by sample and not by thread.
 
-The file is read as FFCV describes it. Its loader is not used: that compiles anew at each start, which takes longer than
-anything else there, draws from a generator in each thread, and decodes a damaged image to what the buffer held before.
+The files are FFCV's, its loader is not used: that compiles anew at each start, which takes longer than anything else
+there, decodes images whole, draws from a generator in each thread, and shows a damaged image as what was there before.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import cycle
 
-import numba
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
+from fastlt.beton_format import JPEG, read_tables
 from fastlt.encoded import EncodedDataset
 from fastlt.loaders.choices import Choices, augmentations, is_flipped, random_crop, uniform_numbers
 from fastlt.loaders.jpeg import decode_jpeg
@@ -25,16 +25,8 @@ from fastlt.loaders.pixel_operations import apply_operations
 from fastlt.loaders.resample import resize_crop
 from fastlt.loaders.transform import Transform
 
-_threads = torch.get_num_threads(), numba.get_num_threads()
-from ffcv.fields.rgb_image import IMAGE_MODES  # noqa: E402
-from ffcv.reader import Reader  # noqa: E402
-
-torch.set_num_threads(_threads[0])  # importing FFCV sets both to one
-numba.set_num_threads(_threads[1])
-
 _AHEAD = 2  # batches that are read while one is used
 _TOGETHER = 8  # images that a thread takes at once
-_JPEG = IMAGE_MODES["jpg"]
 _INDEX_MASK = np.uint64((1 << 40) - 1)
 
 
@@ -46,11 +38,11 @@ class FFCVImages:
         self._transform, self._batch_size, self._threads = transform, batch_size, max(workers, 1)
         self._choices = Choices.of(transform) if transform.train else None
         self._file = data.file(split)
-        reader = Reader(str(self._file))
-        if not np.array_equal(_column(reader, "label"), data.split(split).labels()):
+        rows, allocations = read_tables(self._file)
+        if not np.array_equal(rows["label"], data.split(split).labels()):
             raise ValueError(f"the labels in {self._file} are not those of its manifest: encode again.")
-        self._rows = _column(reader, "image")
-        starts, sizes = (np.ascontiguousarray(reader.alloc_table[name]) for name in ("ptr", "size"))
+        self._rows = rows["image"]
+        starts, sizes = (np.ascontiguousarray(allocations[name]) for name in ("ptr", "size"))
         order = np.argsort(starts, kind="stable")  # fast on what is in order already
         self._num_bytes = sizes[order[np.searchsorted(starts, self._rows["data_ptr"], sorter=order)]]
         # Private, though never written: numba compiles anew for memory that is read-only.
@@ -98,10 +90,6 @@ class FFCVImages:
         return read_augmented(keys, *stored, choices.seed, crop, layers, fill, images)
 
 
-def _column(reader: Reader, field: str) -> np.ndarray:
-    return reader.metadata[f"f{reader.field_names.index(field)}"]
-
-
 @njit(nogil=True, cache=True)
 def _memory(keys, rows):
     """Room for the largest of the images, uint8; one for all of them, as new pages are slow."""
@@ -123,7 +111,7 @@ def _pixels(mapped, row, num_bytes, top, left, h, w, memory):
     """
     content = mapped[row["data_ptr"] : row["data_ptr"] + num_bytes]
     height, width = np.int64(row["height"]), np.int64(row["width"])
-    if row["mode"] == _JPEG:
+    if row["mode"] == JPEG:
         pixels, first, decoded = decode_jpeg(content, height, width, top, left, h, w, memory)
         return pixels, 0, left - first, decoded
     return content.reshape(height, width, 3), top, left, True

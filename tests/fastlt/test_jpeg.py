@@ -62,13 +62,3 @@ def test_without_a_compiler_the_loader_says_so(tmp_path):
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "CC": "no-such-compiler", "PATH": "/usr/bin:/bin"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert "ImportError: there is no C compiler" in done.stderr
-
-
-def test_ffcv_leaves_the_threads_alone():
-    """Importing FFCV gives torch and numba one thread, with which a model on the CPU takes twice as long."""
-    program = (
-        "import numba, torch; torch.set_num_threads(2); before = numba.get_num_threads(); "
-        "import fastlt.loaders.ffcv_images; print(torch.get_num_threads(), numba.get_num_threads() == before)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.split() == ["2", "True"], done.stderr

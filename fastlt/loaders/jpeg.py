@@ -30,8 +30,8 @@ def _library() -> Path:
     library.parent.mkdir(parents=True, exist_ok=True)
     fresh = library.with_suffix(f".{os.getpid()}.so")  # of ranks that compile at once, each its own
     source = Path(__file__).with_suffix(".c")
-    command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(fresh), str(source), "-ljpeg"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    options = ["-O2", "-shared", "-fPIC", "-Werror=implicit-function-declaration", "-o", str(fresh)]
+    done = subprocess.run([compiler, *options, str(source), "-ljpeg"], capture_output=True, text=True)
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "error" in line), "it failed without a word")
         raise ImportError(f"{source} does not compile: {reason} (Debian: apt-get install libjpeg-dev)")

@@ -12,7 +12,7 @@ demo: install
 	@fastlt demo --out runs/demo
 
 test: install
-	@pytest
+	@pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # On a machine with a GPU: the tests for it, then the benchmarks of kernels and trainer; results go to bench/results.
 gpu: install

@@ -32,7 +32,18 @@ setup(
         "dali": ["nvidia-dali-cuda130>=2.4"],
         "data": ["openai", "aiohttp>=3.12", "protego", "pyarrow", "opencv-python"],
         "bench": ["liger-kernel", "cut-cross-entropy"],  # peers of the kernels, for GPUs
-        "dev": ["pytest", "hypothesis", "webdataset", "rich", "ruff", "mypy", "types-PyYAML", "types-tqdm", "ninja"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "webdataset",
+            "rich",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "types-tqdm",
+            "ninja",
+        ],
     },
     entry_points={"console_scripts": ["fastlt = fastlt.cli:main"]},
 )

@@ -19,14 +19,26 @@ PATIENCE_SECONDS = 10
 
 
 def join_process_group() -> torch.device:
-    """Joins the launcher's process group, or makes one of a single process; returns this rank's device."""
+    """Joins the launcher's process group, or makes one of a single process; returns this rank's device.
+
+    Raises:
+        ValueError: another program listens on the port at which the ranks were to meet.
+    """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     if "RANK" not in os.environ:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             os.environ.update(alone | {"MASTER_PORT": str(free.getsockname()[1])})
-    deepspeed.init_distributed(verbose=False)
+    try:
+        deepspeed.init_distributed(verbose=False)
+    except torch.distributed.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise ValueError(
+            f"port {os.environ['MASTER_PORT']}, at which the ranks meet, is in use, perhaps by another training on "
+            "this machine: choose another one with --master_port (deepspeed) or --master-port (torchrun)."
+        ) from None
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)

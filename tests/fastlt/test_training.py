@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -154,6 +156,18 @@ def test_one_process_without_launcher(workshop):
     done = subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (workshop.folder / "alone" / "last.safetensors").is_file()
+
+
+def test_a_second_training_at_the_same_port(workshop):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        command = [sys.executable, *workshop.train_command("data.path=encoded", "output=refused", ranks=1)[3:]]
+        done = subprocess.run(command, env=os.environ | rank, cwd=workshop.folder, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"fastlt: error: port {port}, at which the ranks meet, is in use" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (workshop.folder / "refused").exists()
 
 
 def test_wrong_recipes_end_with_one_sentence(workshop, trained):

@@ -39,7 +39,7 @@ if [ ${#packages[@]} -gt 0 ]; then
 fi
 
 "$python" -m venv .venv
-echo "installing Python packages into .venv (about two minutes, 7.3 GB)"
+echo "installing Python packages into .venv (about three minutes, 7.3 GB)"
 pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt)
 "${pip[@]}" pip setuptools wheel
 "${pip[@]}" --editable ".[dev,data]"

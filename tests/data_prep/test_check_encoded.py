@@ -36,7 +36,8 @@ def checked(tmp_path_factory):
         for name in ("a", "b"):
             (folder / split / name).mkdir(parents=True)
             for i in range(3):
-                Image.radial_gradient("L").resize((60 + i, 50)).save(folder / split / name / f"{i}.jpg")
+                image = Image.radial_gradient("L").resize((60 + i, 50)).convert("RGB")
+                image.save(folder / split / name / f"{i}.jpg")
     for form in ("ffcv", "webdataset", "plain"):
         encode_sources(folder / form, Sources(folder / "train", folder / "val"), Storage(format=form, workers=1))
         assert check_encoded(folder / form, workers=1) == 12
@@ -71,8 +72,9 @@ def test_check_as_a_user_types_it(workshop, checked, capsys):
     assert "all 12 images are whole" in workshop.fastlt("encode", "--check", checked / "plain").stdout
     names = EncodedDataset.open(checked / "plain").image_names("val")
     Path(names[4]).rename(Path(names[4]).with_suffix(".gone"))
-    assert main(["encode", "--check", str(checked / "plain")]) == 1
+    status = main(["encode", "--check", str(checked / "plain")])
     Path(names[4]).with_suffix(".gone").rename(names[4])
+    assert status == 1
     assert "val.json, sample 4: broken image" in capsys.readouterr().err
     assert main(["encode", "--check", str(checked / "train")]) == 1
     assert "is not an encoded data set" in capsys.readouterr().err

@@ -163,7 +163,8 @@ def test_a_second_training_at_the_same_port(workshop):
         port = str(taken.getsockname()[1])
         rank = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         command = [sys.executable, *workshop.train_command("data.path=encoded", "output=refused", ranks=1)[3:]]
-        done = subprocess.run(command, env=os.environ | rank, cwd=workshop.folder, capture_output=True, text=True)
+        how = {"cwd": workshop.folder, "capture_output": True, "text": True, "timeout": 300}
+        done = subprocess.run(command, env=os.environ | rank, **how)
     assert done.returncode == 1
     assert f"fastlt: error: port {port}, at which the ranks meet, is in use" in done.stderr
     assert "Traceback" not in done.stderr

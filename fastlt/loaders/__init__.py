@@ -106,8 +106,13 @@ class Normalize:
 
     def __call__(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] uint8 to float32, channels last."""
-        images = images.to(self.device, non_blocking=True).float()
-        return images.sub_(self._mean).mul_(self._scale).contiguous(memory_format=torch.channels_last)
+        images = images.to(self.device, non_blocking=True).float().contiguous(memory_format=torch.channels_last)
+        # As large as an image, for three channels alone do not vectorize in channels-last memory.
+        mean, scale = (
+            values.expand(1, *images.shape[1:]).contiguous(memory_format=torch.channels_last)
+            for values in (self._mean, self._scale)
+        )
+        return images.sub_(mean).mul_(scale)
 
     def feed(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """(uint8 images, labels) on the host to (normalized images, labels) on the device.

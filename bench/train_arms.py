@@ -41,12 +41,12 @@ def bare(recipe: Path, words: list[str], device: str, tick: Tick) -> None:
     from torch.nn import functional as F
 
     from fastlt.classifier import create_backbone, device_dtype
-    from fastlt.distributed import share_of_cores
+    from fastlt.distributed import prepare_cpu
     from fastlt.encoded import EncodedDataset
     from fastlt.recipe import load_recipe
 
-    if "OMP_NUM_THREADS" not in os.environ:  # as in the trainer
-        torch.set_num_threads(share_of_cores())
+    if device == "cpu":  # as in the trainer
+        prepare_cpu()
     read = load_recipe(recipe, words)
     size, batch_size, optimizing = read.data.image_size, read.optimizer.batch_size, read.optimizer
     num_classes = EncodedDataset.open(read.data.path).label_space.num_classes

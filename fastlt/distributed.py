@@ -52,7 +52,7 @@ def join_process_group() -> torch.device:
 def prepare_cpu() -> None:
     """Has torch compute on this rank's share of the cores, in memory that it keeps from step to step.
 
-    glibc would give back what a step has freed, and clearing the same pages for the next one costs 3% of it or more.
+    glibc would give back what a step has freed, and clearing the pages again costs the next one 3% or more.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(share_of_cores())

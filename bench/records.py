@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,15 +30,21 @@ def is_ours(record: Record) -> bool:
     return record["impl"].startswith("fastlt") or record["impl"] in OUR_LOADERS
 
 
+def spread(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """p20, median and p80."""
+    low, middle, high = (float(value) for value in np.quantile(values, [0.2, 0.5, 0.8]))
+    return low, middle, high
+
+
 def rate(images_per_s: list[float]) -> dict[str, float]:
     """Median, p20 and p80 of images/s, as records have them."""
-    low, middle, high = (float(r) for r in np.quantile(images_per_s, [0.2, 0.5, 0.8]))
+    low, middle, high = spread(images_per_s)
     return {"images_per_s": middle, "p20_images_per_s": low, "p80_images_per_s": high}
 
 
 def milliseconds(seconds: list[float]) -> dict[str, float]:
     """Median, p20 and p80 of times in ms, as records have them."""
-    low, middle, high = (1000 * float(s) for s in np.quantile(seconds, [0.2, 0.5, 0.8]))
+    low, middle, high = (1000 * value for value in spread(seconds))
     return {"median_ms": middle, "p20_ms": low, "p80_ms": high}
 
 

@@ -119,8 +119,8 @@ def measure_training(setting: Setting, scratch: Path, device: torch.device, quic
         record = {"case": case, "impl": impl, **rate, "peak_bytes": turns.peaks[impl]}
         record["storage"] = " ".join(word for word in setting.storage if not word.startswith("--"))
         if impl == "fastlt":  # of turns that followed each other, which a slow minute slows alike
-            ratios = np.divide(rates, turns.rates["fastlt-resident"])
-            record["over_resident"], record["over_resident_p20_p80"] = _median_and_spread(ratios)
+            low, middle, high = records.spread(np.divide(rates, turns.rates["fastlt-resident"]))
+            record |= {"over_resident": middle, "over_resident_p20_p80": [low, high]}
         found.append(record | ({"mfu": flops * rate["images_per_s"] / peak} if peak else {}))
     return recipe, found
 
@@ -150,12 +150,6 @@ def measure_loss(console: Console, recipe: Recipe, bare_ms: float, device: torch
     return shares
 
 
-def _median_and_spread(values: np.ndarray) -> tuple[float, list[float]]:
-    """(median, [p20, p80])."""
-    low, middle, high = (float(value) for value in np.quantile(values, [0.2, 0.5, 0.8]))
-    return middle, [low, high]
-
-
 def _print_shares(console: Console, shares: list[Record], bare_ms: float) -> None:
     table = Table(title=f"the loss's share of a step, beside a bare step of {bare_ms:.1f} ms", title_justify="left")
     for column in ("case", "impl", "ms", "p20..p80", "share"):
@@ -171,7 +165,7 @@ def _print_targets(console: Console, found: list[Record], shares: list[Record], 
     of = {r["impl"]: r for r in found}
     rate, resident, bare = (of[impl]["images_per_s"] for impl in ("fastlt", "fastlt-resident", "bare"))
     low, high = of["fastlt"]["over_resident_p20_p80"]
-    what = f"trainer with its data, over resident batches, median of the rounds ({low:.3g}..{high:.3g})"
+    what = f"trainer with its data, over resident batches (p20..p80 {low:.3g}..{high:.3g})"
     tables.print_target(console, what, of["fastlt"]["over_resident"], 0.95)
     console.print(f"  trainer on resident batches, over the bare model: {resident / bare:.3g}", highlight=False)
     if device.type == "cuda":

@@ -5,6 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.functional import normalize
 
 from fastlt.encoded import EncodedDataset
 from fastlt.epoch_plan import EpochPlan
@@ -20,6 +21,16 @@ def train_loader(data: EncodedDataset, rank=0, world_size=1, batch_size=8, worke
     transform = Transform(24, train=True, seed=1, flip=flip)
     source = open_source(data, "train", transform, batch_size, workers)
     return TrainLoader(source, plan, data.split("train").labels(), NORMALIZE, batch_size, rank, world_size)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_normalize_is_torchvisions_and_leaves_its_input(memory_format):
+    images = torch.randint(256, (2, 3, 5, 7), dtype=torch.uint8).contiguous(memory_format=memory_format)
+    before = images.clone()
+    found = NORMALIZE(images)
+    torch.testing.assert_close(found, normalize(images / 255, list(NORMALIZE.mean), list(NORMALIZE.std)))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert images.equal(before)
 
 
 @pytest.fixture(params=["encoded", "plain"])

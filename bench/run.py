@@ -8,7 +8,6 @@ gets those of the kernels.
 examples:
   python bench/run.py kernels                  on the GPU where there is one
   python bench/run.py kernels --device cpu --quick
-  python bench/run.py encodings
   python bench/run.py crawl                    needs shared/data beside the checkout
   python bench/run.py loaders                  the same; DALI where it is installed
   python bench/run.py train                    the same; on the GPU where there is one
@@ -24,12 +23,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this checkout, not what happens to be installed
 
+# One module of bench/suites each: what it measures, and on which devices.
 SUITES = {
-    "kernels": "kernel_suite",
-    "encodings": "encodings",
-    "crawl": "crawl_suite",
-    "loaders": "loader_suite",
-    "train": "train_suite",
+    "kernels": ("the loss against other implementations", ("cpu", "cuda")),
+    "crawl": ("the crawler beside img2dataset, on the CPU", ("cpu",)),
+    "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),
+    "train": ("the trainer beside its bare model", ("cpu", "cuda")),
 }
 
 
@@ -41,16 +40,13 @@ def main() -> int:
         "--compare", nargs=2, metavar=("A", "B"), help="records before and after: FILE.jsonl, FILE@COMMIT or a folder"
     )
     suites = parser.add_subparsers(dest="suite", metavar="suite")
-    _add(suites, "kernels", "the loss against other implementations", ("cpu", "cuda"))
-    _add(suites, "encodings", "encodings of silenced sets, on the CPU", ("cpu",))
-    _add(suites, "crawl", "the crawler beside img2dataset, on the CPU", ("cpu",))
-    _add(suites, "loaders", "data pipelines and encoding beside their peers, on the CPU", ("cpu",))
-    _add(suites, "train", "the trainer beside its bare model", ("cpu", "cuda"))
+    for name, (what, devices) in SUITES.items():
+        _add(suites, name, what, devices)
     arguments = parser.parse_args()
     if bool(arguments.compare) == bool(arguments.suite):
         parser.error("give a suite, or --compare A B.")
     if arguments.compare:
-        from bench.compare import compare
+        from bench.harness.compare import compare
 
         try:
             return 0 if compare(*arguments.compare) else 1
@@ -63,7 +59,7 @@ def main() -> int:
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here; use --device cpu.")
     os.environ.setdefault("DS_ACCELERATOR", device)
-    suite = importlib.import_module(f"bench.{SUITES[arguments.suite]}")
+    suite = importlib.import_module(f"bench.suites.{arguments.suite}")
     suite.run(torch.device(device), arguments.quick, arguments.results)
     return 0
 

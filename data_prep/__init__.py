@@ -1,1 +1,1 @@
-"""Making data: class folders, drawn demo data, encoding."""
+"""Making data: discover auxiliary categories, crawl and filter their images, encode all of it."""

@@ -1,7 +1,8 @@
 """The catalog: one SQLite file that knows every class, candidate and image, where it came from and what became of it.
 
-The tables below are the contract between the stages, each of which reads and writes its own part in short
-transactions. Killed at any instant, a stage goes on from what the file says. Readers are never in the way (WAL).
+Its tables (`schema.py`) are the contract between the stages. Every table is read and written through the methods
+below, in short transactions; killed at any instant, a stage goes on from what the file says. Readers are never in the
+way (WAL).
 """
 
 from __future__ import annotations
@@ -9,115 +10,50 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+from fastlt.data_prep import schema
+from fastlt.dataset.images import in_tar
 
--- What discover is given. State: open, done, or short of categories (reason says why it stopped).
-CREATE TABLE target (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,             -- as class folders and label spaces have it
-    title TEXT NOT NULL,                   -- as people say it
-    synonyms TEXT NOT NULL DEFAULT '[]',   -- JSON list of other titles
-    count INTEGER NOT NULL,                -- training images
-    state TEXT NOT NULL DEFAULT 'open',
-    reason TEXT NOT NULL DEFAULT ''
-);
 
--- Auxiliary categories. State: kept, or rejected for a reason.
-CREATE TABLE category (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,             -- normalized: the auxiliary class name in label spaces
-    title TEXT NOT NULL,                   -- what image sources are asked for
-    state TEXT NOT NULL DEFAULT 'kept',
-    reason TEXT NOT NULL DEFAULT ''
-);
-CREATE TABLE neighbor (
-    target INTEGER NOT NULL REFERENCES target,
-    category INTEGER NOT NULL REFERENCES category,
-    PRIMARY KEY (target, category)
-) WITHOUT ROWID;
+class Candidate(NamedTuple):
+    """A URL that may be an image of a category."""
 
--- The LLM's answers by the SHA-256 of what it was asked, so that nothing is asked twice.
-CREATE TABLE answer (
-    key TEXT PRIMARY KEY,
-    model TEXT NOT NULL,
-    content TEXT NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL
-) WITHOUT ROWID;
+    category: int
+    url: str
+    host: str
+    source: str
+    page: str = ""
+    license: str = ""
+    attribution: str = ""
 
--- How far an image source was asked for a category. State: open, done, failed.
-CREATE TABLE search (
-    category INTEGER NOT NULL REFERENCES category,
-    source TEXT NOT NULL,
-    cursor TEXT,                           -- where the source goes on; NULL at the beginning
-    found INTEGER NOT NULL DEFAULT 0,
-    state TEXT NOT NULL DEFAULT 'open',
-    reason TEXT NOT NULL DEFAULT '',
-    PRIMARY KEY (category, source)
-) WITHOUT ROWID;
 
--- URLs of images. State: new, fetched, dropped (for good), failed (another day may be better).
-CREATE TABLE candidate (
-    id INTEGER PRIMARY KEY,
-    category INTEGER NOT NULL REFERENCES category,
-    url TEXT NOT NULL UNIQUE,
-    host TEXT NOT NULL,
-    source TEXT NOT NULL,
-    page TEXT NOT NULL DEFAULT '',         -- where people see the image
-    license TEXT NOT NULL DEFAULT '',
-    attribution TEXT NOT NULL DEFAULT '',
-    state TEXT NOT NULL DEFAULT 'new',
-    reason TEXT NOT NULL DEFAULT '',
-    twin INTEGER                           -- the image that a dropped duplicate is one of
-);
-CREATE INDEX candidate_outcome ON candidate (state, reason);
-CREATE INDEX candidate_work ON candidate (host, id) WHERE state = 'new';
+class ImageRow(NamedTuple):
+    """An image in a shard; `id` is its candidate's."""
 
--- WebDataset shards. An open one is a `.partial` file, valid up to num_bytes.
-CREATE TABLE shard (
-    id INTEGER PRIMARY KEY,                -- 0 is 00000.tar
-    state TEXT NOT NULL DEFAULT 'open',    -- open, done
-    num_images INTEGER NOT NULL DEFAULT 0,
-    num_bytes INTEGER NOT NULL DEFAULT 0
-);
-
--- Images in shards; id is the candidate's. State: new, kept, dropped (by filter, for a reason).
-CREATE TABLE image (
-    id INTEGER PRIMARY KEY REFERENCES candidate,
-    category INTEGER NOT NULL REFERENCES category,
-    shard INTEGER NOT NULL REFERENCES shard,
-    offset INTEGER NOT NULL,               -- of the JPEG inside the shard
-    num_bytes INTEGER NOT NULL,
-    width INTEGER NOT NULL,
-    height INTEGER NOT NULL,
-    sha256 BLOB NOT NULL UNIQUE,           -- of the bytes as they were fetched
-    hash INTEGER NOT NULL,                 -- perceptual, 64 bits as a signed integer
-    state TEXT NOT NULL DEFAULT 'new',
-    reason TEXT NOT NULL DEFAULT '',
-    similarity REAL,                       -- to the prototype of `nearest`
-    nearest INTEGER REFERENCES target
-);
-CREATE INDEX image_outcome ON image (state, reason);
-CREATE INDEX image_category ON image (category, state);
-"""
+    id: int
+    category: int
+    shard: int
+    offset: int
+    num_bytes: int
+    width: int
+    height: int
+    sha256: bytes
+    hash: int
 
 
 class Catalog:
-    """An open catalog; `connection` is what the stages talk SQL to (rows come as `sqlite3.Row`).
+    """An open catalog; rows come as `sqlite3.Row`.
 
     Args:
         path: the file.
         create: make it when there is none.
 
     Raises:
-        ValueError: no such file, no catalog, or one of another version.
+        ValueError: no such file, no catalog, or one of a newer version.
     """
 
     def __init__(self, path: Path, create: bool = False) -> None:
@@ -129,27 +65,33 @@ class Catalog:
         # Autocommit: transactions are begun by `transaction` alone.
         self.connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         self.connection.row_factory = sqlite3.Row
+        self._run = self.connection.execute
         try:
-            self.connection.execute("PRAGMA journal_mode = WAL")
-            self.connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last commits, never order
-            self.connection.execute("PRAGMA foreign_keys = ON")
-            self._create_or_check()
+            self._run("PRAGMA journal_mode = WAL")
+            self._run("PRAGMA synchronous = NORMAL")  # a power cut may cost the last commits, never order
+            self._run("PRAGMA foreign_keys = ON")
+            self._create_or_migrate()
         except sqlite3.DatabaseError as error:
             self.connection.close()
             raise ValueError(f"{path} cannot be used as a catalog: {error}.") from None
 
-    def _create_or_check(self) -> None:
-        with self.transaction() as sql:
-            (version,) = sql.execute("PRAGMA user_version").fetchone()
+    def _create_or_migrate(self) -> None:
+        with self.transaction():  # two processes may open the same old catalog
+            version = self._number("PRAGMA user_version")
+            if version > schema.VERSION:
+                raise sqlite3.DatabaseError(
+                    f"it has version {version}, this fastlt reads up to {schema.VERSION}: install a newer fastlt"
+                )
             if version == 0:
-                (tables,) = sql.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-                if tables:
+                if self._number("SELECT count(*) FROM sqlite_schema"):
                     raise sqlite3.DatabaseError("it is another program's database")
-                for statement in SCHEMA.split(";\n"):
-                    sql.execute(statement)
-                sql.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            elif version != SCHEMA_VERSION:
-                raise sqlite3.DatabaseError(f"it has version {version}, this fastlt reads {SCHEMA_VERSION}")
+                steps = [schema.SCHEMA]
+            else:
+                steps = [schema.MIGRATIONS[number] for number in range(version, schema.VERSION)]
+            for statement in (statement for step in steps for statement in step.split(";\n")):
+                self._run(statement)
+            if steps:
+                self._run(f"PRAGMA user_version = {schema.VERSION}")
 
     def __enter__(self) -> Catalog:
         return self
@@ -158,15 +100,15 @@ class Catalog:
         self.connection.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[None]:
         """All or nothing: commits at the end, rolls back on an exception. Keep it short."""
-        self.connection.execute("BEGIN IMMEDIATE")
+        self._run("BEGIN IMMEDIATE")
         try:
-            yield self.connection
+            yield
         except BaseException:
-            self.connection.execute("ROLLBACK")
+            self._run("ROLLBACK")
             raise
-        self.connection.execute("COMMIT")
+        self._run("COMMIT")
 
     @contextmanager
     def lock(self, stage: str) -> Iterator[None]:
@@ -186,6 +128,199 @@ class Catalog:
             file.flush()
             yield
 
+    # Settings: what stages remember
+
+    def setting(self, name: str, default: str = "") -> str:
+        """A remembered value."""
+        row = self._run("SELECT value FROM setting WHERE name = ?", [name]).fetchone()
+        return row[0] if row else default
+
+    def remember(self, name: str, value: str) -> None:
+        """Keeps a value under a name."""
+        self._run("INSERT OR REPLACE INTO setting VALUES (?, ?)", [name, value])
+
+    # Target classes
+
+    def targets(self) -> list[sqlite3.Row]:
+        """All target classes, by id."""
+        return self._run("SELECT * FROM target ORDER BY id").fetchall()
+
+    def target_title(self, name: str) -> str:
+        """How people call a target class; its name where the catalog does not know it."""
+        row = self._run("SELECT title FROM target WHERE name = ?", [name]).fetchone()
+        return row["title"] if row else name
+
+    def enter_targets(self, rows: Iterable[tuple[str, str, str, int]]) -> None:
+        """Adds (name, title, JSON list of synonyms, training images) rows; known names are brought up to date."""
+        self.connection.executemany(
+            "INSERT INTO target (name, title, synonyms, count) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE"
+            " SET title = excluded.title, synonyms = excluded.synonyms, count = excluded.count",
+            rows,
+        )
+
+    def set_target_state(self, target: int, state: str, reason: str) -> None:
+        """What became of a target class."""
+        self._run("UPDATE target SET state = ?, reason = ? WHERE id = ?", [state, reason, target])
+
+    # Auxiliary categories and neighbors
+
+    def categories(self, kept: bool = False) -> list[sqlite3.Row]:
+        """All categories, or the kept ones, by id."""
+        return self._run("SELECT * FROM category WHERE state = 'kept' OR NOT ? ORDER BY id", [kept]).fetchall()
+
+    def category(self, category: int) -> sqlite3.Row:
+        """The category of that id."""
+        return self._run("SELECT * FROM category WHERE id = ?", [category]).fetchone()
+
+    def add_category(self, name: str, title: str) -> int:
+        """The id of the category of that name, made if there is none."""
+        self._run("INSERT OR IGNORE INTO category (name, title) VALUES (?, ?)", [name, title])
+        return self._number("SELECT id FROM category WHERE name = ?", name)
+
+    def reject_category(self, category: int, reason: str) -> None:
+        """Takes a category out; it stays there, so that it is not named again."""
+        self._run("UPDATE category SET state = 'rejected', reason = ? WHERE id = ?", [reason, category])
+
+    def add_neighbor(self, target: int, category: int) -> None:
+        """Makes a category a neighbor of a target."""
+        self._run("INSERT OR IGNORE INTO neighbor VALUES (?, ?)", [target, category])
+
+    def neighbors_of(self, target: int) -> list[sqlite3.Row]:
+        """The categories that were named for a target, by title."""
+        query = (
+            "SELECT category.* FROM neighbor JOIN category ON category.id = category WHERE target = ? ORDER BY title"
+        )
+        return self._run(query, [target]).fetchall()
+
+    def neighbors(self) -> dict[str, list[str]]:
+        """{target: [category, ...]} of the kept categories, in order."""
+        lists: dict[str, list[str]] = {}
+        query = (
+            "SELECT target.name, category.name FROM neighbor JOIN target ON target.id = target"
+            " JOIN category ON category.id = category WHERE category.state = 'kept' ORDER BY target.id, category.name"
+        )
+        for target, category in self._run(query):
+            lists.setdefault(target, []).append(category)
+        return lists
+
+    def neighbor_pairs(self) -> list[tuple[int, str]]:
+        """(category id, target name) of all neighbors."""
+        query = "SELECT category, name FROM neighbor JOIN target ON target.id = target"
+        return [tuple(row) for row in self._run(query)]
+
+    # Answers of the language model
+
+    def answer(self, key: str) -> str | None:
+        """The answer to what was asked under that key."""
+        row = self._run("SELECT content FROM answer WHERE key = ?", [key]).fetchone()
+        return row[0] if row else None
+
+    def keep_answer(self, key: str, model: str, content: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """Keeps an answer for good."""
+        row = [key, model, content, prompt_tokens, completion_tokens]
+        self._run("INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?, ?)", row)
+
+    def answer_costs(self) -> sqlite3.Row:
+        """Of all answers: `answers`, `prompt_tokens`, `completion_tokens`; and `dearest`, the tokens of the dearest."""
+        return self._run(
+            "SELECT count(*) AS answers, ifnull(sum(prompt_tokens), 0) AS prompt_tokens,"
+            " ifnull(sum(completion_tokens), 0) AS completion_tokens,"
+            " ifnull(max(prompt_tokens + completion_tokens), 0) AS dearest FROM answer"
+        ).fetchone()
+
+    # Searches of image sources
+
+    def search(self, category: int, source: str) -> sqlite3.Row:
+        """How far a source was asked for a category; a new search begins at its first page."""
+        self._run("INSERT OR IGNORE INTO search (category, source) VALUES (?, ?)", [category, source])
+        return self._run("SELECT * FROM search WHERE category = ? AND source = ?", [category, source]).fetchone()
+
+    def add_page(self, category: int, source: str, cursor: str | None, found: int, state: str) -> None:
+        """Writes down a page of a search: where the next one begins, how many URLs were new, and whether it goes on."""
+        self._run(
+            "UPDATE search SET cursor = ?, found = found + ?, state = ?, reason = '' WHERE category = ? AND source = ?",
+            [cursor, found, state, category, source],
+        )
+
+    def fail_search(self, category: int, source: str, reason: str) -> None:
+        """A source did not answer for a category."""
+        self._run(
+            "UPDATE search SET state = 'failed', reason = ? WHERE category = ? AND source = ?",
+            [reason, category, source],
+        )
+
+    def failed_searches(self) -> list[tuple[str, int]]:
+        """(reason, number) of searches that a source did not answer, most frequent first."""
+        query = "SELECT reason, count(*) FROM search WHERE state = 'failed' GROUP BY 1 ORDER BY 2 DESC"
+        return [tuple(row) for row in self._run(query)]
+
+    # Candidates
+
+    def add_candidates(self, rows: Iterable[Candidate]) -> int:
+        """Adds candidates; returns how many URLs were new. A URL that is there already is left as it is."""
+        before = self.connection.total_changes
+        self.connection.executemany(
+            "INSERT OR IGNORE INTO candidate (category, url, host, source, page, license, attribution)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+        return self.connection.total_changes - before
+
+    def num_candidates(self, category: int | None = None) -> int:
+        """Candidates of a category, or of all."""
+        if category is None:
+            return self._number("SELECT count(*) FROM candidate")
+        return self._number("SELECT count(*) FROM candidate WHERE category = ?", category)
+
+    def num_waiting(self) -> int:
+        """Candidates without an outcome."""
+        return self._number("SELECT count(*) FROM candidate WHERE state = 'new'")
+
+    def next_host(self, after: str) -> str | None:
+        """The first host after that one, by name, with a candidate that has no outcome."""
+        # SQLite would take the other index, and read all of it.
+        query = (
+            "SELECT host FROM candidate INDEXED BY candidate_work"
+            " WHERE state = 'new' AND host > ? ORDER BY host LIMIT 1"
+        )
+        row = self._run(query, [after]).fetchone()
+        return row["host"] if row else None
+
+    def waiting_of_host(self, host: str, after: int, number: int) -> list[sqlite3.Row]:
+        """The next candidates (id, url) of a host without an outcome, after that id."""
+        query = "SELECT id, url FROM candidate WHERE state = 'new' AND host = ? AND id > ? ORDER BY id LIMIT ?"
+        return self._run(query, [host, after, number]).fetchall()
+
+    def candidate(self, candidate: int) -> sqlite3.Row:
+        """A candidate with name and title of its category."""
+        (row,) = self.candidates([candidate]).values()
+        return row
+
+    def candidates(self, ids: Sequence[int]) -> dict[int, sqlite3.Row]:
+        """Candidates by id: their columns, and `category_name` and `title` of their category."""
+        query = (
+            "SELECT candidate.*, category.name AS category_name, category.title FROM candidate"
+            f" JOIN category ON category.id = category WHERE candidate.id IN ({', '.join('?' * len(ids))})"
+        )
+        return {row["id"]: row for row in self._run(query, ids)}
+
+    def set_outcomes(self, rows: Iterable[tuple[str, str, int | None, int]]) -> None:
+        """Writes (state, reason, the image it repeats or None, id) of candidates."""
+        self.connection.executemany("UPDATE candidate SET state = ?, reason = ?, twin = ? WHERE id = ?", rows)
+
+    def give_up_host(self, host: str, reason: str) -> int:
+        """Fails every candidate of the host that has no outcome; returns how many."""
+        query = "UPDATE candidate SET state = 'failed', reason = ? WHERE state = 'new' AND host = ?"
+        return self._run(query, [reason, host]).rowcount
+
+    def retry_failed(self) -> None:
+        """Opens what failed again, candidates and searches."""
+        with self.transaction():
+            self._run("UPDATE candidate SET state = 'new', reason = '' WHERE state = 'failed'")
+            self._run("UPDATE search SET state = 'open', reason = '' WHERE state = 'failed'")
+
+    # Shards and their images
+
     @property
     def shards_folder(self) -> Path:
         """Where crawl puts shards: beside the catalog, so that both move together."""
@@ -195,33 +330,108 @@ class Catalog:
         """The file of a finished shard."""
         return self.shards_folder / f"{shard:05d}.tar"
 
-    def setting(self, name: str, default: str = "") -> str:
-        """A remembered value."""
-        row = self.connection.execute("SELECT value FROM setting WHERE name = ?", [name]).fetchone()
-        return row[0] if row else default
+    def shards(self, state: str) -> list[sqlite3.Row]:
+        """The shards of a state, "open" or "done", by id."""
+        return self._run("SELECT * FROM shard WHERE state = ? ORDER BY id", [state]).fetchall()
 
-    def remember(self, name: str, value: str) -> None:
-        """Keeps a value under a name."""
-        self.connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", [name, value])
+    def next_shard(self) -> int:
+        """The number of a new shard."""
+        return self._number("SELECT ifnull(max(id), -1) + 1 FROM shard")
 
-    def add_category(self, name: str, title: str) -> int:
-        """The id of the category of that name, made if there is none; inside the caller's transaction."""
-        self.connection.execute("INSERT OR IGNORE INTO category (name, title) VALUES (?, ?)", [name, title])
-        (found,) = self.connection.execute("SELECT id FROM category WHERE name = ?", [name]).fetchone()
+    def set_open_shard(self, shard: int, num_images: int, num_bytes: int) -> None:
+        """How far an open shard is valid."""
+        self._run("INSERT OR REPLACE INTO shard VALUES (?, 'open', ?, ?)", [shard, num_images, num_bytes])
+
+    def finish_shard(self, shard: int) -> None:
+        """A shard is whole and has its name."""
+        self._run("UPDATE shard SET state = 'done' WHERE id = ?", [shard])
+
+    def shard_counts(self, shard: int) -> dict[str, dict[str, int]]:
+        """Images of a shard by `licenses`, `sources` and `categories`, most frequent first."""
+        found = {}
+        for name, column in (("licenses", "license"), ("sources", "source"), ("categories", "category.name")):
+            query = (
+                f"SELECT {column}, count(*) FROM image JOIN candidate USING (id) JOIN category"
+                " ON category.id = image.category WHERE shard = ? GROUP BY 1 ORDER BY 2 DESC"
+            )
+            found[name] = dict(self._run(query, [shard]).fetchall())
         return found
 
-    def add_candidates(self, rows: Iterable[tuple[int, str, str, str, str, str, str]]) -> int:
-        """Adds (category, url, host, source, page, license, attribution) rows; returns how many URLs were new.
-
-        A URL that is there already is left as it is.
-        """
-        before = self.connection.total_changes
+    def add_images(self, rows: Iterable[ImageRow]) -> None:
+        """Adds images that lie in shards."""
         self.connection.executemany(
-            "INSERT OR IGNORE INTO candidate (category, url, host, source, page, license, attribution)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO image (id, category, shard, offset, num_bytes, width, height, sha256, hash)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
-        return self.connection.total_changes - before
+
+    def image_of_bytes(self, sha256: bytes) -> int | None:
+        """The image that was made of these bytes."""
+        row = self._run("SELECT id FROM image WHERE sha256 = ?", [sha256]).fetchone()
+        return row["id"] if row else None
+
+    def image_hashes(self) -> Iterator[list[sqlite3.Row]]:
+        """(id, hash) of all images by id, some at a time."""
+        found = self._run("SELECT id, hash FROM image ORDER BY id")
+        while rows := found.fetchmany(100_000):
+            yield rows
+
+    def has_images(self) -> bool:
+        """Whether there is any image."""
+        return self._run("SELECT 1 FROM image LIMIT 1").fetchone() is not None
+
+    def images(self) -> sqlite3.Cursor:
+        """All images by id, each with the state of its shard as `shard_state`."""
+        return self._run(
+            "SELECT image.*, shard.state AS shard_state FROM image JOIN shard ON shard.id = shard ORDER BY image.id"
+        )
+
+    def judge_images(self, rows: Iterable[tuple[str, str, float | None, int | None, int]]) -> None:
+        """Writes (state, reason, similarity, nearest target, id) of images."""
+        self.connection.executemany(
+            "UPDATE image SET state = ?, reason = ?, similarity = ?, nearest = ? WHERE id = ?", rows
+        )
+
+    def empty_categories(self) -> list[str]:
+        """Titles of kept categories without any image."""
+        query = (
+            "SELECT title FROM category WHERE state = 'kept'"
+            " AND NOT EXISTS (SELECT 1 FROM image WHERE image.category = category.id) ORDER BY id"
+        )
+        return [row[0] for row in self._run(query)]
+
+    def kept_images(self, unfiltered: bool = False) -> dict[str, list[str]]:
+        """{category: [image, ...]} of the images that filter kept, as `read_image` takes them; no empty lists.
+
+        Args:
+            unfiltered: take every image that was crawled.
+
+        Raises:
+            ValueError: no image, or none that was filtered, or a crawl that did not end.
+        """
+        counts = dict(self._run("SELECT state, count(*) FROM image GROUP BY state").fetchall())
+        if not counts:
+            raise ValueError(f"{self.path} has no images: run `fastlt crawl` first.")
+        if not unfiltered and counts.get("new"):
+            raise ValueError(
+                f"{counts['new']:,} images of {self.path} were not filtered: run `fastlt filter`,"
+                " or take all of them with --unfiltered."
+            )
+        if self.shards("open"):
+            raise ValueError(f"a crawl of {self.path} did not end: run `fastlt crawl` again, which goes on from there.")
+        classes: dict[str, list[str]] = {}
+        query = (
+            "SELECT category.name, shard, offset, num_bytes FROM image JOIN category ON category.id = image.category"
+            " WHERE category.state = 'kept' AND (? OR image.state = 'kept') ORDER BY category.name, image.id"
+        )
+        for row in self._run(query, [unfiltered]):
+            place = in_tar(self.shard_path(row["shard"]).absolute(), row["offset"], row["num_bytes"])
+            classes.setdefault(row["name"], []).append(place)
+        if not classes:
+            raise ValueError(f"no image of {self.path} was kept: run `fastlt filter` with other thresholds.")
+        return classes
+
+    # All of it
 
     def status(self) -> dict[str, Any]:
         """Counts of every stage: {table: {state: number, or {reason: number} where there are reasons}}."""
@@ -229,33 +439,15 @@ class Catalog:
         for table in ("target", "category", "search", "candidate", "image"):
             states: dict[str, Any] = {}
             grouped = f"SELECT state, reason, count(*) FROM {table} GROUP BY state, reason ORDER BY state, 3 DESC"
-            for state, reason, number in self.connection.execute(grouped):
+            for state, reason, number in self._run(grouped):
                 states.setdefault(state, {})[reason] = number
             found[table] = {s: r[""] if set(r) == {""} else r for s, r in states.items()}
-        one = self.connection.execute
         pairs = "SELECT count(*) FROM neighbor JOIN category ON category.id = category WHERE state = 'kept'"
-        found["neighbor"] = one(pairs).fetchone()[0]
-        found["answer"] = dict(
-            one(
-                "SELECT count(*) AS answers, ifnull(sum(prompt_tokens), 0) AS prompt_tokens,"
-                " ifnull(sum(completion_tokens), 0) AS completion_tokens FROM answer"
-            ).fetchone()
-        )
-        found["shard"] = dict(one("SELECT state, count(*) FROM shard GROUP BY state").fetchall())
+        found["neighbor"] = self._number(pairs)
+        costs = self.answer_costs()
+        found["answer"] = {name: costs[name] for name in ("answers", "prompt_tokens", "completion_tokens")}
+        found["shard"] = dict(self._run("SELECT state, count(*) FROM shard GROUP BY state").fetchall())
         return found
 
-    def neighbors(self) -> dict[str, list[str]]:
-        """{target: [category, ...]} of the kept categories, in order."""
-        lists: dict[str, list[str]] = {}
-        query = (
-            "SELECT target.name, category.name FROM neighbor JOIN target ON target.id = target"
-            " JOIN category ON category.id = category WHERE category.state = 'kept' ORDER BY target.id, category.name"
-        )
-        for target, category in self.connection.execute(query):
-            lists.setdefault(target, []).append(category)
-        return lists
-
-
-def set_states(sql: sqlite3.Connection, table: str, rows: Iterable[tuple[str, str, int]]) -> None:
-    """Writes (state, reason, id) rows of a table."""
-    sql.executemany(f"UPDATE {table} SET state = ?, reason = ? WHERE id = ?", rows)
+    def _number(self, query: str, *values: object) -> int:
+        return self._run(query, values).fetchone()[0]

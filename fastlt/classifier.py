@@ -16,55 +16,39 @@ from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from fastlt.kernels import NeighborSilencingHead
+from fastlt.kernels import NeighborSilencingHead, NeighborTable
 from fastlt.label_space import LabelSpace
-from fastlt.recipe import LossRecipe, ModelRecipe
+from fastlt.recipe import ModelRecipe, Recipe
 
 
 class Classifier(nn.Module):
     """Backbone and head; computes in `compute_dtype` where autocast allows it, weights stay float32.
 
-    Without `with_head` it gives features: the head is then elsewhere, see `sharded_classes.py`.
+    Args:
+        recipe: of the run.
+        label_space: the classes that are trained.
+        with_head: False gives features instead of logits and losses; the head is then elsewhere, see
+            `training/heads.py`.
+
+    Raises:
+        ValueError: timm cannot make the model, or class embeddings do not fit.
     """
 
-    def __init__(
-        self,
-        model: ModelRecipe,
-        loss: LossRecipe,
-        label_space: LabelSpace,
-        auxiliary_per_class: int,
-        image_size: int,
-        with_head: bool = True,
-    ) -> None:
+    def __init__(self, recipe: Recipe, label_space: LabelSpace, with_head: bool = True) -> None:
         super().__init__()
-        backbone: Any = create_backbone(model, image_size)  # timm's attributes are beyond nn.Module's
+        model, size = recipe.model, recipe.data.image_size
+        backbone: Any = create_backbone(model, size)  # timm's attributes are beyond nn.Module's
         self.backbone = backbone
-        in_features = backbone.num_classes or backbone.head_hidden_size  # CLIP's projection is a `num_classes`
-        self.head: NeighborSilencingHead | None = None
-        if with_head:
-            self.head = NeighborSilencingHead(
-                in_features,
-                label_space.table(loss.silence),
-                torch.from_numpy(label_space.epoch_counts(auxiliary_per_class)),
-                tau=loss.tau,
-                lambda_s=loss.lambda_s,
-                label_smoothing=loss.label_smoothing,
-                feature_norm=model.feature_norm,
-                cosine_scale=model.cosine_scale,
-                impl=loss.impl,
-                memory_limit=loss.memory_limit,
-            )
-            if model.class_embeddings:
-                rows = class_embeddings(model.class_embeddings, label_space.names)  # [C, D]
-                if rows.shape[1] != in_features:
-                    raise ValueError(
-                        f"{model.class_embeddings} has embeddings of {rows.shape[1]} numbers, but {model.name} gives "
-                        f"{in_features} features."
-                    )
-                self.head.weight.data.copy_(rows)
-        self.backbone_arguments = backbone_arguments(model, image_size)
+        self.in_features: int = backbone.num_classes or backbone.head_hidden_size  # CLIP's projection is `num_classes`
+        self.head = _whole_head(recipe, label_space, self.in_features) if with_head else None
+        self.backbone_arguments = backbone_arguments(model, size)
         self.compute_dtype = torch.float32
         self.head_only = False
+
+    def settle(self, device: torch.device, precision: str) -> Classifier:
+        """Moves to the device, and computes there as `engine.precision` says."""
+        self.compute_dtype = device_dtype(precision, device)
+        return self.to(device)
 
     def forward(
         self,
@@ -96,6 +80,34 @@ class Classifier(nn.Module):
         """(mean, std) per channel that the backbone's weights expect."""
         config = resolve_model_data_config(self.backbone)
         return config["mean"], config["std"]
+
+
+def _whole_head(recipe: Recipe, label_space: LabelSpace, in_features: int) -> NeighborSilencingHead:
+    head = NeighborSilencingHead(
+        in_features,
+        *head_arguments(recipe, label_space),
+        feature_norm=recipe.model.feature_norm,
+        cosine_scale=recipe.model.cosine_scale,
+        impl=recipe.loss.impl,
+        memory_limit=recipe.loss.memory_limit,
+    )
+    file = recipe.model.class_embeddings
+    if file:
+        rows = class_embeddings(file, label_space.names)  # [C, D]
+        if rows.shape[1] != in_features:
+            raise ValueError(
+                f"{file} has embeddings of {rows.shape[1]} numbers, but {recipe.model.name} gives {in_features} "
+                "features."
+            )
+        head.weight.data.copy_(rows)
+    return head
+
+
+def head_arguments(recipe: Recipe, label_space: LabelSpace) -> tuple[NeighborTable, Tensor, float, float, float]:
+    """What every head is told: silenced sets, images of each class an epoch sees [C], tau, lambda_s, smoothing."""
+    loss = recipe.loss
+    counts = torch.from_numpy(label_space.epoch_counts(recipe.data.auxiliary_per_class))
+    return label_space.table(loss.silence), counts, loss.tau, loss.lambda_s, loss.label_smoothing
 
 
 def backbone_arguments(model: ModelRecipe, image_size: int) -> dict[str, Any]:

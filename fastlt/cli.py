@@ -1,186 +1,243 @@
-"""The `fastlt` command: everything but training itself."""
+"""The `fastlt` command: finds the command that is named, has tyro read its options, runs it."""
 
 from __future__ import annotations
 
-import argparse
+import difflib
 import sqlite3
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
-from fastlt.data_prep.cli import COMMANDS as data_commands
+from tyro.conf import Positional, arg
+
+from fastlt.data_prep import cli as data_prep
+from fastlt.options import (
+    Command,
+    Flag,
+    OptionalFile,
+    OptionalFolder,
+    OptionalInt,
+    OptionError,
+    RunFolder,
+    keys_last,
+    parse,
+)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train on an encoded data set, on all GPUs of this machine, or on the CPU.
+
+    Recipe, data set and model are checked before any rank starts. Ctrl-C saves and ends; --resume goes on exactly
+    there. For several machines, use the launchers: see the README.
+    """
+
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
+    """A YAML recipe, or the name of one of ours, such as demo/species."""
+    overrides: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
+    """Keys of the recipe to set, for example optimizer.epochs=3; `fastlt recipe` explains all keys."""
+    resume: Flag = False
+    """Go on with the run at its newest checkpoint."""
+    ranks: OptionalInt = None
+    """Processes (default: one for each GPU, or one on the CPU)."""
+
+    def run(self) -> None:
+        from fastlt.launch import devices, launch
+        from fastlt.preflight import check
+        from fastlt.recipe import load_recipe
+
+        ranks = self.ranks or devices() or 1
+        check(load_recipe(self.recipe, self.overrides), self.resume, ranks)
+        words = ["--config", self.recipe, *["--resume"] * self.resume, *self.overrides]
+        status = launch(words, ranks)
+        if status:
+            raise SystemExit(status)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Explain recipes: every key with its default and meaning, or one of our recipes as it stands."""
+
+    name: Annotated[Positional[str], arg(metavar="[NAME]", help_behavior_hint="")] = ""
+    """A recipe to print with what it is based on: a file, or the name of one of ours."""
+
+    def run(self) -> None:
+        from fastlt.recipe import explained, load_recipe, packaged_recipes
+
+        if self.name:
+            print(load_recipe(self.name).text(), end="")
+        else:
+            print(explained())
+            print(f"\nrecipes that come with fastlt: {', '.join(packaged_recipes())}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure accuracy and calibration of a run on its target classes.
+
+    Writes evaluation_SPLIT.json and per_class_SPLIT.csv into the run.
+    """
+
+    run_folder: RunFolder
+    """The folder of the run."""
+    split: Annotated[Literal["val", "test"] | None, arg(metavar="{val,test}", help_behavior_hint="")] = None
+    """The split (default: test where there is one, else val)."""
+    weights: Annotated[Literal["last", "best"] | None, arg(metavar="{last,best}", help_behavior_hint="")] = None
+    """The weights (default: best, which val has chosen, on test; last on val)."""
+    data: OptionalFolder = None
+    """Another encoded data set of the same target classes."""
+
+    def run(self) -> None:
+        from fastlt.dataset.encoded import EncodedDataset
+        from fastlt.evaluation.finished_run import FinishedRun
+        from fastlt.recipe import load_recipe
+        from fastlt.run_folder import RunFolder
+
+        folder = RunFolder(self.run_folder)
+        folder.require_begun()
+        data = EncodedDataset.open(self.data or load_recipe(folder.recipe).data.path)
+        split = self.split or ("test" if "test" in data.splits else "val")
+        weights = self.weights or folder.weights_for(split)
+        run = FinishedRun(self.run_folder, weights)
+        result = run.evaluate(split, self.data)
+        files = folder.evaluation(split), folder.per_class(split)
+        about = {"split": split, "weights": weights, "epoch": run.about["epoch"], "data": str(data.path)}
+        result.save(*files, run.label_space, **about, precision=str(run.model.compute_dtype).removeprefix("torch."))
+        print(
+            f"{self.run_folder}, {weights} weights (epoch {run.about['epoch']}), {split}, {result.num_images:,} "
+            f"images, {run.model.compute_dtype}"
+        )
+        print(f"{result.row()}  MCE {result.mce:.1f}")
+        print(f"written: {files[0]}, {files[1]}")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the target classes of a run as a model that plain timm loads, with the lines that load it."""
+
+    run_folder: RunFolder
+    """The folder of the run."""
+    out: OptionalFolder = None
+    """The folder to make (default: RUN/export)."""
+    weights: Literal["last", "best"] = "last"
+    """The weights."""
+
+    def run(self) -> None:
+        from fastlt.evaluation.finished_run import FinishedRun
+
+        out = self.out or self.run_folder / "export"
+        FinishedRun(self.run_folder, self.weights).export(out)
+        print(f"written: {', '.join(str(out / name) for name in ('model.safetensors', 'model.json', 'load.py'))}")
+        print(f"try it:  python {out / 'load.py'} IMAGE")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Draw a page about one run or several: classes, curves, accuracy, speed."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
+    """The folders of the runs."""
+    out: Path = Path("report.html")
+    """The page."""
+    sheet: OptionalFile = None
+    """The contact sheet of `fastlt filter`, to be shown too."""
+
+    def run(self) -> None:
+        from fastlt.evaluation.report import report, text_table
+
+        if not self.runs:
+            raise OptionError("name a run, or several.")
+        report(list(self.runs), self.out, self.sheet)
+        print(f"{text_table(list(self.runs))}\n\nwritten: {self.out}")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw the demo's fine-grained data set: class folders of species that look alike."""
+
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """The folder to make."""
+    seed: int = 0
+    """Of all that is random."""
+
+    def run(self) -> None:
+        from fastlt.demo.species import draw_dataset
+
+        draw_dataset(self.out, seed=self.seed)
+        print(f"written: train, val, auxiliary and neighbors.json in {self.out}")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Run the whole path on drawn species, offline: discover, crawl, filter, encode, train three arms, report."""
+
+    out: Path = Path("runs/demo")
+    """The folder to make."""
+    ranks: int = 2
+    """Training processes."""
+
+    def run(self) -> None:
+        from fastlt.demo.demo import demo
+
+        demo(self.out, self.ranks)
+
+
+# In the order in which they are used.
+COMMANDS: dict[str, dict[str, type[Command]]] = {
+    "from class names to images that look like your classes": {
+        name: data_prep.COMMANDS[name] for name in ("discover", "crawl", "filter", "status")
+    },
+    "from images to a classifier": {
+        "encode": data_prep.COMMANDS["encode"],
+        "recipe": Recipe,
+        "train": Train,
+        "evaluate": Evaluate,
+        "export": Export,
+        "report": Report,
+    },
+    "to try it": {"demo": Demo, "draw": Draw},
+}
+_BY_NAME = {name: command for group in COMMANDS.values() for name, command in group.items()}
 
 
 def main(words: list[str] | None = None) -> int:
-    """Runs one command; users' mistakes end it with one sentence and status 1."""
-    parser = argparse.ArgumentParser(prog="fastlt", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    stages = (_add_encode, _add_evaluate, _add_export, _add_report, _add_draw, _add_demo)
-    for add in (*data_commands, *stages):
-        add(commands)
-    arguments = parser.parse_args(words)
+    """Runs one command; users' mistakes end it with one sentence and status 1 (2 for words that make no sense)."""
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        import fastlt
+
+        print(f"fastlt {fastlt.__version__}")
+        return 0
+    name, *rest = words
+    if name not in _BY_NAME:
+        close = difflib.get_close_matches(name, _BY_NAME, 1)
+        meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(_BY_NAME)}."
+        print(f"fastlt: error: there is no command {name!r}; {meant}", file=sys.stderr)
+        return 2
     try:
-        arguments.run_command(arguments)
-    except (ValueError, OSError, sqlite3.OperationalError) as error:  # the last one is a full disk, mostly
+        parse(_BY_NAME[name], f"fastlt {name}", keys_last(rest) if name == "train" else rest).run()
+    except (ValueError, OptionError, OSError, sqlite3.OperationalError) as error:  # the last one is a full disk, mostly
         print(f"fastlt: error: {error}", file=sys.stderr)
         return 1
+    except SystemExit as end:
+        return int(end.code or 0)
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def _add_encode(commands) -> None:
-    command = commands.add_parser("encode", help="images of classes to an encoded data set")
-    command.add_argument("out", type=Path, metavar="OUT", help="folder to make")
-    command.add_argument("--check", action="store_true", help="read all of OUT, which is there, again")
-    group = command.add_argument_group(
-        "images", "SOURCE: class folders, or a split file: .json like COCO's and iNaturalist's, else `path label` lines"
-    )
-    group.add_argument("--train", type=Path, metavar="SOURCE", help="of the target classes")
-    group.add_argument("--val", type=Path, metavar="SOURCE", help="of the same classes, for validation")
-    group.add_argument("--test", type=Path, metavar="SOURCE", help="of the same classes, for testing")
-    group.add_argument("--auxiliary", type=Path, metavar="SOURCE", help="of the auxiliary classes")
-    group.add_argument("--images", type=Path, metavar="DIR", help="what the paths of split files are relative to")
-    group.add_argument("--neighbors", type=Path, metavar="FILE", help="JSON object {target: [auxiliary, ...]}")
-    group.add_argument("--catalog", type=Path, metavar="CATALOG", help="auxiliary images that `fastlt filter` kept")
-    group.add_argument("--unfiltered", action="store_true", help="all images of the catalog")
-    group.add_argument("--skip-broken", action="store_true", help="leave broken images out instead of failing")
-    group = command.add_argument_group("how they are stored")
-    group.add_argument(
-        "--format",
-        choices=["ffcv", "webdataset", "plain"],
-        default="ffcv",
-        help="webdataset: tars with DALI's index; plain: an index of the originals",
-    )
-    group.add_argument("--mode", choices=["jpg", "raw", "smart"], default="jpg", help="how FFCV stores an image")
-    group.add_argument("--max-resolution", type=int, metavar="PX", help="shrink longer sides to this")
-    group.add_argument(
-        "--quality", type=int, default=90, metavar="Q", help="of JPEGs that are not copied as they are (default 90)"
-    )
-    command.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: all cores)")
-    command.set_defaults(run_command=_encode)
-
-
-def _encode(arguments: argparse.Namespace) -> None:
-    from fastlt.data_prep.check_encoded import check_encoded
-    from fastlt.data_prep.encode import encode
-    from fastlt.data_prep.encode_inputs import Sources
-    from fastlt.data_prep.storage import Storage
-
-    if arguments.check:
-        num_images = check_encoded(arguments.out, arguments.workers)
-        print(f"{arguments.out}: all {num_images:,} images are whole, and files, index and labels agree")
-        return
-    if not arguments.train:
-        raise ValueError("--train is missing: say where the training images are.")
-    sources = Sources(
-        train=arguments.train,
-        val=arguments.val,
-        test=arguments.test,
-        auxiliary=arguments.auxiliary,
-        neighbors=arguments.neighbors,
-        images=arguments.images,
-        catalog=arguments.catalog,
-        unfiltered=arguments.unfiltered,
-    )
-    storage = Storage(
-        format=arguments.format,
-        mode=arguments.mode,
-        max_resolution=arguments.max_resolution,
-        quality=arguments.quality,
-        workers=arguments.workers,
-        skip_broken=arguments.skip_broken,
-    )
-    space = encode(arguments.out, sources, storage)
-    print(
-        f"{arguments.out}: {space.num_targets} target and {len(space.auxiliary_names)} auxiliary classes, "
-        f"{len(space.neighbors)} neighbor pairs, {sum(space.counts):,} training images"
-    )
-
-
-def _add_evaluate(commands) -> None:
-    command = commands.add_parser("evaluate", help="accuracy and calibration of a run on the target classes")
-    command.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    command.add_argument("--split", choices=["val", "test"], help="default: test where there is one, else val")
-    command.add_argument("--weights", choices=["last", "best"], help="default: best (by val) on test, last on val")
-    command.add_argument("--data", type=Path, metavar="DIR", help="another encoded data set of the same targets")
-    command.set_defaults(run_command=_evaluate)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from fastlt.encoded import EncodedDataset
-    from fastlt.finished_run import BEST_WEIGHTS, FinishedRun
-
-    run = FinishedRun(arguments.run, arguments.weights or "last")
-    data = EncodedDataset.open(arguments.data or run.recipe.data.path)
-    split = arguments.split or ("test" if "test" in data.splits else "val")
-    # The best weights were chosen on val, so their accuracy there would be too good.
-    chosen = split == "test" and (arguments.run / BEST_WEIGHTS).exists()
-    weights = arguments.weights or ("best" if chosen else "last")
-    if weights != run.weights:
-        run = FinishedRun(arguments.run, weights)
-    result = run.evaluate(split, arguments.data)
-    result.save(arguments.run, run.label_space, split=split, weights=weights, epoch=run.about["epoch"])
-    print(f"{arguments.run}, {weights} weights (epoch {run.about['epoch']}), {split}, {result.num_images:,} images")
-    print(f"{result.row()}  MCE {result.mce:.1f}")
-    print(f"written: {arguments.run / 'evaluation.json'}, {arguments.run / 'per_class.csv'}")
-
-
-def _add_export(commands) -> None:
-    command = commands.add_parser("export", help="target rows only, loadable by plain timm")
-    command.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    command.add_argument("--out", type=Path, metavar="DIR", help="folder to make (default: RUN/export)")
-    command.add_argument("--weights", choices=["last", "best"], default="last", help="default: last")
-    command.set_defaults(run_command=_export)
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    from fastlt.finished_run import FinishedRun
-
-    out = arguments.out or arguments.run / "export"
-    FinishedRun(arguments.run, arguments.weights).export(out)
-    print(f"written: {out / 'model.safetensors'}, {out / 'model.json'}")
-
-
-def _add_report(commands) -> None:
-    command = commands.add_parser("report", help="an HTML page about one or several runs")
-    command.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs")
-    command.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html")
-    command.add_argument("--sheet", type=Path, metavar="FILE", help="contact sheet of `fastlt filter`, to be shown too")
-    command.set_defaults(run_command=_report)
-
-
-def _report(arguments: argparse.Namespace) -> None:
-    from fastlt.reporting import report, text_table
-
-    report(arguments.runs, arguments.out, arguments.sheet)
-    print(f"{text_table(arguments.runs)}\n\nwritten: {arguments.out}")
-
-
-def _add_draw(commands) -> None:
-    command = commands.add_parser("draw", help="a small fine-grained data set, drawn by code")
-    command.add_argument("out", type=Path, metavar="OUT", help="folder to make")
-    command.add_argument("--seed", type=int, default=0, help="default: 0")
-    command.set_defaults(run_command=_draw)
-
-
-def _draw(arguments: argparse.Namespace) -> None:
-    from fastlt.data_prep.drawn_species import draw_dataset
-
-    draw_dataset(arguments.out, seed=arguments.seed)
-    print(f"written: train, val, auxiliary and neighbors.json in {arguments.out}")
-
-
-def _add_demo(commands) -> None:
-    command = commands.add_parser("demo", help="the whole path on drawn species, in minutes")
-    command.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
-    command.add_argument("--ranks", type=int, default=2, metavar="N", help="training processes (default: 2)")
-    command.set_defaults(run_command=_demo)
-
-
-def _demo(arguments: argparse.Namespace) -> None:
-    from fastlt.demo import demo
-
-    demo(arguments.out, arguments.ranks)
+def _help() -> str:
+    lines = ["usage: fastlt COMMAND ...", "", "Trains image classifiers on long-tailed data by category extrapolation."]
+    for group, commands in COMMANDS.items():
+        lines += ["", f"{group}:"]
+        for name, command in commands.items():
+            summary = (command.__doc__ or "").splitlines()[0]
+            lines.append(f"  {name:<10}{summary}")
+    return "\n".join([*lines, "", "`fastlt COMMAND --help` has the options of a command."])
 
 
 if __name__ == "__main__":

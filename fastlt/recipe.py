@@ -1,7 +1,12 @@
-"""The recipe of a run: typed fields with their meaning, read from YAML and `key=value` words."""
+"""The recipe of a run: typed keys with their meaning, read from YAML and `key=value` words."""
 
 from __future__ import annotations
 
+import difflib
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,9 +14,26 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fastlt.atomic import write_text
-from fastlt.kernels.loss import MEMORY_LIMIT, Implementation
+from fastlt.kernels.options import MEMORY_LIMIT, Implementation
 from fastlt.label_space import Silence
-from fastlt.loaders import Backend
+
+LoaderName = Literal["auto", "ffcv", "dali", "plain"]
+RENAMED = {
+    "augment.test_crop": "augment.crop_pct",
+    "optimizer.average": "optimizer.ema_decay",
+    "engine.checkpoint_gradients": "engine.activation_checkpointing",
+}
+"""Keys that had another name: a recipe or run of before is told, and nothing is taken under the old one."""
+_MEANT = {
+    "optimizer.lr": "optimizer.blr (lr = blr * batch_size / 256)",
+    "optimizer.learning_rate": "optimizer.blr (lr = blr * batch_size / 256)",
+    "optimizer.gradient_accumulation": "optimizer.accumulation",
+    "optimizer.grad_clip": "optimizer.clip_grad",
+    "data.batch_size": "optimizer.batch_size",
+    "data.num_workers": "data.workers",
+    "engine.dtype": "engine.precision",
+}
+"""What other programs call a key of ours."""
 
 
 class _Section(BaseModel):
@@ -27,7 +49,7 @@ class DataRecipe(_Section):
     """Train on the auxiliary classes too; false leaves them out of images, labels and prior."""
     auxiliary_per_class: int = Field(50, ge=1)
     """Images of an auxiliary class in one epoch, drawn anew each time."""
-    loader: Backend = "auto"
+    loader: LoaderName = "auto"
     """ffcv, dali or plain; auto takes the fastest that reads the data set and is installed."""
     workers: int = Field(0, ge=0)
     """Loading threads (ffcv, dali) or processes (plain) per rank; 0 takes the rank's share of the cores."""
@@ -50,13 +72,13 @@ class AugmentRecipe(_Section):
     """Alpha of mixup; 0 turns it off. With cutmix too, each batch takes one of them at random."""
     cutmix: float = Field(0.0, ge=0)
     """Alpha of cutmix; 0 turns it off."""
-    test_crop: float = Field(0.875, gt=0, le=1)
+    crop_pct: float = Field(0.875, gt=0, le=1)
     """Side of the center crop at test time over the shorter side of the image."""
 
 
 class ModelRecipe(_Section):
     name: str
-    """Any timm model."""
+    """Any timm model, for example resnet50 or vit_base_patch14_dinov2.lvd142m."""
     pretrained: bool | str = False
     """true for timm's hub weights, a path for a local file, false for none."""
     arguments: dict[str, Any] = {}
@@ -113,8 +135,22 @@ class OptimizerRecipe(_Section):
     """Largest gradient norm; 0 does not clip."""
     head_only_epochs: int = Field(0, ge=0)
     """First epochs in which only the head learns."""
-    average: float = Field(0.0, ge=0, lt=1)
-    """Decay of a moving average of the weights, per step; then the average is evaluated and kept. 0 for none."""
+    ema_decay: float = Field(0.0, ge=0, lt=1)
+    """Decay per step of an exponential moving average (EMA) of the weights, which is then evaluated and kept; 0 for
+    none."""
+
+    def micro_batch(self, ranks: int) -> int:
+        """Images of one rank in one micro-step.
+
+        Raises:
+            ValueError: the batch does not divide.
+        """
+        if self.batch_size % (ranks * self.accumulation):
+            raise ValueError(
+                f"optimizer.batch_size={self.batch_size} does not divide by {ranks} ranks x {self.accumulation} "
+                "accumulation steps."
+            )
+        return self.batch_size // (ranks * self.accumulation)
 
 
 class EngineRecipe(_Section):
@@ -126,10 +162,12 @@ class EngineRecipe(_Section):
     """Split the classifier's rows over the ranks, for label spaces too large for one device; with ZeRO 0."""
     channels_last: bool = True
     """Memory layout of images and convolutions."""
-    checkpoint_gradients: bool = False
+    activation_checkpointing: bool = False
     """Compute the backbone's activations twice instead of keeping them: less memory, about a third more time."""
     compile: bool = False
     """torch.compile the backbone; with ZeRO 0 to 2."""
+    deepspeed: Path | dict[str, Any] | None = None
+    """Further DeepSpeed settings, a JSON file or a mapping: offload, buckets, communication types and the like."""
 
 
 class CheckpointRecipe(_Section):
@@ -183,23 +221,50 @@ class Recipe(_Section):
             raise ValueError("engine.compile does not go with engine.zero_stage=3")
         return self
 
+    def text(self) -> str:
+        """All keys, resolved, as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
     def save(self, path: Path) -> None:
-        """Writes the resolved recipe as YAML."""
-        write_text(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        """Writes `text` into a file."""
+        write_text(path, self.text())
 
 
-def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of one of ours such as `demo/species`.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    ours = packaged_recipes()
+    if str(name).removesuffix(".yaml") in ours:
+        return ours[str(name).removesuffix(".yaml")]
+    close = difflib.get_close_matches(str(name), ours, 1) or [", ".join(ours)]
+    raise ValueError(f"there is no recipe {name}: it is neither a file nor one of ours; did you mean {close[0]}?")
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """{name: file} of the recipes that come with fastlt."""
+    folder = Path(str(files("fastlt.configs")))
+    return {str(file.relative_to(folder).with_suffix("")): file for file in sorted(folder.rglob("*.yaml"))}
+
+
+def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a YAML recipe; `base:` names another one, beside it, whose values it overrides.
 
     Args:
-        path: the recipe.
+        name: as `find_recipe` takes it.
         overrides: words like `optimizer.epochs=3`; values are YAML.
 
     Raises:
-        ValueError: unreadable file, unknown key, or a value of the wrong type.
+        ValueError: unreadable file, unknown or renamed key, or a value of the wrong type.
     """
+    path = find_recipe(name)
     values = _read_yaml(path)
-    for word in overrides or []:
+    for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ValueError(f"{word!r} is not of the form key=value, for example optimizer.epochs=3.")
@@ -213,7 +278,47 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"recipe {path}: {'; '.join(_explain(e) for e in error.errors())}.") from None
+        raise ValueError(f"recipe {path}: {'; '.join(map(_explain, error.errors()))}.") from None
+
+
+def recipe_keys(section: type[BaseModel] | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, pydantic's FieldInfo) of every key, sections first to last."""
+    for name, field in (section or Recipe).model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from recipe_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def explained() -> str:
+    """Every key with its default and meaning, section by section, for people."""
+    lines: list[str] = []
+    section = ""
+    for key, field in recipe_keys():
+        if key.rpartition(".")[0] != section:
+            section = key.rpartition(".")[0]
+            lines.append("")
+        # As it is written in YAML: null, true, [0.08, 1.0].
+        default = "required" if field.is_required() else f"default {json.dumps(field.default)}"
+        meaning = " ".join((field.description or "").split())
+        lines.append(f"{key} ({default})")
+        lines += textwrap.wrap(meaning, 92, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
+def changed_keys(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
+    """{key: (value before, value after)} of the keys that differ."""
+    old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (before, after))
+    keys = [key for key, _ in recipe_keys()]
+    return {key: (old[key], new[key]) for key in keys if old[key] != new[key]}
+
+
+def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, _ in recipe_keys():
+        value: Any = values
+        for part in key.split("."):
+            value = value[part]
+        yield key, value
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -240,14 +345,24 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; known in this section are {', '.join(_known_keys(error['loc'][:-1]))}"
+        return _explain_unknown(key)
     if error["type"] == "missing":
         return f"key {key!r} is missing"
-    return f"{key}: {error['msg']}" if key else error["msg"]
+    return f"{key}: {error['msg']}" if key else error["msg"].removeprefix("Value error, ")
 
 
-def _known_keys(section: tuple) -> list[str]:
-    model: Any = Recipe
-    for part in section:
-        model = model.model_fields[part].annotation
-    return list(model.model_fields)
+def _explain_unknown(key: str) -> str:
+    if key in RENAMED:
+        return f"key {key!r} is now called {RENAMED[key]}: rename it"
+    known = [name for name, _ in recipe_keys()]
+    sections = list(Recipe.model_fields)
+    meant = _MEANT.get(key)
+    if not meant and key in {name.rpartition(".")[2] for name in known}:  # `epochs` for `optimizer.epochs`
+        meant = " or ".join(name for name in known if name.endswith(f".{key}"))
+    if not meant:
+        meant = next(iter(difflib.get_close_matches(key, [*known, *sections], 1, cutoff=0.75)), None)
+    said = f"unknown key {key!r}; did you mean {meant}?" if meant else f"unknown key {key!r}"
+    section = key.rpartition(".")[0]
+    inside = [name.removeprefix(f"{section}.") for name in known if name.startswith(f"{section}.")]
+    where = f"known in {section!r} are" if section else "sections are"
+    return f"{said} ({where} {', '.join(inside if section else sections)}; `fastlt recipe` explains them)"

@@ -1,27 +1,54 @@
-"""Trains a classifier: `deepspeed fastlt/train.py --config RECIPE [--resume] [key=value ...]`."""
+"""One rank of a training, as a launcher starts it: `deepspeed fastlt/train.py --config RECIPE [key=value ...]`."""
 
-import argparse
+import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 if __name__ == "__main__":  # a script's own folder is first on the path, where our modules would shadow others
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from tyro.conf import Positional, arg
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, metavar="RECIPE", help="YAML recipe, see configs/")
-    parser.add_argument("--resume", action="store_true", help="continue the run at its newest checkpoint")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the launcher passes it
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example optimizer.epochs=3")
-    arguments = parser.parse_intermixed_args()
+from fastlt.options import Flag, keys_last, parse
 
-    from fastlt.distributed import exit_with_one_sentence
-    from fastlt.recipe import load_recipe
-    from fastlt.trainer import Trainer
 
-    with exit_with_one_sentence():
-        Trainer(load_recipe(arguments.config, arguments.overrides), resume=arguments.resume).run()
+@dataclass(frozen=True)
+class TrainRank:
+    """Train one rank of a run; launchers start as many as there are devices.
+
+    On one machine, `fastlt train RECIPE` starts the launcher by itself. `fastlt recipe` explains every key of a recipe.
+    """
+
+    config: Annotated[str, arg(metavar="RECIPE")]
+    """A YAML recipe, or the name of one of ours, such as demo/species."""
+    overrides: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
+    """Keys of the recipe to set, for example optimizer.epochs=3."""
+    resume: Flag = False
+    """Go on with the run at its newest checkpoint."""
+
+    def run(self) -> None:
+        """Trains; ends the process where it cannot."""
+        from fastlt.training.failures import exit_with_one_sentence
+
+        with exit_with_one_sentence():
+            from fastlt.preflight import check
+            from fastlt.recipe import load_recipe
+
+            recipe = load_recipe(self.config, self.overrides)
+            check(recipe, self.resume, int(os.environ.get("WORLD_SIZE", "1")))
+            from fastlt.training.trainer import Trainer  # imports torch and DeepSpeed
+
+            Trainer(recipe, self.resume).run()
+
+
+def main(words: list[str] | None = None) -> int:
+    """Trains as the words say."""
+    words = sys.argv[1:] if words is None else words
+    # The launcher passes --local_rank=N, which the environment says too.
+    words = [word for word in words if not word.startswith("--local_rank=")]
+    parse(TrainRank, "train.py", keys_last(words)).run()
     return 0
 
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .loss import Implementation, Objective, Reduction, loss_of_features, loss_of_logits
+from .loss import Objective, Reduction, loss_of_features, loss_of_logits
 from .neighbor_table import NeighborTable
+from .options import Implementation
 
 
 class NeighborSilencingLoss(nn.Module):
@@ -26,7 +27,7 @@ class NeighborSilencingLoss(nn.Module):
     """
 
     class_counts: Tensor | None
-    _bias: Tensor | None
+    _logit_bias: Tensor | None
     _indptr: Tensor
     _indices: Tensor
 
@@ -51,7 +52,7 @@ class NeighborSilencingLoss(nn.Module):
         self._auxiliary_start = table.auxiliary_start
         for name, value in {
             "class_counts": class_counts,
-            "_bias": objective.bias,
+            "_logit_bias": objective.logit_bias,
             "_indptr": table.indptr,
             "_indices": table.indices,
         }.items():
@@ -59,10 +60,10 @@ class NeighborSilencingLoss(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Moves as any module, but the prior stays float32 when the module is cast."""
-        bias = self._bias
+        logit_bias = self._logit_bias
         super()._apply(fn, recurse)
-        if bias is not None and self._bias is not None:
-            self._bias = bias.to(self._bias.device)
+        if logit_bias is not None and self._logit_bias is not None:
+            self._logit_bias = logit_bias.to(self._logit_bias.device)
         return self
 
     @property
@@ -73,7 +74,9 @@ class NeighborSilencingLoss(nn.Module):
     @property
     def objective(self) -> Objective:
         """What is minimized, on the module's device."""
-        return Objective(self.table, self._bias, self.lambda_s, self.label_smoothing, self.ignore_index, self.reduction)
+        return Objective(
+            self.table, self._logit_bias, self.lambda_s, self.label_smoothing, self.ignore_index, self.reduction
+        )
 
     def forward(
         self,

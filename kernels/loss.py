@@ -13,15 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import operators
+from . import implementations, operators
 from .neighbor_table import NeighborTable
+from .options import MEMORY_LIMIT, Implementation
 from .reference import reference_loss
-from .rows import INSTALLED
 
-Implementation = Literal["auto", "triton", "cpu", "reference"]
 Reduction = Literal["mean", "sum", "none"]
-MEMORY_LIMIT = 2**30
-"""Bytes of logits up to which `linear_neighbor_silencing_loss` keeps them."""
 _NARROWEST_SLICE = 1024
 
 
@@ -31,12 +28,12 @@ class Objective:
 
     Attributes:
         table: silenced sets.
-        bias: tau * log prior, float32 [C] (float64 for float64 logits), or None.
+        logit_bias: tau * log prior, float32 [C] (float64 for float64 logits), or None.
         lambda_s, label_smoothing, ignore_index, reduction: see `neighbor_silencing_loss`.
     """
 
     table: NeighborTable
-    bias: Tensor | None
+    logit_bias: Tensor | None
     lambda_s: float = 0.1
     label_smoothing: float = 0.0
     ignore_index: int = -100
@@ -59,8 +56,8 @@ class Objective:
                 raise ValueError("prior must be positive for every class: a class with count 0 cannot be learned.")
         if not tau >= 0:
             raise ValueError(f"tau must be at least 0, got {tau}.")
-        bias = tau * log_prior(prior, dtype) if prior is not None and tau > 0 else None
-        return cls(table, bias, **options)
+        logit_bias = tau * log_prior(prior, dtype) if prior is not None and tau > 0 else None
+        return cls(table, logit_bias, **options)
 
     def __post_init__(self) -> None:
         if not 0 <= self.lambda_s <= 1:
@@ -186,16 +183,16 @@ def loss_of_logits(
     inplace: bool = False,
 ) -> Tensor:
     """As `neighbor_silencing_loss`, with everything but the labels prepared."""
-    targets, weights = batch_targets(labels, mixed_labels, mixed_weight, objective, logits.shape)
-    resolved = resolve_impl(impl, logits.device, logits.dtype)
+    stacked_labels, weights = stack_labels(labels, mixed_labels, mixed_weight, objective, logits.shape)
+    resolved = implementations.resolve(impl, logits.device, logits.dtype)
     if resolved == "reference":
-        return reduce_rows(_reference(logits, targets, weights, objective), targets, objective)
-    arguments = row_arguments(targets, weights, objective, resolved)
+        return reduce_rows(_reference(logits, stacked_labels, weights, objective), stacked_labels, objective)
+    arguments = row_arguments(stacked_labels, weights, objective, resolved)
     if inplace and not torch.compiler.is_compiling():
         loss = _InPlace.apply(logits, *arguments)
     else:
         loss, _ = operators.silenced_loss(logits, *arguments)
-    return reduce_rows(loss, targets, objective)
+    return reduce_rows(loss, stacked_labels, objective)
 
 
 def loss_of_features(
@@ -215,14 +212,14 @@ def loss_of_features(
         features = features.to(torch.get_autocast_dtype(device))
     B, C, size = len(features), len(weight), features.element_size()
     limit = MEMORY_LIMIT if memory_limit is None else memory_limit
-    resolved = resolve_impl(impl, features.device, features.dtype)
+    resolved = implementations.resolve(impl, features.device, features.dtype)
     if resolved == "reference" or B * C * size <= limit:
         logits = F.linear(features, weight, bias)  # [B, C]
         return loss_of_logits(logits, labels, objective, mixed_labels, mixed_weight, impl, inplace=True)
-    targets, weights = batch_targets(labels, mixed_labels, mixed_weight, objective, (B, C))
-    arguments = row_arguments(targets, weights, objective, resolved)
+    stacked_labels, weights = stack_labels(labels, mixed_labels, mixed_weight, objective, (B, C))
+    arguments = row_arguments(stacked_labels, weights, objective, resolved)
     loss, _ = operators.linear_silenced_loss(features, weight, bias, slice_size(features, weight, limit), *arguments)
-    return reduce_rows(loss, targets, objective)
+    return reduce_rows(loss, stacked_labels, objective)
 
 
 def slice_size(features: Tensor, weight: Tensor, memory_limit: int) -> int:
@@ -260,39 +257,39 @@ class _InPlace(torch.autograd.Function):
         return logits, *[None] * len(rows)
 
 
-def row_arguments(targets: Tensor, weights: Tensor | None, objective: Objective, impl: str) -> tuple[Any, ...]:
+def row_arguments(stacked_labels: Tensor, weights: Tensor | None, objective: Objective, impl: str) -> tuple[Any, ...]:
     """The arguments of `rows.Rows`, and who computes."""
-    table, bias, lambda_s = objective.table, objective.bias, objective.lambda_s
+    table, lambda_s = objective.table, objective.lambda_s
     log_lambda = math.log(lambda_s) if lambda_s > 0 else -math.inf
-    bias = None if bias is None else bias.float()
+    logit_bias = None if objective.logit_bias is None else objective.logit_bias.float()
     return (
-        targets, weights, table.indptr, table.indices, table.auxiliary_start, bias, log_lambda,
+        stacked_labels, weights, table.indptr, table.indices, table.auxiliary_start, logit_bias, log_lambda,
         float(objective.label_smoothing), objective.ignore_index, impl,
     )  # fmt: skip
 
 
-def _reference(logits: Tensor, targets: Tensor, weights: Tensor | None, objective: Objective) -> Tensor:
-    counted = _counted(targets, objective)
+def _reference(logits: Tensor, stacked_labels: Tensor, weights: Tensor | None, objective: Objective) -> Tensor:
+    counted = _counted(stacked_labels, objective)
     # With lambda_s = 1 nothing is silenced, so smoothing too spreads over all classes.
     table = objective.table.emptied() if objective.lambda_s == 1 else objective.table
-    options = table, objective.bias, objective.lambda_s, objective.label_smoothing
-    losses = torch.stack([reference_loss(logits, y.where(counted, -1), *options) for y in targets])  # [L, B]
+    options = table, objective.logit_bias, objective.lambda_s, objective.label_smoothing
+    losses = torch.stack([reference_loss(logits, y.where(counted, -1), *options) for y in stacked_labels])  # [L, B]
     loss = losses[0] if weights is None else (losses * weights).sum(dim=0)
     return loss.where(counted, 0)
 
 
-def _counted(targets: Tensor, objective: Objective) -> Tensor:
-    return (targets != objective.ignore_index).all(dim=0)  # [B]
+def _counted(stacked_labels: Tensor, objective: Objective) -> Tensor:
+    return (stacked_labels != objective.ignore_index).all(dim=0)  # [B]
 
 
-def reduce_rows(loss: Tensor, targets: Tensor, objective: Objective) -> Tensor:
+def reduce_rows(loss: Tensor, stacked_labels: Tensor, objective: Objective) -> Tensor:
     if objective.reduction == "none":
         return loss
     total = loss.sum()
-    return total if objective.reduction == "sum" else total / _counted(targets, objective).sum().clamp_min(1)
+    return total if objective.reduction == "sum" else total / _counted(stacked_labels, objective).sum().clamp_min(1)
 
 
-def batch_targets(
+def stack_labels(
     labels: Tensor, mixed_labels: Tensor | None, mixed_weight: Tensor | float | None, objective: Objective, shape: Any
 ) -> tuple[Tensor, Tensor | None]:
     """(labels, int64 [L, B]; their weights, float32 [L, B], or None for one label)."""
@@ -302,27 +299,16 @@ def batch_targets(
     if mixed_labels is None or mixed_weight is None:
         return labels.contiguous()[None], None
     _check_labels(mixed_labels, "mixed_labels", shape, objective.ignore_index)
-    exact = torch.float64 if objective.bias is not None and objective.bias.dtype == torch.float64 else torch.float32
+    exact = (
+        torch.float64
+        if objective.logit_bias is not None and objective.logit_bias.dtype == torch.float64
+        else torch.float32
+    )
     if isinstance(mixed_weight, Tensor):
         mu = mixed_weight.to(exact).expand(labels.shape)
     else:
         mu = torch.full(labels.shape, mixed_weight, dtype=exact, device=labels.device)  # copying a number would wait
     return torch.stack([labels, mixed_labels]), torch.stack([mu, 1 - mu])
-
-
-def resolve_impl(impl: str, device: torch.device, dtype: torch.dtype) -> str:
-    if impl == "auto":
-        if device.type == "cpu":
-            return "cpu" if dtype in (torch.float32, torch.bfloat16) and "numba" in INSTALLED else "reference"
-        fits = device.type == "cuda" and dtype != torch.float64 and "triton" in INSTALLED
-        return "triton" if fits else "reference"
-    if impl not in ("triton", "cpu", "reference"):
-        raise ValueError(f"impl must be 'auto', 'triton', 'cpu' or 'reference', got {impl!r}.")
-    if impl != "reference" and dtype == torch.float64:
-        raise ValueError("the fused loss computes in float32: use impl='reference' for float64.")
-    if impl == "cpu" and dtype == torch.float16:
-        raise ValueError("impl='cpu' takes float32 and bfloat16: use impl='reference' for float16.")
-    return impl
 
 
 def _check_table(table: NeighborTable, num_classes: int, device: torch.device, name: str) -> None:

@@ -1,10 +1,10 @@
 """The two passes over a slice of logits on the CPU: compiled by numba, rows split over torch's threads.
 
 A row is taken in blocks that stay in the first-level cache. The weights of silenced classes, and the label's 0, are
-written into a block-sized copy of the bias, so the loops over a block are the same for every row and need no mask.
-Exponents are taken as (z_j - z_c) + (b_j - b_c): such differences round at their own size.
+written into a block-sized copy of the logit bias, so the loops over a block are the same for every row, without a
+mask. Exponents are taken as (z_j - z_c) + (b_j - b_c): such differences round at their own size.
 
-Shapes as in `rows.py`: B samples, C classes, S classes of a slice, L labels a sample. Letters: z logit, b bias.
+Shapes as in `rows.py`: B samples, C classes, S classes of a slice, L labels a sample. Letters: z logit, b logit bias.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _write(g, out):
 
 @_exact
 def _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda):
-    """Makes b the log weights of a block for one label, given its bias: silenced classes down, the label out.
+    """Makes b the log weights of a block for one label, given its logit bias: silenced classes down, the label out.
 
     Where a class is silenced, u becomes 0 (unless u is empty). Returns the next position in the list of neighbors.
     """
@@ -105,11 +105,11 @@ def _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda)
 
 
 @_exact
-def _copy_bias(b, bias):
-    """Fills b with the bias of a block, or with 0 where there is none."""
-    if len(bias):
+def _copy_bias(b, logit_bias):
+    """Fills b with the logit bias of a block, or with 0 where there is none."""
+    if len(logit_bias):
         for j in range(len(b)):
-            b[j] = bias[j]
+            b[j] = logit_bias[j]
     else:
         for j in range(len(b)):
             b[j] = _ZERO
@@ -166,16 +166,16 @@ def _list_from(label, indptr, neighbors, first_class, log_lambda):
 
 @_exact
 def _accumulate(
-    logits, first_class, targets, bias, indptr, neighbors, auxiliary_start, log_lambda, smooth, ignore_index,
-    state, begin, end,
+    logits, first_class, stacked_labels, logit_bias, indptr, neighbors, auxiliary_start, log_lambda, smooth,
+    ignore_index, state, begin, end,
 ):  # fmt: skip
     width = logits.shape[1]
     z_block, b_block, u_block, lanes = _buffer(), _buffer(), _buffer(), _buffer()[:_LANES]
     for row in range(begin, end):
-        if np.any(targets[:, row] == ignore_index):
+        if np.any(stacked_labels[:, row] == ignore_index):
             continue
-        for i in range(len(targets)):
-            label = targets[i, row]
+        for i in range(len(stacked_labels)):
+            label = stacked_labels[i, row]
             one = state[i, :, row]
             z_c, b_c = one[CENTER_LOGIT], one[CENTER_BIAS]
             mass, outside = np.float64(one[MASS]), np.float64(one[OUTSIDE_SUM])
@@ -184,7 +184,7 @@ def _accumulate(
                 n, first = min(_BLOCK, width - start), first_class + start
                 z, b, u = z_block[:n], b_block[:n], u_block[: n if smooth else 0]
                 _read(logits[row, start : start + n], z)
-                _copy_bias(b, bias[first : first + n])
+                _copy_bias(b, logit_bias[first : first + n])
                 for j in range(len(u)):
                     u[j] = z[j] + b[j]
                 k = _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda)
@@ -214,18 +214,18 @@ def _add_gradient(g, z, b, u, z_c, b_c, scale):
 
 @_exact
 def _gradient(
-    logits, first_class, targets, weights, bias, indptr, neighbors, auxiliary_start, log_lambda, smoothing,
+    logits, first_class, stacked_labels, weights, logit_bias, indptr, neighbors, auxiliary_start, log_lambda, smoothing,
     ignore_index, saved, grad_loss, out, begin, end,
 ):  # fmt: skip
-    width, L = logits.shape[1], len(targets)
+    width, L = logits.shape[1], len(stacked_labels)
     z_block, b_block, u_block, g_block = _buffer(), _buffer(), _buffer(), _buffer()
     k, k_end = np.empty(L, np.int64), np.empty(L, np.int64)
     for row in range(begin, end):
-        if grad_loss[row] == 0 or np.any(targets[:, row] == ignore_index):
+        if grad_loss[row] == 0 or np.any(stacked_labels[:, row] == ignore_index):
             out[row, :] = 0
             continue
         for i in range(L):
-            k[i], k_end[i] = _list_from(targets[i, row], indptr, neighbors, first_class, log_lambda)
+            k[i], k_end[i] = _list_from(stacked_labels[i, row], indptr, neighbors, first_class, log_lambda)
         for start in range(0, width, _BLOCK):
             n, first = min(_BLOCK, width - start), first_class + start
             z, b, g, u = z_block[:n], b_block[:n], g_block[:n], u_block[: n if smoothing > 0 else 0]
@@ -233,9 +233,9 @@ def _gradient(
             for j in range(n):
                 g[j] = _ZERO
             for i in range(L):
-                label, upstream = targets[i, row], grad_loss[row] * weights[i, row]
+                label, upstream = stacked_labels[i, row], grad_loss[row] * weights[i, row]
                 z_c, b_c, total, others, outside = saved[i, :, row]
-                _copy_bias(b, bias[first : first + n])
+                _copy_bias(b, logit_bias[first : first + n])
                 for j in range(len(u)):
                     u[j] = upstream * smoothing / outside
                 k[i] = _weigh(b, u, first, label, neighbors, k[i], k_end[i], auxiliary_start, log_lambda)
@@ -247,7 +247,7 @@ def _gradient(
 
 def accumulate(logits: Tensor, first_class: int, rows: Rows, state: Tensor) -> None:
     """Adds a slice of logits [B, S], the classes from `first_class` on, to the state; any order of slices."""
-    arguments = (_array(logits), first_class, rows.targets.numpy(), *_shared(rows), rows.smoothing > 0)
+    arguments = (_array(logits), first_class, rows.stacked_labels.numpy(), *_shared(rows), rows.smoothing > 0)
     _over_rows(_accumulate, logits.shape, *arguments, rows.ignore_index, state.numpy())
 
 
@@ -265,18 +265,18 @@ def gradient(logits: Tensor, first_class: int, rows: Rows, saved: Tensor, grad_l
     Args:
         grad_loss: gradient of the loss of each row, float32 [B], of any stride.
     """
-    weights = torch.ones(rows.targets.shape) if rows.weights is None else rows.weights
+    weights = torch.ones(rows.stacked_labels.shape) if rows.weights is None else rows.weights
     _over_rows(
-        _gradient, logits.shape, _array(logits), first_class, rows.targets.numpy(), weights.numpy(), *_shared(rows),
-        np.float32(rows.smoothing), rows.ignore_index, saved.numpy(),
+        _gradient, logits.shape, _array(logits), first_class, rows.stacked_labels.numpy(), weights.numpy(),
+        *_shared(rows), np.float32(rows.smoothing), rows.ignore_index, saved.numpy(),
         grad_loss.contiguous().numpy(), _array(out),
     )  # fmt: skip
 
 
 def _shared(rows: Rows) -> tuple:
-    bias = np.empty(0, np.float32) if rows.bias is None else rows.bias.numpy()
+    logit_bias = np.empty(0, np.float32) if rows.logit_bias is None else rows.logit_bias.numpy()
     start = rows.auxiliary_start if rows.silences else rows.num_classes
-    return bias, rows.indptr.numpy(), rows.indices.numpy(), start, np.float32(rows.log_lambda)
+    return logit_bias, rows.indptr.numpy(), rows.indices.numpy(), start, np.float32(rows.log_lambda)
 
 
 def _array(logits: Tensor) -> np.ndarray:

@@ -15,13 +15,13 @@ def reference_loss(
     logits: Tensor,
     labels: Tensor,
     table: NeighborTable,
-    bias: Tensor | None,
+    logit_bias: Tensor | None,
     lambda_s: float,
     label_smoothing: float,
 ) -> Tensor:
     """Per-sample loss [B]; arXiv 2410.15980, the balanced softmax with weighted neighbors.
 
-    With s = z + bias and w_j = lambda_s on N(y), 1 elsewhere, L = -s_y + log sum_j w_j exp(s_j).
+    With s = z + logit_bias and w_j = lambda_s on N(y), 1 elsewhere, L = -s_y + log sum_j w_j exp(s_j).
     It is computed as softplus(log sum_{j != y} w_j exp(s_j - s_y)), which keeps full relative
     precision when the loss is tiny and never subtracts the neighbors' mass from a total.
 
@@ -29,7 +29,7 @@ def reference_loss(
         logits: [B, C] of any float dtype; float64 stays, all others are computed in float32.
         labels: int64 [B], each in 0..C-1, or -1 where the row does not count: its loss has no meaning.
         table: silenced sets.
-        bias: tau * log prior, [C], or None.
+        logit_bias: tau * log prior, [C], or None.
         lambda_s: weight of the silenced classes, in [0, 1].
         label_smoothing: mass spread evenly over the classes outside N(y), y included.
     """
@@ -38,8 +38,8 @@ def reference_loss(
     logits = logits.where(counted[:, None], 0)  # a NaN times a gradient of 0 would still be NaN
     z = logits if logits.dtype == torch.float64 else logits.float()
     margins = z - z.gather(1, labels[:, None])  # [B, C], s_j - s_y
-    if bias is not None:
-        margins = margins + (bias - bias[labels][:, None]).to(z.dtype)
+    if logit_bias is not None:
+        margins = margins + (logit_bias - logit_bias[labels][:, None]).to(z.dtype)
     silenced = table.silenced(labels)  # [B, C]
     # A finite stand-in for log(0): a row of nothing but zeros must give 0, and NaN must show.
     zero = torch.finfo(z.dtype).min / 4

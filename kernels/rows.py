@@ -8,9 +8,7 @@ Shapes: B samples, C classes, S classes of a slice, L labels a sample (2 for mix
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -25,8 +23,6 @@ TOTAL = 2
 SAVED_ROWS = 5
 # Stands for the center of nothing: finite, so that differences to it are no NaN, and below every logit.
 LOWEST = -3e38
-# Compilers of kernels that can be imported; both are optional.
-INSTALLED = {name for name in ("numba", "triton") if importlib.util.find_spec(name)}
 
 
 @dataclass(frozen=True)
@@ -34,21 +30,21 @@ class Rows:
     """What the rows of a batch are judged by; all tensors on one device.
 
     Attributes:
-        targets: int64 [L, B], contiguous; a row counts nothing when one of them is `ignore_index`.
+        stacked_labels: int64 [L, B], contiguous; a row counts nothing when one of them is `ignore_index`.
         weights: float32 [L, B], the share of each label in the loss; None when L is 1.
         indptr, indices, auxiliary_start: the silenced sets, see `NeighborTable`.
-        bias: tau * log prior, float32 [C], or None.
+        logit_bias: tau * log prior, float32 [C], or None.
         log_lambda: log of the weight of silenced classes, -inf for 0; 0 silences nobody.
         smoothing: label smoothing, in [0, 1).
-        ignore_index: see `targets`.
+        ignore_index: see `stacked_labels`.
     """
 
-    targets: Tensor
+    stacked_labels: Tensor
     weights: Tensor | None
     indptr: Tensor
     indices: Tensor
     auxiliary_start: int
-    bias: Tensor | None
+    logit_bias: Tensor | None
     log_lambda: float
     smoothing: float
     ignore_index: int
@@ -63,24 +59,24 @@ class Rows:
 
     def counted(self) -> Tensor:
         """Rows that count, bool [B]."""
-        return (self.targets != self.ignore_index).all(dim=0)
+        return (self.stacked_labels != self.ignore_index).all(dim=0)
 
     def new_state(self) -> Tensor:
         """State of rows of which no class was seen, float32 [L, 5, B]."""
-        L, B = self.targets.shape
-        state = torch.zeros(L, STATE_ROWS, B, device=self.targets.device)
+        L, B = self.stacked_labels.shape
+        state = torch.zeros(L, STATE_ROWS, B, device=self.stacked_labels.device)
         state[:, CENTER_LOGIT] = LOWEST
         return state
 
     def num_listed(self) -> Tensor:
         """Neighbors that the table lists for each label: int64 [L, B]."""
-        target = self.targets.clamp(0, self.num_classes - 1)
-        listed = self.indptr[target + 1] - self.indptr[target]
+        known = self.stacked_labels.clamp(0, self.num_classes - 1)
+        listed = self.indptr[known + 1] - self.indptr[known]
         return listed if self.silences else torch.zeros_like(listed)
 
     def num_outside(self, num_listed: Tensor) -> Tensor:
         """Classes that are not silenced for each label, the label included: int64 [L, B]."""
-        in_interval = (self.targets >= self.auxiliary_start) & self.silences
+        in_interval = (self.stacked_labels >= self.auxiliary_start) & self.silences
         inside = self.num_classes - self.auxiliary_start - 1
         return self.num_classes - num_listed - torch.where(in_interval, inside, 0)
 
@@ -93,8 +89,8 @@ def finish(state: Tensor, rows: Rows, num_listed: Tensor | None = None) -> tuple
     state = state.double()
     center = state[:, CENTER_LOGIT] + state[:, CENTER_BIAS]  # [L, B]
     bias = torch.zeros_like(center)
-    if rows.bias is not None:
-        bias = rows.bias[rows.targets.clamp(0, rows.num_classes - 1)].double()
+    if rows.logit_bias is not None:
+        bias = rows.logit_bias[rows.stacked_labels.clamp(0, rows.num_classes - 1)].double()
     label, mass = state[:, LABEL_LOGIT] + bias, state[:, MASS]
     # The log of all other mass over the label's.
     rest = (center - label + mass.log()).masked_fill(mass == 0, -torch.inf)
@@ -103,7 +99,7 @@ def finish(state: Tensor, rows: Rows, num_listed: Tensor | None = None) -> tuple
     if rows.smoothing > 0:
         outside = rows.num_outside(rows.num_listed() if num_listed is None else num_listed).double()
         loss = loss - rows.smoothing * (state[:, OUTSIDE_SUM] / outside - label)
-    loss = loss.masked_fill((rows.targets < 0) | (rows.targets >= rows.num_classes), torch.nan)
+    loss = loss.masked_fill((rows.stacked_labels < 0) | (rows.stacked_labels >= rows.num_classes), torch.nan)
     loss = loss[0] if rows.weights is None else (loss * rows.weights).sum(dim=0)
     leads = rest < 0
     saved = (
@@ -114,25 +110,3 @@ def finish(state: Tensor, rows: Rows, num_listed: Tensor | None = None) -> tuple
         outside,
     )
     return loss.masked_fill(~rows.counted(), 0), torch.stack(saved, dim=1)
-
-
-def implementation(impl: str, device: torch.device) -> ModuleType:
-    """The module that computes the passes: `accumulate`, `loss_of` and `gradient`.
-
-    Raises:
-        ValueError: it cannot run here.
-    """
-    if impl == "cpu":
-        if device.type != "cpu":
-            raise ValueError(f"impl='cpu' needs tensors on the CPU, these are on {device}.")
-        if "numba" not in INSTALLED:
-            raise ValueError("impl='cpu' needs numba, which is not installed: use impl='reference'.")
-        from . import numba_rows
-
-        return numba_rows
-    if "triton" not in INSTALLED:
-        raise ValueError("impl='triton' needs Triton, which is not installed: use impl='reference'.")
-    from . import triton_rows
-
-    triton_rows.check_device(device)
-    return triton_rows

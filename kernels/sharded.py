@@ -8,21 +8,21 @@ Shapes: B samples of a rank, n ranks, D features, C classes, K classes of a rank
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import checkpoint
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.nn import functional as F
 
+from . import implementations
 from . import loss as front
 from .head import NeighborSilencingLoss
 from .neighbor_table import NeighborTable
 from .operators import weight_slices
+from .options import MEMORY_LIMIT, Implementation
 from .rows import (
     CENTER_BIAS,
     CENTER_LOGIT,
@@ -32,7 +32,6 @@ from .rows import (
     TOTAL,
     Rows,
     finish,
-    implementation,
 )
 
 Group = dist.ProcessGroup | None
@@ -66,7 +65,7 @@ class ShardedNeighborSilencingHead(nn.Module):
         tau: float = 1.0,
         lambda_s: float = 0.1,
         label_smoothing: float = 0.0,
-        impl: front.Implementation = "auto",
+        impl: Implementation = "auto",
         memory_limit: int | None = None,
         group: Group = None,
         seed: int = 0,
@@ -83,7 +82,7 @@ class ShardedNeighborSilencingHead(nn.Module):
         self.num_classes, held = table.num_classes, min(size, table.num_classes - self.first_class)
         local = table.restricted(self.first_class, self.first_class + held)
         self.loss = NeighborSilencingLoss(local, class_counts, tau, lambda_s, label_smoothing, impl=impl)
-        self.memory_limit = front.MEMORY_LIMIT if memory_limit is None else memory_limit
+        self.memory_limit = MEMORY_LIMIT if memory_limit is None else memory_limit
         self.weight = nn.Parameter(torch.empty(held, in_features))
         self.bias = nn.Parameter(torch.zeros(held))
         self._draw_weight(seed)
@@ -101,16 +100,16 @@ class ShardedNeighborSilencingHead(nn.Module):
             features = features.to(torch.get_autocast_dtype(device))
         objective = self.loss.objective
         shape = (len(features), self.num_classes)
-        targets, weights = front.batch_targets(labels, mixed_labels, mixed_weight, objective, shape)  # [L, B]
-        impl = front.resolve_impl(self.loss.impl, features.device, features.dtype)
+        stacked, weights = front.stack_labels(labels, mixed_labels, mixed_weight, objective, shape)  # [L, B]
+        impl = implementations.resolve(self.loss.impl, features.device, features.dtype)
         if impl == "reference":
             raise ValueError(f"a sharded head cannot compute in {features.dtype} on {features.device}.")
-        all_targets = _gather(targets, self.group)
+        all_labels = _gather(stacked, self.group)
         all_weights = None if weights is None else _gather(weights, self.group)
-        rows = Rows(*front.row_arguments(all_targets, all_weights, objective, impl)[:-1])
+        rows = Rows(*front.row_arguments(all_labels, all_weights, objective, impl)[:-1])
         passes = _Passes(rows, impl, self.group, self.first_class, self.memory_limit)
         loss = _ShardedLoss.apply(features, self.weight, self.bias, passes)  # [B]
-        return front.reduce_rows(loss, targets, objective)
+        return front.reduce_rows(loss, stacked, objective)
 
     @torch.no_grad()
     def _draw_weight(self, seed: int) -> None:
@@ -122,14 +121,6 @@ class ShardedNeighborSilencingHead(nn.Module):
             nn.init.trunc_normal_(rows, std=0.02, generator=generator)
             a, b = max(first, self.first_class), min(first + _DRAWN_TOGETHER, end)
             self.weight[a - self.first_class : b - self.first_class] = rows[a - first : b - first]
-
-    def save(self, folder: Path) -> None:
-        """Writes weight and bias of all ranks into `folder` as a torch.distributed.checkpoint; all ranks call it."""
-        checkpoint.save(self._whole(), checkpoint_id=folder, process_group=self.group)
-
-    def load(self, folder: Path) -> None:
-        """Reads what `save` wrote on any number of ranks; all ranks call it."""
-        checkpoint.load(self._whole(), checkpoint_id=folder, process_group=self.group)
 
     @torch.no_grad()
     def gathered(self) -> tuple[Tensor, Tensor]:
@@ -150,9 +141,6 @@ class ShardedNeighborSilencingHead(nn.Module):
         stride = torch.empty(shape, device="meta").stride()
         return DTensor.from_local(local.detach(), mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
 
-    def _whole(self) -> dict[str, DTensor]:
-        return {name: self.part_of_whole(parameter) for name, parameter in self.named_parameters()}
-
 
 class _Passes:
     """The two passes of one step over this rank's classes."""
@@ -171,7 +159,7 @@ class _Passes:
         """(loss [nB], saved for this rank's classes [L, 5, nB], their logits if one slice) of features [nB, D]."""
         state, logits = self.rows.new_state(), None
         for first, part, logits in self.slices(features, weight, bias):
-            implementation(self.impl, logits.device).accumulate(logits, first, self.rows, state)
+            implementations.passes(self.impl, logits.device).accumulate(logits, first, self.rows, state)
             logits = logits if len(part) == len(weight) else None
         mine = state.double()
         center = mine[:, CENTER_LOGIT] + mine[:, CENTER_BIAS]  # [L, nB]
@@ -214,7 +202,9 @@ class _ShardedLoss(torch.autograd.Function):
         if ctx.logits is not None:  # the gradient takes their place; a second backward computes them again
             slices, ctx.logits = [(passes.first_class, weight.to(features.dtype), ctx.logits)], None
         for first, part, logits in slices:
-            implementation(passes.impl, logits.device).gradient(logits, first, passes.rows, saved, upstream, logits)
+            implementations.passes(passes.impl, logits.device).gradient(
+                logits, first, passes.rows, saved, upstream, logits
+            )
             here = slice(first - passes.first_class, first - passes.first_class + len(part))
             grad_features += logits @ part
             grad_weight[here] = (logits.t() @ features) / ranks

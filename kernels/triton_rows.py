@@ -5,7 +5,7 @@ stream needs one exponential an element and no reduction over lanes; they are jo
 set of a row is sorted and walked beside the stream: only blocks that hold a member of it, or the label, are looked
 at class by class, and nothing is ever subtracted from a total.
 
-Shapes as in `rows.py`: B samples, C classes, S classes of a slice, L labels a sample. Letters: z logit, b bias,
+Shapes as in `rows.py`: B samples, C classes, S classes of a slice, L labels a sample. Letters: z logit, b logit_bias,
 s = z + b score.
 """
 
@@ -148,7 +148,7 @@ def _take(
 
 @triton.jit
 def _accumulate_label(
-    label, row_logits, first_class, S, C, bias, indptr, neighbors, auxiliary_start, log_lambda,
+    label, row_logits, first_class, S, C, logit_bias, indptr, neighbors, auxiliary_start, log_lambda,
     state, row, B,
     HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, FIRST: tl.constexpr,
     R: tl.constexpr, LANES: tl.constexpr,
@@ -173,7 +173,7 @@ def _accumulate_label(
     if not SILENCE:
         is_auxiliary = label < -1  # never
     start_local = (auxiliary_start - first_class).to(tl.int32)
-    row_bias = bias + first_class
+    row_bias = logit_bias + first_class
     whole = S // BLOCK * BLOCK
     logits = tl.load(row_logits + offsets, mask=offsets < whole, other=0.0)
     for start in range(0, whole, BLOCK):
@@ -196,7 +196,7 @@ def _accumulate_label(
 
 @triton.jit
 def _finish_label(
-    label, center, mass, z_y, outside_sum, C, bias, indptr, auxiliary_start, smoothing, saved, row, B,
+    label, center, mass, z_y, outside_sum, C, logit_bias, indptr, auxiliary_start, smoothing, saved, row, B,
     HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr,
 ):  # fmt: skip
     """Loss of one row and label; stores what the second pass needs. See `rows.finish`."""
@@ -204,7 +204,7 @@ def _finish_label(
     label = tl.where(known, label, 0)
     b_y = 0.0
     if HAS_BIAS:
-        b_y = tl.load(bias + label)
+        b_y = tl.load(logit_bias + label)
     empty = mass == 0.0
     above = (center - z_y) - b_y  # of the center over the label
     rest = tl.where(empty, -float("inf"), above + tl.log(tl.where(empty, 1.0, mass)))
@@ -229,27 +229,27 @@ def _finish_label(
 
 @triton.jit
 def _accumulate(
-    logits, targets, weights, bias, indptr, neighbors, state, loss, saved,
+    logits, stacked_labels, weights, logit_bias, indptr, neighbors, state, loss, saved,
     B, S, C, first_class, row_stride, auxiliary_start, log_lambda, smoothing, ignore_index,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, UNIT: tl.constexpr, R: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    counts = tl.load(targets + row) != ignore_index
+    counts = tl.load(stacked_labels + row) != ignore_index
     if L == 2:
-        counts = counts & (tl.load(targets + B + row) != ignore_index)
+        counts = counts & (tl.load(stacked_labels + B + row) != ignore_index)
     width = tl.where(counts, tl.zeros((), tl.int32) + S, 0)  # a row that does not count is not read
     total = 0.0
     for i in tl.static_range(L):
-        label = tl.load(targets + i * B + row)
+        label = tl.load(stacked_labels + i * B + row)
         one = state + i * _STATE_ROWS * B
         center, mass, z_y, outside = _accumulate_label(
-            label, logits + row * row_stride * UNIT, first_class, width, C, bias, indptr, neighbors, auxiliary_start,
-            log_lambda, one, row, B, HAS_BIAS, SILENCE, SMOOTH, FIRST, R, LANES,
+            label, logits + row * row_stride * UNIT, first_class, width, C, logit_bias, indptr, neighbors,
+            auxiliary_start, log_lambda, one, row, B, HAS_BIAS, SILENCE, SMOOTH, FIRST, R, LANES,
         )  # fmt: skip
         if LAST:
             part = _finish_label(
-                label, center, mass, z_y, outside, C, bias, indptr, auxiliary_start, smoothing,
+                label, center, mass, z_y, outside, C, logit_bias, indptr, auxiliary_start, smoothing,
                 saved + i * _SAVED_ROWS * B, row, B, HAS_BIAS, SILENCE, SMOOTH,
             )  # fmt: skip
             if L == 2:
@@ -313,7 +313,7 @@ def _gradient_label(
 
 @triton.jit
 def _gradient(
-    logits, targets, weights, bias, indptr, neighbors, saved, grad_loss, grad_logits,
+    logits, stacked_labels, weights, logit_bias, indptr, neighbors, saved, grad_loss, grad_logits,
     B, S, C, first_class, row_stride, grad_stride, grad_loss_stride, auxiliary_start, log_lambda, smoothing,
     ignore_index,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, UNIT: tl.constexpr,
@@ -322,14 +322,14 @@ def _gradient(
     row = tl.program_id(0).to(tl.int64)
     row_logits = logits + row * row_stride * UNIT
     row_gradient = grad_logits + row * grad_stride * UNIT
-    row_bias = bias + first_class
+    row_bias = logit_bias + first_class
     offsets = tl.arange(0, BLOCK)
     upstream = tl.load(grad_loss + row * grad_loss_stride)
-    label = tl.load(targets + row)
+    label = tl.load(stacked_labels + row)
     counts = (label != ignore_index) & (upstream != 0.0)
     weight = 1.0
     if L == 2:
-        label2 = tl.load(targets + B + row)
+        label2 = tl.load(stacked_labels + B + row)
         counts = counts & (label2 != ignore_index)
         weight = tl.load(weights + row)
         column2, auxiliary2, center2, scale2, at_label2, share2, k2, k_end2, neighbor2 = _open_gradient(
@@ -379,7 +379,7 @@ def accumulate(logits: Tensor, first_class: int, rows: Rows, state: Tensor) -> N
 
 def loss_of(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     """(loss [B], saved [L, 5, B]), float32, of logits [B, C] in one kernel."""
-    L, B = rows.targets.shape
+    L, B = rows.stacked_labels.shape
     loss = torch.empty(B, dtype=torch.float32, device=logits.device)
     saved = torch.empty(L, SAVED_ROWS, B, dtype=torch.float32, device=logits.device)
     _run_accumulate(logits, 0, rows, saved, loss, saved, first=True, last=True)
@@ -397,11 +397,12 @@ def gradient(logits: Tensor, first_class: int, rows: Rows, saved: Tensor, grad_l
     lanes, warps = _configuration(logits.shape[1])
     unit = math.gcd(logits.stride(0), out.stride(0), 16)
     _gradient[(len(logits),)](
-        logits, rows.targets, _or(rows.weights, logits), _or(rows.bias, logits), rows.indptr, rows.indices, saved,
-        grad_loss, out, *logits.shape, rows.num_classes, first_class, logits.stride(0) // unit, out.stride(0) // unit,
-        grad_loss.stride(0), rows.auxiliary_start, rows.log_lambda, rows.smoothing, rows.ignore_index,
-        L=len(rows.targets), HAS_BIAS=rows.bias is not None, SILENCE=rows.silences, SMOOTH=rows.smoothing > 0,
-        UNIT=unit, BLOCK=lanes, num_warps=warps,
+        logits, rows.stacked_labels, _or(rows.weights, logits), _or(rows.logit_bias, logits), rows.indptr,
+        rows.indices, saved, grad_loss, out, *logits.shape, rows.num_classes, first_class, logits.stride(0) // unit,
+        out.stride(0) // unit, grad_loss.stride(0), rows.auxiliary_start, rows.log_lambda, rows.smoothing,
+        rows.ignore_index,
+        L=len(rows.stacked_labels), HAS_BIAS=rows.logit_bias is not None, SILENCE=rows.silences,
+        SMOOTH=rows.smoothing > 0, UNIT=unit, BLOCK=lanes, num_warps=warps,
     )  # fmt: skip
 
 
@@ -411,11 +412,12 @@ def _run_accumulate(logits, first_class, rows: Rows, state, loss, saved, first: 
     lanes, warps = _configuration(logits.shape[1])
     unit = math.gcd(logits.stride(0), 16)  # a constant by which the compiler knows how rows are aligned
     _accumulate[(len(logits),)](
-        logits, rows.targets, _or(rows.weights, logits), _or(rows.bias, logits), rows.indptr, rows.indices,
+        logits, rows.stacked_labels, _or(rows.weights, logits), _or(rows.logit_bias, logits), rows.indptr, rows.indices,
         state, loss, saved, *logits.shape, rows.num_classes, first_class, logits.stride(0) // unit,
         rows.auxiliary_start, rows.log_lambda, rows.smoothing, rows.ignore_index,
-        L=len(rows.targets), HAS_BIAS=rows.bias is not None, SILENCE=rows.silences, SMOOTH=rows.smoothing > 0,
-        FIRST=first, LAST=last, UNIT=unit, R=2 if warps > 1 else 1, LANES=lanes, num_warps=warps,
+        L=len(rows.stacked_labels), HAS_BIAS=rows.logit_bias is not None, SILENCE=rows.silences,
+        SMOOTH=rows.smoothing > 0, FIRST=first, LAST=last, UNIT=unit, R=2 if warps > 1 else 1, LANES=lanes,
+        num_warps=warps,
     )  # fmt: skip
 
 

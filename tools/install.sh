@@ -1,50 +1,56 @@
 #!/usr/bin/env bash
-# Makes .venv with fastlt and everything it needs; called by make, does nothing when it is up to date.
+# Makes .venv with fastlt and what it needs; `install.sh dev` adds what tests and lint need. Called by make, does nothing
+# when it is up to date.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-stamp=.venv/.installed
-inputs=$(cat setup.py constraints.txt tools/install.sh | sha256sum)
-if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$inputs" ]; then exit 0; fi
+kind=${1:-run}
+inputs=$(cat pyproject.toml constraints.txt tools/install.sh | sha256sum)
+up_to_date() { [ "$(cat ".venv/.installed-$1" 2>/dev/null)" = "$inputs" ]; }
+if up_to_date "$kind"; then exit 0; fi
 
 python=${PYTHON:-python3}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
   echo "fastlt needs Python 3.11 or newer; set PYTHON=/path/to/one." >&2
   exit 1
 fi
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  echo "Python's venv is missing. On Debian and Ubuntu: sudo apt-get install -y python3-venv" >&2
+  exit 1
+fi
 
-# FFCV compiles against OpenCV and libturbojpeg, our decoder against libjpeg (libjpeg-turbo's); a virtual environment needs ensurepip.
-packages=()
-pkg-config --exists opencv4 libturbojpeg libjpeg 2>/dev/null ||
-  packages+=(pkg-config libopencv-dev libturbojpeg0-dev libjpeg-dev)
-command -v g++ >/dev/null || packages+=(g++)
-"$python" -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+# Not compiled to bytecode ahead: most of it is never imported.
+pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt)
+if ! up_to_date run; then
+  echo "installing Python packages into .venv (about two minutes, 6 GB, most of which is PyTorch)"
+  "${pip[@]}" pip setuptools wheel
+  "${pip[@]}" --editable .
+  echo "$inputs" >.venv/.installed-run
+fi
+[ "$kind" = dev ] || exit 0
+
+echo "installing what tests and lint need"
+"${pip[@]}" --editable ".[dev]"
+# Not to be had for every system; tests of data.loader=dali are skipped without it.
+"${pip[@]}" --editable ".[dali]" || echo "DALI cannot be installed here; its tests are skipped." >&2
+
+# Our decoder is compiled against libjpeg-turbo's libjpeg, FFCV, which tests compare with, against OpenCV and TurboJPEG.
+packages=(gcc g++ pkg-config libjpeg-dev libopencv-dev libturbojpeg0-dev)
 header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
 [ -f "$header" ] || packages+=(python3-dev)
-if [ ${#packages[@]} -gt 0 ]; then
-  # Ubuntu calls it libturbojpeg-dev, Debian libturbojpeg0-dev.
-  if apt-cache show libturbojpeg0-dev >/dev/null 2>&1; then turbojpeg=libturbojpeg0-dev; else turbojpeg=libturbojpeg-dev; fi
+if ! { command -v g++ && pkg-config --exists opencv4 libturbojpeg libjpeg && [ -f "$header" ]; } >/dev/null 2>&1; then
   [ "$(id -u)" = 0 ] && sudo= || sudo="sudo -n"
   if command -v apt-get >/dev/null && { [ -z "$sudo" ] || $sudo true 2>/dev/null; }; then
     $sudo apt-get update -qq
-    if apt-cache show libturbojpeg0-dev >/dev/null 2>&1; then turbojpeg=libturbojpeg0-dev; fi
-    echo "installing system packages: ${packages[*]/libturbojpeg0-dev/$turbojpeg}"
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends \
-      "${packages[@]/libturbojpeg0-dev/$turbojpeg}" >/dev/null
-  else
-    echo "System packages are missing. Type this, then the same make command again:" >&2
-    echo "  sudo apt-get install -y --no-install-recommends ${packages[*]/libturbojpeg0-dev/$turbojpeg}" >&2
-    exit 1
+    # Ubuntu calls it libturbojpeg-dev.
+    apt-cache show libturbojpeg0-dev >/dev/null 2>&1 || packages=("${packages[@]/libturbojpeg0-dev/libturbojpeg-dev}")
+    echo "installing system packages: ${packages[*]}"
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
   fi
 fi
-
-"$python" -m venv .venv
-echo "installing Python packages into .venv (about three minutes, 7.3 GB)"
-pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt)
-"${pip[@]}" pip setuptools wheel
-"${pip[@]}" --editable ".[dev,data]"
-# After the others: FFCV's build looks at what is installed.
-"${pip[@]}" --no-build-isolation --editable ".[ffcv]"
-# Not to be had for every system; without it data.loader=dali is not there.
-"${pip[@]}" --editable ".[dali]" || echo "DALI cannot be installed here; all else works." >&2
-echo "$inputs" >"$stamp"
+# Without its dependencies: it names the OpenCV that needs a screen's libraries.
+"${pip[@]}" terminaltables pytorch_pfn_extras fastargs assertpy
+"${pip[@]}" --no-build-isolation --no-deps ffcv==1.0.2 2>/dev/null ||
+  echo "FFCV cannot be built here (it needs ${packages[*]}); tests that compare with it are skipped." >&2
+echo "$inputs" >.venv/.installed-dev

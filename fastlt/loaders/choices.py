@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from timm.data.auto_augment import RandAugment, rand_augment_transform
 
+from fastlt.loaders.compiled import compiled
 from fastlt.loaders.transform import Transform
 
 # timm's RandAugment operations that grow with magnitude ("inc1"), in timm's order: an operation is its place here.
@@ -24,14 +24,14 @@ NOTHING = -1
 (AUTO_CONTRAST, EQUALIZE, INVERT, ROTATE, POSTERIZE, SOLARIZE, SOLARIZE_ADD, COLOR, CONTRAST, BRIGHTNESS, SHARPNESS,
  SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y) = range(len(OPERATIONS))  # fmt: skip
 
-MOST_LAYERS = 4
+MAX_LAYERS = 4
 _ATTEMPTS = 10
 # Where in the numbers of a sample each choice begins.
 _FLIP = 4 * _ATTEMPTS
 _JITTER = _FLIP + 1
 _LAYERS = _JITTER + 6
 _PER_LAYER = 5
-_NUMBERS = _LAYERS + _PER_LAYER * MOST_LAYERS
+_NUMBERS = _LAYERS + _PER_LAYER * MAX_LAYERS
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,6 @@ class Choices:
             transform.color_jitter,
         )
 
-    def crop_and_flip(self, key: int, height: int, width: int) -> tuple[int, int, int, int, bool]:
-        """(top, left, h, w, whether to flip) of one sample's image of that size in pixels."""
-        numbers = uniform_numbers(self.seed, np.uint64(key))
-        return (*random_crop(height, width, self.scale, self.log_ratio, numbers), numbers[_FLIP] < self.flip)
-
     def augmentations(self, key: int) -> tuple[np.ndarray, np.ndarray]:
         """See `augmentations`: (operations, arguments) of one sample."""
         numbers = uniform_numbers(self.seed, np.uint64(key))
@@ -128,12 +123,12 @@ def _rand_augment(description: str | None) -> tuple[int, float, float, float, fl
             f"augment.rand_augment={description!r}: this loader has RandAugment's increasing operations with normal "
             "magnitudes (rand-...-inc1) alone; take those, or data.loader=plain."
         )
-    if parsed.num_layers > MOST_LAYERS:
-        raise ValueError(f"augment.rand_augment={description!r}: at most {MOST_LAYERS} layers; or data.loader=plain.")
+    if parsed.num_layers > MAX_LAYERS:
+        raise ValueError(f"augment.rand_augment={description!r}: at most {MAX_LAYERS} layers; or data.loader=plain.")
     return parsed.num_layers, first.prob, float(first.magnitude), float(deviation), float(first.magnitude_max or 10)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def uniform_numbers(seed, key):
     """A sample's uniform numbers in [0, 1), float64, by splitmix64 from (seed, key), both uint64."""
     state = seed * np.uint64(0x9E3779B97F4A7C15) ^ (key + np.uint64(1)) * np.uint64(0xD1342543DE82EF95)
@@ -148,7 +143,7 @@ def uniform_numbers(seed, key):
     return numbers
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def random_crop(height, width, scale, log_ratio, numbers):
     """(top, left, h, w) as torchvision's RandomResizedCrop: ten attempts, then the largest center crop that fits."""
     for attempt in range(_ATTEMPTS):
@@ -168,13 +163,13 @@ def random_crop(height, width, scale, log_ratio, numbers):
     return int((height - h) // 2), int((width - w) // 2), int(h), int(w)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def is_flipped(numbers, flip):
     """Whether the sample is flipped, given the probability of it."""
     return numbers[_FLIP] < flip
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def augmentations(numbers, layers, probability, magnitude, deviation, most, jitter):
     """What is done to the cropped image, in order: (operations int64 [layers + 3], arguments float64 [layers + 3]).
 
@@ -202,7 +197,7 @@ def augmentations(numbers, layers, probability, magnitude, deviation, most, jitt
     return operations, arguments
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _of_batch(
     keys, sizes, seed, scale, log_ratio, flip, layers, probability, magnitude, deviation, most, jitter
 ):  # fmt: skip
@@ -218,7 +213,7 @@ def _of_batch(
     return crops, flips, operations, arguments
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def argument(operation, level, negative):
     """What timm's function of the operation takes at a level of 0..10, negated where that is the operation's way."""
     fraction = level / 10

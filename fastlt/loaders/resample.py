@@ -8,13 +8,14 @@ the processor's own; a loop over the bytes would cost more than all the rest.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from fastlt.loaders.compiled import compiled
 
 _BITS = 22  # of a weight behind the point
 _FEW, _MANY = 16, 64  # rows at a time
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _cubic(x):
     """Keys' kernel with a = -0.5."""
     x = abs(x)
@@ -25,7 +26,7 @@ def _cubic(x):
     return 0.0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _weights(length, start, size, out_length):
     """(first input int64 [O], fixed-point weights int32 [O, a multiple of 4], zeros behind the last) of each output.
 
@@ -52,7 +53,7 @@ def _weights(length, start, size, out_length):
     return first, weights
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _weigh(rows, last, left, first, weights, out):
     """out[o, x] = sum over k of weights[o, k] * rows[first[o] + k, left + x], rounded to 8 bits.
 
@@ -78,7 +79,7 @@ def _weigh(rows, last, left, first, weights, out):
             row[x] = min(max(np.int32(sums[x] >> _BITS), np.int32(0)), np.int32(255))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _interleave(a, b, c, d, out):
     for i in range(len(a)):
         out[4 * i] = a[i]
@@ -87,7 +88,7 @@ def _interleave(a, b, c, d, out):
         out[4 * i + 3] = d[i]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _separate(mixed, a, b, c, d):
     for i in range(len(a)):
         a[i] = mixed[4 * i]
@@ -96,13 +97,13 @@ def _separate(mixed, a, b, c, d):
         d[i] = mixed[4 * i + 3]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _quarters(memory):
     n = len(memory) // 4
     return memory[:n], memory[n : 2 * n], memory[2 * n : 3 * n], memory[3 * n :]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _turn(rows, top, last, left, count, out, other):
     """Transposes uint8 [count, M], rows from `top` on, columns from `left` on, into the memory of `out` or `other`.
 
@@ -124,7 +125,7 @@ def _turn(rows, top, last, left, count, out, other):
     return out
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _turn_back(memory, count, rows, other):
     """Inverse of `_turn`: memory uint8 [M * count], which is overwritten, into rows uint8 [count, M]."""
     part = count // 4
@@ -139,7 +140,7 @@ def _turn_back(memory, count, rows, other):
         _separate(mixed, rows[i], rows[part + i], rows[2 * part + i], rows[3 * part + i])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def resize_crop(image, top, left, height, width, out_height, out_width, out_top, out_left, flip, out):
     """Writes a window of a resized crop.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastlt.recipe import Recipe
+
 
 @dataclass(frozen=True)
 class Transform:
     """In training: random crop, bicubic resizing with antialiasing, flip, RandAugment, color jitter, in this order.
 
-    In evaluation: the shorter side to `size / crop_fraction`, bicubic with antialiasing, then a center crop.
+    In evaluation: the shorter side to `size / crop_pct`, bicubic with antialiasing, then a center crop.
 
     Attributes:
         size: H = W in pixels.
@@ -19,7 +21,7 @@ class Transform:
         rand_augment: timm's description, for example "rand-m9-mstd0.5-inc1"; None for none.
         color_jitter: brightness, contrast and saturation vary by up to this fraction; 0 for none.
         fill: RGB, 0..255, of what a shifted or turned image leaves empty.
-        crop_fraction: side of the center crop over the shorter side of the image.
+        crop_pct: side of the center crop over the shorter side of the image.
         seed: with the sample's key it determines every random choice.
     """
 
@@ -31,5 +33,26 @@ class Transform:
     rand_augment: str | None = None
     color_jitter: float = 0.0
     fill: tuple[int, int, int] = (124, 116, 104)
-    crop_fraction: float = 0.875
+    crop_pct: float = 0.875
     seed: int = 0
+
+
+def train_transform(recipe: Recipe, mean: tuple[float, ...]) -> Transform:
+    """That of training images; `mean` per channel, 0..1, fills what is left empty."""
+    augment = recipe.augment
+    return Transform(
+        recipe.data.image_size,
+        train=True,
+        crop_scale=augment.crop_scale,
+        crop_ratio=augment.crop_ratio,
+        flip=augment.flip,
+        rand_augment=augment.rand_augment,
+        color_jitter=augment.color_jitter,
+        fill=(round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2])),
+        seed=recipe.seed,
+    )
+
+
+def eval_transform(recipe: Recipe) -> Transform:
+    """That of validation and test images."""
+    return Transform(recipe.data.image_size, train=False, crop_pct=recipe.augment.crop_pct)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from support.paths import ROOT
+
+pytestmark = pytest.mark.medium
 
 
 def compare(before: object, after: object) -> subprocess.CompletedProcess:

@@ -6,7 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import pytest
+
+from support.paths import ROOT, SHARED
+
+pytestmark = pytest.mark.medium
+
 PASSES = {"forward", "backward", "forward+backward"}
 
 
@@ -54,21 +59,14 @@ def test_quick_kernels_leave_whole_records_and_a_picture(tmp_path):
     assert "extra memory" in done.stdout
 
 
-def test_quick_encodings_agree_and_leave_whole_records(tmp_path):
-    done = run("encodings", "--quick", "--results", tmp_path)
-    assert done.returncode == 0, done.stderr
-    records = records_of(tmp_path, "encodings")
-    assert {r["impl"] for r in records} == {"fastlt", "none", "rows", "intervals", "bits"}
-    assert {r["pass"] for r in records} == {"forward"}
-
-
+@pytest.mark.slow
 def test_quick_crawl_leaves_whole_records(tmp_path):
     done = run("crawl", "--quick", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     records = records_of(tmp_path, "crawl")
     rates = [r for r in records if "images_per_s" in r and r["impl"] == "fastlt"]
     times = [r for r in records if "median_ms" in r]
-    has_data = (ROOT.parent / "shared" / "data" / "tin_lt.zip").is_file()
+    has_data = (SHARED / "data" / "tin_lt.zip").is_file()
     assert len(rates) == 2 * has_data or "skipped, there is no" in done.stdout
     for record in rates:
         assert record["peak_bytes"] > 10e6
@@ -76,6 +74,7 @@ def test_quick_crawl_leaves_whole_records(tmp_path):
     assert all(record["versions"]["aiohttp"] for record in records)
 
 
+@pytest.mark.slow
 def test_quick_loaders_leave_whole_records_and_a_picture(tmp_path):
     done = run("loaders", "--quick", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -93,6 +92,7 @@ def test_quick_loaders_leave_whole_records_and_a_picture(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_quick_train_leaves_whole_records_and_a_picture(tmp_path):
     # One thread: on a busy machine, several would wait for each other most of the time.
     done = run("train", "--device", "cpu", "--quick", "--results", tmp_path, OMP_NUM_THREADS="1")
@@ -113,7 +113,7 @@ def test_real_images_become_class_folders(tmp_path):
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from bench import image_sets
+from bench.inputs import image_sets
 out = Path(sys.argv[2])
 photographs = image_sets.photographs(out / "photographs", 200, classes=100)
 tiny = image_sets.tin_lt(out / "tiny")

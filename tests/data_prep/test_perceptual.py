@@ -4,11 +4,14 @@ import io
 
 import numpy as np
 import pytest
-from fastlt.data_prep.perceptual import HashIndex
-from fastlt.data_prep.pixels import PixelOptions, perceptual_hash, prepare
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+
+from fastlt.data_prep.crawl.options import ImageOptions
+from fastlt.data_prep.crawl.prepare import prepare
+from fastlt.data_prep.perceptual.hash import perceptual_hash
+from fastlt.data_prep.perceptual.index import HashIndex
 
 
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -73,7 +76,7 @@ def test_copies_are_near_and_others_far():
         copies = [hash_of(Image.open(stream)), hash_of(image.resize((201, 150))), hash_of(image.convert("L"))]
         stream = io.BytesIO()
         image.save(stream, "PNG")
-        copies.append(prepare(stream.getvalue(), PixelOptions(size=128)).hash)
+        copies.append(prepare(stream.getvalue(), ImageOptions(size=128), 10**9).hash)
         apart = distances(np.array([hash_of(image)]), np.array([*copies, hash_of(picture(seed + 100))]))[0]
         assert apart[:-1].max() <= 4
         assert apart[-1] > 10

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fastlt.label_space import LabelSpace
+from support.paths import SHARED
 
 
 @pytest.fixture
@@ -66,9 +67,8 @@ def test_no_label_space_file(tmp_path):
 def test_real_counts_give_the_published_shot_groups():
     """Class counts of ImageNet-LT and iNaturalist 2018, where this machine has them."""
     import json
-    from pathlib import Path
 
-    file = Path(__file__).resolve().parents[3] / "shared" / "data" / "class_counts.json"
+    file = SHARED / "data" / "class_counts.json"
     if not file.exists():
         pytest.skip(f"{file} is not here")
     published = {"imagenet_lt": (385, 479, 136), "inaturalist2018": (842, 4076, 3224)}

@@ -3,13 +3,14 @@
 import sys
 
 import triton
-from fastlt.kernels import triton_rows
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from fastlt.kernels import triton_rows
+
 POINTERS = {
-    **dict.fromkeys(("targets", "indptr", "neighbors"), "*i64"),
-    **dict.fromkeys(("weights", "bias", "state", "loss", "saved", "grad_loss"), "*fp32"),
+    **dict.fromkeys(("stacked_labels", "indptr", "neighbors"), "*i64"),
+    **dict.fromkeys(("weights", "logit_bias", "state", "loss", "saved", "grad_loss"), "*fp32"),
     **dict.fromkeys(("log_lambda", "smoothing"), "fp32"),
 }
 VARIANTS = [  # labels, silenced sets, smoothing, prior

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.medium
+
 pytest.importorskip("triton", reason="Triton is not installed")
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from fastlt.kernels import NeighborSilencingHead, NeighborTable, neighbor_silencing_loss
 from torch.nn import functional as F
+
+from fastlt.kernels import NeighborSilencingHead, NeighborTable, neighbor_silencing_loss
 
 TABLE = NeighborTable.from_pairs(6, [(0, 4), (1, 4), (2, 5)])
 COUNTS = torch.tensor([50.0, 9, 3, 20, 8, 8])

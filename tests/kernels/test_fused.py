@@ -1,16 +1,15 @@
 """The fused kernels against the float64 reference: Triton's on the GPU or in the interpreter, numba's on the CPU."""
 
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parent))
-from cases import loss_and_gradient, make_case
 from fastlt.kernels import NeighborTable, neighbor_silencing_loss
+from support.loss_cases import loss_and_gradient, make_case
+
+pytestmark = pytest.mark.medium
 
 FUSED = [
     pytest.param("triton", marks=pytest.mark.gpu_too),
@@ -211,16 +210,17 @@ def test_mixed_labels_ignored_rows_and_strides(impl, device):
 @pytest.mark.parametrize("options", [{}, {"lambda_s": 0.0, "label_smoothing": 0.1}], ids=str)
 def test_slices_in_any_order_are_the_whole(impl, options, device):
     """The state after slices of odd widths, taken backward, gives the loss and gradient of all classes at once."""
-    from fastlt.kernels import rows as passes
+    from fastlt.kernels import implementations
     from fastlt.kernels.loss import Objective, row_arguments
+    from fastlt.kernels.rows import Rows, finish
 
     case = make_case(5, 203, 4000, seed=2, interval=True)  # some neighbors stand at the edges of slices
     case.labels[3] = -100
     objective = Objective.build(case.table.to(device), case.prior.to(device), **options)
     mu = torch.linspace(0.1, 0.9, 5)
-    targets, weights = torch.stack([case.labels, case.mixed_labels]), torch.stack([mu, 1 - mu])
-    rows = passes.Rows(*row_arguments(targets.to(device), weights.to(device), objective, impl)[:-1])
-    compute = passes.implementation(impl, device)
+    labels, weights = torch.stack([case.labels, case.mixed_labels]), torch.stack([mu, 1 - mu])
+    rows = Rows(*row_arguments(labels.to(device), weights.to(device), objective, impl)[:-1])
+    compute = implementations.passes(impl, device)
     logits = case.logits.float().to(device)
     bounds = [0, 1, 37, 38, 150, 203]
     slices = [(a, logits[:, a:b].contiguous()) for a, b in pairwise(bounds)]
@@ -233,7 +233,7 @@ def test_slices_in_any_order_are_the_whole(impl, options, device):
     state = rows.new_state()
     for first, part in reversed(slices):
         compute.accumulate(part, first, rows, state)
-    sliced_loss, sliced_saved = (part.float() for part in passes.finish(state, rows))
+    sliced_loss, sliced_saved = (part.float() for part in finish(state, rows))
     torch.testing.assert_close(sliced_loss, loss, rtol=1e-5, atol=1e-6)
     for first, part in slices:
         compute.gradient(part, first, rows, sliced_saved, upstream, part)

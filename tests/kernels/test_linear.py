@@ -2,20 +2,20 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parent))
-from cases import make_case
 from fastlt.kernels import (
     NeighborSilencingHead,
     NeighborTable,
     linear_neighbor_silencing_loss,
     neighbor_silencing_loss,
 )
+from support.loss_cases import make_case
+
+pytestmark = pytest.mark.medium
 
 FUSED = [pytest.param("triton", marks=pytest.mark.gpu_too), "cpu"]
 LIMITS = [pytest.param(None, id="materialized"), pytest.param(0, id="sliced")]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from fastlt.kernels import NeighborTable
 
 

@@ -1,15 +1,13 @@
 """The loss as torch operators: registered as torch wants it, under torch.compile, without waiting for the device."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from cases import make_case
 from fastlt.kernels import NeighborSilencingHead, NeighborSilencingLoss, operators
 from fastlt.kernels.loss import Objective, row_arguments
+from support.loss_cases import make_case
+
+pytestmark = pytest.mark.medium
 
 
 def arguments_of(case, mixed=False):
@@ -37,7 +35,6 @@ def test_opcheck(mixed):
         torch.library.opcheck(operators.linear_silenced_loss_gradient, (*tensors, 32, saved, upstream, *rows))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("limit", [None, 0], ids=["materialized", "sliced"])
 def test_compiled_head_is_one_graph_and_gives_the_same(limit):
     case = make_case(6, 2100, 1000)

@@ -1,15 +1,11 @@
 """The reference against the formulas of the paper, written out with dense matrices in float64."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).parent))
-from cases import Case, make_case
 from fastlt.kernels import NeighborSilencingHead, NeighborTable, neighbor_silencing_loss
+from support.loss_cases import Case, make_case
 
 
 def dense_weights(case: Case, labels: torch.Tensor, lambda_s: float) -> torch.Tensor:
@@ -144,7 +140,7 @@ def test_head_learns_and_predicts_with_the_same_weight():
         "norm.running_var",
         "norm.num_batches_tracked",
     }
-    assert head.bfloat16().loss.objective.bias.dtype == torch.float32
+    assert head.bfloat16().loss.objective.logit_bias.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.medium
 SCRIPT = Path(__file__).with_name("sharded_ranks.py")
 
 

@@ -1,0 +1,1 @@
+"""How it is measured, recorded, drawn and compared."""

@@ -1,0 +1,1 @@
+"""Whom fastlt is compared with."""

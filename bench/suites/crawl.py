@@ -1,0 +1,204 @@
+"""What `bench/run.py crawl` measures: `fastlt crawl` beside img2dataset, a catalog of a million URLs, duplicate search.
+
+Both crawlers are started as a user starts them, fetch the same images from the same loopback server, shrink them to
+the same size and quality, and write WebDataset shards; the clock runs from start to end of the process.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.harness import records
+from bench.harness.processes import FASTLT, timed
+from bench.harness.records import Record
+from bench.inputs.image_sets import BUILD, DATA
+from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.perceptual.index import HashIndex
+
+IMG2DATASET = BUILD / "img2dataset" / "bin" / "python"
+ROUNDS, CORES, QUALITY = 3, 2, 95
+MILLION = 1_000_000
+# name: archive, images of it, URLs, shorter side
+CASES = {
+    "photographs 500 px to 256 px": ("jpeg_sample.zip", 64, 6000, 256),
+    "Tiny-ImageNet 64 px to 48 px": ("tin_lt.zip", 10_000, 10_000, 48),
+}
+_IMG2DATASET = """
+import sys
+from img2dataset import download
+if __name__ == "__main__":
+    download(url_list=sys.argv[1], input_format="csv", url_col="url", output_folder=sys.argv[2],
+             output_format="webdataset", image_size=int(sys.argv[3]), resize_mode="keep_ratio",
+             resize_only_if_bigger=True, encode_quality=int(sys.argv[4]), processes_count=int(sys.argv[5]),
+             thread_count=16, number_sample_per_shard=1000, extract_exif=False, enable_wandb=False)
+"""
+
+
+def run(device: torch.device, quick: bool, results: Path) -> None:
+    """Measures everything; appends the records and prints the tables."""
+    BUILD.mkdir(exist_ok=True)  # on the disk, as a real crawl is
+    console, found = Console(width=120), []
+    peers = ["fastlt", "img2dataset"]
+    if not IMG2DATASET.exists():
+        print(f"img2dataset is skipped: python -m venv {IMG2DATASET.parents[1]} and pip install img2dataset there.")
+        peers.remove("img2dataset")
+    for name, (archive, most, urls, size) in CASES.items():
+        if not (DATA / archive).is_file():
+            print(f"{name}: skipped, there is no {archive}.")
+            continue
+        found += _crawls(name, DATA / archive, most, 300 if quick else urls, size, peers, 1 if quick else ROUNDS)
+    found += _large_catalog(10_000 if quick else MILLION)
+    found += _duplicates(10_000 if quick else MILLION)
+    _print(console, found, device)
+    print(f"appended {len(found)} records to {records.append(results, 'crawl', device, found)}")
+
+
+def _crawls(case: str, archive: Path, most: int, urls: int, size: int, peers: list[str], rounds: int) -> list[Record]:
+    """Crawls of the peers in turn."""
+    rates: dict[str, list[float]] = {peer: [] for peer in peers}
+    peaks: dict[str, int] = dict.fromkeys(peers, 0)
+    with _served(archive, most) as port, tempfile.TemporaryDirectory(dir=BUILD) as folder:
+        listed = Path(folder, "list.csv")
+        listed.write_text("url\n" + "".join(f"http://127.0.0.1:{port}/{i}.jpg\n" for i in range(urls)))
+        for _ in range(rounds):
+            for peer in peers:
+                out = Path(folder, peer)
+                command = {"fastlt": _fastlt, "img2dataset": _img2dataset}[peer](listed, out, size)
+                seconds, peak = timed(command)
+                _check(out, urls)
+                rates[peer].append(urls / seconds)
+                peaks[peer] = max(peaks[peer], peak)
+                shutil.rmtree(out)
+    return [
+        {"case": case, "impl": peer, **records.rate(rates[peer]), "peak_bytes": peaks[peer], "urls": urls}
+        for peer in peers
+    ]
+
+
+def _fastlt(listed: Path, out: Path, size: int) -> list[str]:
+    out.mkdir()
+    command = [FASTLT, "crawl", str(out / "c.sqlite"), "--urls", str(listed)]
+    limits = ["--contact", "bench@example.org", "--allow-private", "--rate", "0", "--per-host", "64"]
+    kept = ["--size", str(size), "--quality", str(QUALITY), "--images-per-shard", "1000"]
+    # The few photographs are served again and again; equal bytes are still looked for.
+    return [*command, *limits, *kept, "--duplicates", "-1"]
+
+
+def _img2dataset(listed: Path, out: Path, size: int) -> list[str]:
+    script = listed.with_name("img2dataset_run.py")
+    script.write_text(_IMG2DATASET)
+    return [str(IMG2DATASET), str(script), str(listed), str(out), str(size), str(QUALITY), str(CORES)]
+
+
+def _check(out: Path, urls: int) -> None:
+    """All images are there, or the rate means nothing."""
+    import tarfile
+
+    images = 0
+    for shard in out.rglob("*.tar"):
+        with tarfile.open(shard) as tar:
+            images += sum(name.endswith(".jpg") for name in tar.getnames())
+    if images != urls:
+        raise RuntimeError(f"{out.name} wrote {images:,} of {urls:,} images: nothing to compare.")
+
+
+@contextmanager
+def _served(archive: Path | None, most: int = 0) -> Iterator[int]:
+    command = [
+        sys.executable,
+        str(Path(__file__).parent.parent / "inputs" / "image_server.py"),
+        str(archive or ""),
+        str(most),
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin
+        assert server.stdout
+        yield int(server.stdout.readline())
+        server.stdin.close()
+
+
+def _large_catalog(urls: int) -> list[Record]:
+    """Start of a crawl until its first outcomes are committed, its memory, and a status, with so many URLs to go.
+
+    One of a thousand hosts answers, with 404; at the others nobody listens.
+    """
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder, _served(None) as port:
+        path = Path(folder, "c.sqlite")
+        with Catalog(path, create=True) as catalog, catalog.transaction():
+            category = catalog.add_category("a", "a")
+            hosts = [f"127.0.{i // 250}.{1 + i % 250}:{port}" for i in range(1000)]
+            rows = ((f"http://{hosts[i % 1000]}/absent{i}.jpg", hosts[i % 1000]) for i in range(urls))
+            catalog.add_candidates((category, url, host, "list", "", "", "") for url, host in rows)
+        status = [timed([FASTLT, "status", str(path)])[0] for _ in range(ROUNDS)]
+        watching = Catalog(path)
+        first = "SELECT 1 FROM candidate WHERE state <> 'new' LIMIT 1"
+        crawl = [FASTLT, "crawl", str(path), "--contact", "bench@example.org", "--allow-private", "--ignore-robots"]
+        started, _ = timed(crawl, until=lambda: watching.connection.execute(first).fetchone() is not None)
+        ends = time.perf_counter() + 15
+        _, peak = timed(crawl, until=lambda: time.perf_counter() > ends)
+        watching.connection.close()
+    about = {"impl": "fastlt", "urls": urls}
+    return [
+        _time_record(f"start of a crawl, {urls:,} URLs", [started], peak) | about,
+        _time_record(f"status, {urls:,} URLs", status, 0) | about,
+    ]
+
+
+def _duplicates(hashes: int) -> list[Record]:
+    """For each of so many hashes, of which a tenth has near copies, the nearest one before it."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(-(2**63), 2**63, hashes)
+    copies = rng.choice(hashes // 2, hashes // 10, replace=False)
+    drawn[copies + hashes // 2] = drawn[copies] ^ (np.int64(1) << rng.integers(64, size=len(copies)))
+    warm = HashIndex(4)
+    warm.add(drawn[:100])
+    warm.earlier()
+    times = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        index = HashIndex(4)
+        index.add(drawn)
+        found = index.earlier()
+        times.append(time.perf_counter() - started)
+    if (found >= 0).sum() < len(copies):
+        raise RuntimeError("the search missed duplicates: nothing to compare.")
+    case = f"duplicates among {hashes:,} hashes, radius 4"
+    return [_time_record(case, times, 0) | {"impl": "fastlt", "hashes": hashes}]
+
+
+def _time_record(case: str, seconds: list[float], peak: int) -> Record:
+    return {"case": case, **records.milliseconds(seconds), "peak_bytes": peak}
+
+
+def _print(console: Console, found: list[Record], device: torch.device) -> None:
+    table = Table(title=f"crawl, on {records.device_name(device)}", title_justify="left")
+    for column in ("case", "impl", "images/s", "p20..p80", "seconds", "peak MB"):
+        table.add_column(column, justify="left" if column in ("case", "impl") else "right", no_wrap=True)
+    for r in found:
+        rate = f"{r['images_per_s']:.0f}" if "images_per_s" in r else ""
+        spread = f"{r['p20_images_per_s']:.0f}..{r['p80_images_per_s']:.0f}" if rate else ""
+        seconds = f"{r['median_ms'] / 1000:.2f}" if "median_ms" in r else ""
+        table.add_row(
+            r["case"], r["impl"], rate, spread, seconds, f"{r['peak_bytes'] / 1e6:.0f}" if r["peak_bytes"] else ""
+        )
+    console.print(table)
+    for case in CASES:
+        of = {r["impl"]: r for r in found if r["case"] == case}
+        if len(of) == 2:
+            ratio = of["fastlt"]["images_per_s"] / of["img2dataset"]["images_per_s"]
+            memory = of["fastlt"]["peak_bytes"] / of["img2dataset"]["peak_bytes"]
+            print(
+                f"{case}: {ratio:.2f}x img2dataset's rate (target 2x), {memory:.0%} of its memory (target below 100%)"
+            )

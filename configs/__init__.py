@@ -1,0 +1,1 @@
+"""Recipes that come with fastlt, found by name: `fastlt train demo/species`."""

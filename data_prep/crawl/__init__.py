@@ -1,0 +1,1 @@
+"""Crawl: images of the auxiliary categories, fetched politely into shards."""

@@ -1,0 +1,230 @@
+"""`fastlt crawl`: from categories and URLs to shards of clean images; ends, and goes on where it was killed.
+
+Every host has tasks of its own that take its candidates from the catalog; what they fetch is prepared in worker
+processes and written down in batches. Memory depends on the limits, never on how many candidates there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tqdm import tqdm
+from yarl import URL
+
+from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.crawl.addresses import host_of
+from fastlt.data_prep.crawl.decode_pool import DecodePool
+from fastlt.data_prep.crawl.fetch import DroppedError, FailedError, Fetcher
+from fastlt.data_prep.crawl.options import CrawlOptions
+from fastlt.data_prep.crawl.politeness import HostGivenUpError
+from fastlt.data_prep.crawl.prepare import UnusableImageError
+from fastlt.data_prep.crawl.search import search
+from fastlt.data_prep.crawl.sources import ImageSource
+from fastlt.data_prep.crawl.writer import ImageWriter, Outcome
+
+_AHEAD = 64  # candidates of one host that are in memory before their turn
+_BATCH, _BATCH_BYTES, _BATCH_SECONDS = 256, 32 * 2**20, 0.5
+_DNS_THREADS = 32
+
+
+def crawl(catalog: Catalog, sources: Sequence[ImageSource], options: CrawlOptions) -> Counter[tuple[str, str]]:
+    """Fetches every candidate that has no outcome yet; returns how often each (state, reason) occurred.
+
+    Ctrl-C and SIGTERM end it cleanly, SIGKILL costs at most the last half second.
+
+    Raises:
+        ValueError: nothing to crawl, no image at the end, or another stage is using the catalog.
+        OSError: the disk is full.
+    """
+    with catalog.lock("crawl"):
+        if options.retry:
+            catalog.retry_failed()
+        if not catalog.categories(kept=True):
+            raise ValueError(
+                f"{catalog.path} has no category to crawl: run `fastlt discover`, or give a list with --urls."
+            )
+        if not sources and not catalog.num_candidates():
+            raise ValueError(f"{catalog.path} has no URLs: name image sources with --source, or a list with --urls.")
+        with Catalog(catalog.path) as writing:
+            counts = asyncio.run(_Crawl(catalog, writing, sources, options).run())
+    if not catalog.has_images():
+        raise ValueError(f"not one image was found: `fastlt status {catalog.path}` has the reasons.")
+    return counts
+
+
+class _Crawl:
+    """One run: hosts take candidates, and everything ends in `_outcomes`."""
+
+    def __init__(
+        self, catalog: Catalog, writing: Catalog, sources: Sequence[ImageSource], options: CrawlOptions
+    ) -> None:
+        self._catalog, self._sources, self._options = catalog, sources, options
+        radius = None if options.shards.duplicates < 0 else options.shards.duplicates
+        self._writer = ImageWriter(writing, options.shards.images_per_shard, radius)
+        self._fetcher = Fetcher(options.politeness, options.limits)
+        # One process more than cores, as one always waits for its next image.
+        number = options.workers or (os.cpu_count() or 1) + 1
+        self._decoders = DecodePool(number, options.images, options.limits.max_pixels, options.limits.max_bytes)
+        self._outcomes: asyncio.Queue[Outcome | tuple[str, str] | None] = asyncio.Queue(2 * _BATCH)
+        self._taken: set[int] = set()  # candidates whose outcome is not committed
+        self._active: set[str] = set()
+        self._changed = asyncio.Event()
+        self._look_again, self._searching = True, bool(sources)
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    async def run(self) -> Counter[tuple[str, str]]:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task
+        loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS))  # name servers are slow, and asked in threads
+        for ending in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(ending, task.cancel)
+        self._bar = tqdm(
+            total=self._catalog.num_waiting(), unit="image", disable=not sys.stderr.isatty(), smoothing=0.05
+        )
+        try:
+            async with self._fetcher, self._decoders, asyncio.TaskGroup() as tasks:
+                writing = tasks.create_task(self._write())
+                try:
+                    async with asyncio.TaskGroup() as work:
+                        work.create_task(self._search())
+                        work.create_task(self._start_hosts(work))
+                finally:  # what is there is written, even when told to stop
+                    if not writing.done():
+                        await self._outcomes.put(None)
+                        await writing
+                        self._writer.finish()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            self._writer.close()
+            self._bar.close()
+        return self._counts
+
+    async def _search(self) -> None:
+        if rate := self._options.politeness.api_rate:
+            for source in self._sources:
+                self._fetcher.host(host_of(URL(source.base_url))).slow_down(1 / rate)
+        await search(self._catalog, self._fetcher, self._sources, self._options.per_category, self._look)
+        self._searching = False
+        self._look()
+
+    def _look(self) -> None:
+        """There may be candidates of hosts that had none."""
+        self._look_again = True
+        self._changed.set()
+
+    async def _start_hosts(self, tasks: asyncio.TaskGroup) -> None:
+        """Keeps up to as many hosts at work as there are connections, in the order of their names, round and round."""
+        after = ""
+        while True:
+            while len(self._active) < self._options.politeness.connections:
+                host = self._catalog.next_host(after)
+                if host is None and not self._look_again:
+                    break
+                if host is None:
+                    after, self._look_again = "", False
+                    continue
+                after = host
+                if host not in self._active:
+                    self._active.add(host)
+                    tasks.create_task(self._crawl_host(host))
+            if not self._active and not self._searching and not self._look_again:
+                return
+            await self._changed.wait()
+            self._changed.clear()
+
+    async def _crawl_host(self, host: str) -> None:
+        """Everything that there is to fetch from one host."""
+        candidates = self._candidates(host)
+
+        async def one_after_another() -> None:
+            for candidate, url in candidates:
+                await self._crawl_one(candidate, url)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(self._options.politeness.per_host):
+                    tasks.create_task(one_after_another())
+        except* HostGivenUpError as group:
+            await self._outcomes.put((host, str(_first(group))))
+        self._active.discard(host)
+        if self._searching:
+            self._look_again = True  # what was found while it ended
+        self._changed.set()
+
+    def _candidates(self, host: str) -> Iterator[tuple[int, str]]:
+        """(id, URL) of the host's candidates, read from the catalog as they are needed."""
+        last = 0
+        while rows := self._catalog.waiting_of_host(host, last, _AHEAD):
+            last = rows[-1]["id"]
+            for row in rows:
+                if row["id"] not in self._taken:
+                    self._taken.add(row["id"])
+                    yield row["id"], row["url"]
+
+    async def _crawl_one(self, candidate: int, url: str) -> None:
+        try:
+            body = await self._fetcher.image(url)
+            kept = False
+            try:
+                prepared = await self._decoders.prepare(body)
+                kept = self._options.shards.keep_original
+            finally:
+                if not kept:  # else when it is written
+                    self._fetcher.release(len(body))
+            outcome = Outcome(candidate, prepared, body if kept else None)
+        except (DroppedError, UnusableImageError) as error:
+            outcome = Outcome(candidate, state="dropped", reason=str(error))
+        except FailedError as error:
+            outcome = Outcome(candidate, state="failed", reason=str(error))
+        await self._outcomes.put(outcome)
+
+    async def _write(self) -> None:
+        """Commits outcomes in batches until None comes."""
+        item: Outcome | tuple[str, str] | None = ("", "")
+        while item is not None:
+            batch: list[Outcome] = []
+            num_bytes = 0
+            try:
+                async with asyncio.timeout(_BATCH_SECONDS):
+                    while len(batch) < _BATCH and num_bytes < _BATCH_BYTES:
+                        item = await self._outcomes.get()
+                        if not isinstance(item, Outcome):
+                            break
+                        batch.append(item)
+                        num_bytes += item.num_bytes
+            except TimeoutError:
+                item = ("", "")
+            if batch:
+                self._tell(await asyncio.to_thread(self._writer.commit, batch))
+                self._taken.difference_update(outcome.candidate for outcome in batch)
+                self._fetcher.release(sum(len(outcome.original or b"") for outcome in batch))
+            if isinstance(item, tuple) and item[0]:
+                await self._give_up(*item)
+
+    async def _give_up(self, host: str, reason: str) -> None:
+        number = await asyncio.to_thread(self._writer.give_up, host, reason)
+        self._tell(Counter({("failed", reason): number}))
+
+    def _tell(self, counts: Counter[tuple[str, str]]) -> None:
+        self._counts += counts
+        self._bar.total = max(self._bar.total or 0, self._counts.total())
+        reasons = Counter({reason: n for (state, reason), n in self._counts.items() if state != "fetched"})
+        self._bar.set_postfix_str(", ".join(f"{n:,} {why}" for why, n in reasons.most_common(3)), refresh=False)
+        self._bar.update(counts.total())
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    """The first error inside, which is the cause; the others came of it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,261 @@
+"""One transfer: polite, safe, bounded in bytes and time, redirects followed by hand; bytes out or a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from protego import Protego
+from yarl import URL
+
+import fastlt
+from fastlt.data_prep.crawl.addresses import ForbiddenAddressError, host_of, parse_url, public_socket
+from fastlt.data_prep.crawl.options import Limits, Politeness
+from fastlt.data_prep.crawl.politeness import AGENT, Host, HostGivenUpError, opts_out
+from fastlt.data_prep.retry_after import retry_after
+
+_SMALL = 2**20  # bytes of a body that every transfer may hold; larger ones take turns
+_ROBOTS_BYTES = 512 * 1024  # RFC 9309 asks for at least 500 KiB
+_JSON_BYTES = 64 * 2**20
+_MAX_REMEMBERED = 50_000  # hosts, and robots.txt files
+_BACKOFF = 1.0  # seconds, doubled by each retry
+_RETRIES = 2  # of a transfer in trouble
+_MAX_REDIRECTS = 5
+_MAX_ATTEMPTS = 10  # of one transfer at a host that is busy again and again
+_MAX_HELD = 128 * 2**20  # bytes of bodies that wait to be used, above which no request begins
+
+
+class DroppedError(Exception):
+    """An answer that is final; the message is the reason."""
+
+
+class FailedError(Exception):
+    """Trouble that another day may cure; the message is the reason."""
+
+
+class _TryAgainError(FailedError):
+    """Trouble that the next seconds may cure."""
+
+
+class _BusyError(_TryAgainError):
+    """The host asks to wait, which `Host.turn` does."""
+
+
+class Fetcher:
+    """Transfers under one set of limits; use as `async with`."""
+
+    def __init__(self, politeness: Politeness, limits: Limits) -> None:
+        self._politeness, self._limits = politeness, limits
+        self._hosts: OrderedDict[str, Host] = OrderedDict()
+        self._robots: OrderedDict[URL, asyncio.Task[Protego | None]] = OrderedDict()
+        self._connections = asyncio.Semaphore(self._politeness.connections)
+        self._large = asyncio.Semaphore(8)
+        self._held, self._room = 0, asyncio.Event()
+        self._room.set()
+
+    async def __aenter__(self) -> Fetcher:
+        connector = aiohttp.TCPConnector(
+            limit=0,  # ours counts
+            ttl_dns_cache=300,
+            socket_factory=None if self._limits.allow_private else public_socket,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,  # images are compressed already; what is not is a bomb or not an image
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={
+                "User-Agent": f"{AGENT}/{fastlt.__version__} (+{self._politeness.contact})",
+                "Accept-Encoding": "identity",
+            },
+            timeout=aiohttp.ClientTimeout(total=self._limits.timeout, sock_connect=min(15.0, self._limits.timeout)),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._robots.values():
+            task.cancel()
+        await self._session.close()
+
+    def host(self, name: str) -> Host:
+        """The state of a host, made anew for one that was not heard of for long."""
+        if name not in self._hosts:
+            self._hosts[name] = Host(self._politeness)
+            if len(self._hosts) > _MAX_REMEMBERED:
+                self._hosts.popitem(last=False)
+        self._hosts.move_to_end(name)
+        return self._hosts[name]
+
+    async def image(self, url: str) -> bytes:
+        """The body behind the URL; `release` it when it was used.
+
+        Raises:
+            DroppedError: for good; also an opt-out, robots.txt, or an address that may not be asked.
+            FailedError: trouble, after all retries.
+            HostGivenUpError: the host was given up.
+        """
+        body = await self._retried(url, {}, self._limits.max_bytes, is_image=True)
+        self._held += len(body)
+        if self._held > _MAX_HELD:
+            self._room.clear()
+        return body
+
+    def release(self, num_bytes: int) -> None:
+        """The body of an image was used: its memory is free for others."""
+        self._held -= num_bytes
+        if self._held <= _MAX_HELD:
+            self._room.set()
+
+    async def json(self, url: str, parameters: Mapping[str, str]) -> Any:
+        """The parsed answer of an API, which robots.txt does not speak of.
+
+        Raises:
+            FailedError: as `image`, or an answer that is no JSON.
+        """
+        try:
+            body = await self._retried(url, parameters, _JSON_BYTES)
+            return json.loads(body)
+        except ValueError:
+            raise FailedError("the answer is not JSON") from None
+        except (DroppedError, HostGivenUpError) as error:
+            raise FailedError(str(error)) from None
+
+    async def _retried(self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool = False) -> bytes:
+        """The body behind the URL; only for an image robots.txt and opt-outs are asked."""
+        troubles = 0
+        for _ in range(_MAX_ATTEMPTS):
+            try:
+                return await self._follow(url, parameters, max_bytes, is_image)
+            except _BusyError as error:
+                reason = str(error)
+            except _TryAgainError as error:
+                reason = str(error)
+                troubles += 1
+                if troubles > _RETRIES:
+                    break
+                await asyncio.sleep(_BACKOFF * 2 ** (troubles - 1))
+        raise FailedError(reason)
+
+    async def _follow(self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool) -> bytes:
+        target = parse_url(url)
+        if target is None:
+            raise DroppedError("not an http(s) URL")
+        target = target.update_query(parameters) if parameters else target
+        first_host = host_of(target)
+        for _ in range(_MAX_REDIRECTS + 1):
+            try:
+                if is_image and not self._politeness.ignore_robots:
+                    await self._ask_robots(target)
+                async with self._request(target) as response:
+                    if response.status not in (301, 302, 303, 307, 308):
+                        if is_image and not self._politeness.ignore_opt_outs and opts_out(response.headers):
+                            raise DroppedError("opted out")
+                        return await self._read(response, max_bytes)
+                    location = response.headers.get("Location", "")
+            except HostGivenUpError as error:
+                if host_of(target) == first_host:
+                    raise
+                raise FailedError(str(error)) from None  # the host that redirects there is not to blame
+            try:
+                onward = parse_url(str(target.join(URL(location))))
+            except ValueError:
+                onward = None
+            if onward is None:
+                raise DroppedError("redirect to nowhere")
+            target = onward
+        raise DroppedError("too many redirects")
+
+    @asynccontextmanager
+    async def _request(self, url: URL) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request in its turn; trouble of the network comes out as `_TryAgainError`."""
+        host = self.host(host_of(url))
+        async with host.turn(), self._connections:
+            await self._room.wait()
+            try:
+                async with self._session.get(url, allow_redirects=False) as response:
+                    if response.status in (429, 503):
+                        host.pause(retry_after(response.headers) or _BACKOFF)
+                    yield response
+                host.answered()
+            except DroppedError:
+                host.answered()
+                raise
+            except _TryAgainError:
+                host.failed()
+                raise
+            except TimeoutError:
+                host.failed()
+                raise _TryAgainError("too slow") from None
+            except aiohttp.ClientConnectorError as error:
+                if isinstance(error.os_error, ForbiddenAddressError) or "not a public address" in str(error.os_error):
+                    raise DroppedError("not a public address") from None
+                host.failed()
+                raise _TryAgainError("no connection") from None
+            except aiohttp.ClientPayloadError:
+                raise _TryAgainError("cut off") from None
+            except (aiohttp.ClientError, ConnectionError, ValueError) as error:
+                if isinstance(error, aiohttp.InvalidURL):
+                    raise DroppedError("not an http(s) URL") from None
+                host.failed()
+                raise _TryAgainError("no answer") from None
+
+    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+        status = response.status
+        if status in (429, 503):
+            raise _BusyError(f"status {status}")
+        if status in (408, 425) or status >= 500:
+            raise _TryAgainError(f"status {status}")
+        if status != 200:
+            raise DroppedError(f"status {status}")
+        if (response.content_length or 0) > max_bytes:
+            raise DroppedError("too many bytes")
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > min(_SMALL, max_bytes):
+                break
+        else:
+            return bytes(body)
+        async with self._large:  # so that a thousand large bodies do not lie in memory at once
+            async for chunk in response.content.iter_any():
+                if len(body) > max_bytes:
+                    break
+                body += chunk
+        if len(body) > max_bytes:
+            raise DroppedError("too many bytes")
+        return bytes(body)
+
+    async def _ask_robots(self, url: URL) -> None:
+        """Raises what robots.txt makes of the URL; it is read once for a host."""
+        origin = url.origin()
+        if origin not in self._robots or self._robots[origin].cancelled():
+            self._robots[origin] = asyncio.create_task(self._read_robots(origin))
+            if len(self._robots) > _MAX_REMEMBERED:
+                self._robots.popitem(last=False)
+        self._robots.move_to_end(origin)
+        rules = await asyncio.shield(self._robots[origin])
+        if rules is None:
+            raise FailedError("robots.txt cannot be read")
+        if not rules.can_fetch(str(url), AGENT):
+            raise DroppedError("robots.txt forbids it")
+
+    async def _read_robots(self, origin: URL) -> Protego | None:
+        """The rules of a host; none that can be read means no entry (RFC 9309, 2.3.1)."""
+        try:
+            text = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES)
+        except DroppedError as error:
+            # No such file, or one that is fenced off, is permission; trouble of the server is not, nor is half a file.
+            if str(error) == "not a public address":
+                raise
+            if str(error) == "too many bytes":
+                return None
+            text = b""
+        except (FailedError, HostGivenUpError):
+            return None
+        rules = Protego.parse(text.decode("utf-8", "replace"))
+        self.host(host_of(origin)).slow_down(float(rules.crawl_delay(AGENT) or 0))
+        return rules

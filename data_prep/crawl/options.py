@@ -1,0 +1,142 @@
+"""What a crawl is told: where to look, how politely, within which limits, and what is kept."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
+
+from fastlt.options import Flag, Names, OptionalSource, OptionalText, OptionError
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Where images are found: image sources that are asked for each category, a list of URLs, or both."""
+
+    source: Names = ()
+    """Image sources: inaturalist, gbif, commons, openverse."""
+    source_url: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=URL", help_behavior_hint="")] = ()
+    """Another endpoint of a source; may be given several times."""
+    licenses: Names = ()
+    """License families that are allowed, such as cc0 pdm cc-by (default: every Creative Commons license)."""
+    urls: OptionalSource = None
+    """A list of URLs: CSV, TSV, Parquet, JSON lines, text, or a folder of these."""
+    url_column: OptionalText = None
+    """The column of the list that holds URLs (default: url)."""
+    label_column: OptionalText = None
+    """The column of the list that holds categories (default: label, class or category)."""
+
+
+@dataclass(frozen=True)
+class Politeness:
+    """How hosts are treated."""
+
+    contact: Annotated[str, arg(metavar="TEXT", help_behavior_hint="")] = field(
+        default_factory=lambda: os.environ.get("FASTLT_CONTACT", "")
+    )
+    """Your e-mail address or page, which every site is told (default: $FASTLT_CONTACT)."""
+    connections: int = 256
+    """Transfers at once, in all."""
+    per_host: int = 4
+    """Transfers at once from one host."""
+    rate: float = 10.0
+    """Requests per second to one host; 0 sets no limit."""
+    api_rate: float = 1.0
+    """Requests per second to the API of an image source; 0 sets no limit."""
+    ignore_robots: Flag = False
+    """Do not read robots.txt."""
+    ignore_opt_outs: Flag = False
+    """Take images whose headers say noai, noindex and the like."""
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("--connections", self.connections, 1),
+            ("--per-host", self.per_host, 1),
+            ("--rate", self.rate, 0),
+            ("--api-rate", self.api_rate, 0),
+        ):
+            if value < least:
+                raise OptionError(f"{name} is {value}: nothing could be fetched; give at least {least}.")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is too much."""
+
+    max_megabytes: float = 20.0
+    """Largest file that is fetched, in MB."""
+    max_megapixels: float = 100.0
+    """Largest image that is decoded, in millions of pixels."""
+    timeout: float = 60.0
+    """Seconds for one transfer."""
+    allow_private: Flag = False
+    """Fetch from addresses of your own network too."""
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < 1 or self.timeout <= 0:
+            raise OptionError(
+                f"--max-megabytes {self.max_megabytes} and --timeout {self.timeout}: nothing could be fetched; both "
+                "must be above 0."
+            )
+
+    @property
+    def max_bytes(self) -> int:
+        """Of a body."""
+        return int(self.max_megabytes * 2**20)
+
+    @property
+    def max_pixels(self) -> int:
+        """Width x height above which an image is dropped undecoded."""
+        return int(self.max_megapixels * 1e6)
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What is kept of an image."""
+
+    size: int = 256
+    """Shorter side in pixels to which larger images are shrunk; 0 keeps every size."""
+    quality: int = 90
+    """JPEG quality."""
+    min_side: int = 32
+    """Shorter side in pixels below which an image is dropped."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise OptionError(f"--quality is {self.quality}; it must lie in 1..100.")
+        if self.size < 0:
+            raise OptionError(f"--size is {self.size}; give a number of pixels, or 0 to keep every size.")
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """How images are stored."""
+
+    keep_original: Flag = False
+    """Store the fetched file beside the JPEG that is made of it."""
+    duplicates: int = 4
+    """Bits in which perceptual hashes of duplicates may differ; -1 drops only files with the same bytes."""
+    images_per_shard: int = 10_000
+    """Images in one shard."""
+
+    def __post_init__(self) -> None:
+        if self.images_per_shard < 1:
+            raise OptionError(f"--images-per-shard is {self.images_per_shard}; give at least 1.")
+
+
+@dataclass(frozen=True)
+class CrawlOptions:
+    """How a crawl goes."""
+
+    politeness: OmitArgPrefixes[Politeness] = field(default_factory=Politeness)
+    limits: OmitArgPrefixes[Limits] = field(default_factory=Limits)
+    images: OmitArgPrefixes[ImageOptions] = field(default_factory=ImageOptions)
+    shards: OmitArgPrefixes[ShardOptions] = field(default_factory=ShardOptions)
+    per_category: int = 100
+    """Candidates sought for each category."""
+    workers: int = 0
+    """Processes that decode images; 0 starts one more than there are cores."""
+    retry: Flag = False
+    """Try again what failed in an earlier crawl."""

@@ -1,0 +1,84 @@
+"""From bytes of the web to a clean JPEG: bounded, decoded whole, upright, RGB, resized, hashed.
+
+Runs in the crawler's worker processes, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from fastlt.data_prep.crawl.options import ImageOptions
+from fastlt.data_prep.perceptual.hash import perceptual_hash, shrink
+from fastlt.dataset.images import UnsupportedColorsError, open_image, to_upright_rgb
+
+
+class UnusableImageError(ValueError):
+    """Bytes that give no image; the message is the reason that the catalog keeps."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A clean image: its JPEG bytes and size, and what identifies the original."""
+
+    jpeg: bytes
+    width: int
+    height: int
+    sha256: bytes
+    hash: int
+
+
+def prepare(data: bytes, options: ImageOptions, max_pixels: int) -> Prepared:
+    """Decodes the whole image and makes the JPEG that is kept.
+
+    Args:
+        data: the file.
+        options: what becomes of it.
+        max_pixels: width x height above which an image is dropped undecoded.
+
+    Raises:
+        UnusableImageError: the bytes are no image, are damaged, too large, too small or animated.
+    """
+    cv2.setNumThreads(1)  # there is a process for each core
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about odd metadata
+        pixels = shrink(_decode(data, options, max_pixels), options.size)
+    coded, jpeg = cv2.imencode(
+        ".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, options.quality]
+    )
+    if not coded:
+        raise UnusableImageError("cannot be written as JPEG")
+    height, width = pixels.shape[:2]
+    return Prepared(jpeg.tobytes(), width, height, hashlib.sha256(data).digest(), perceptual_hash(pixels))
+
+
+def _decode(data: bytes, options: ImageOptions, max_pixels: int) -> np.ndarray:
+    """RGB pixels, uint8 [H, W, 3], at most a power of two too large."""
+    try:
+        image = open_image(data)
+    except Exception:  # Pillow's readers raise many kinds
+        raise UnusableImageError("not an image") from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise UnusableImageError("too many pixels")
+    if min(width, height) < options.min_side:
+        raise UnusableImageError("too small")
+    if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):  # JPEG: several views
+        raise UnusableImageError("animated")
+    try:
+        if image.format == "JPEG" and options.size:
+            # JPEG decodes to a half, a quarter or an eighth for free; every byte is still read.
+            scale = min(1.0, options.size / min(width, height))
+            image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
+        return np.asarray(to_upright_rgb(image))
+    except UnsupportedColorsError:
+        raise UnusableImageError("unsupported colors") from None
+    except Exception as error:
+        raise UnusableImageError("out of memory" if isinstance(error, MemoryError) else "damaged image") from None

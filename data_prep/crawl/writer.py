@@ -1,0 +1,137 @@
+"""What became of candidates, written down: images into shards, duplicates found, states into the catalog."""
+
+from __future__ import annotations
+
+import array
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastlt.data_prep.catalog import Catalog, ImageRow
+from fastlt.data_prep.crawl.prepare import Prepared
+from fastlt.data_prep.crawl.shards import ShardWriter
+from fastlt.data_prep.perceptual.index import HashIndex
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of one candidate.
+
+    Attributes:
+        candidate: its id.
+        prepared: the image, or None.
+        original: the bytes as they were fetched, where they are to be kept.
+        state, reason: without an image, why.
+    """
+
+    candidate: int
+    prepared: Prepared | None = None
+    original: bytes | None = None
+    state: str = ""
+    reason: str = ""
+
+    @property
+    def num_bytes(self) -> int:
+        """What it holds in memory."""
+        return len(self.original or b"") + (len(self.prepared.jpeg) if self.prepared else 0)
+
+
+class ImageWriter:
+    """Commits batches of outcomes; one thread at a time.
+
+    Args:
+        catalog: a connection of its own.
+        images_per_shard: after which a shard is finished.
+        radius: Hamming distance of perceptual hashes up to which two images are the same; None compares bytes only.
+    """
+
+    def __init__(self, catalog: Catalog, images_per_shard: int, radius: int | None) -> None:
+        self._catalog = catalog
+        self._shards = ShardWriter(catalog, images_per_shard)
+        self._index = None if radius is None else HashIndex(radius)
+        self._ids = array.array("q")  # of the images in the index
+        if self._index is not None:
+            for rows in catalog.image_hashes():
+                ids, hashes = np.array([tuple(row) for row in rows], np.int64).T
+                self._ids.frombytes(ids.tobytes())
+                self._index.add(np.ascontiguousarray(hashes))
+
+    def commit(self, outcomes: Sequence[Outcome]) -> Counter[tuple[str, str]]:
+        """Makes the outcomes last; returns how often each (state, reason) occurred."""
+        found: Counter[tuple[str, str]] = Counter()
+        while outcomes:
+            room = self._shards.room
+            found += self._commit(outcomes[:room])  # all or none of them
+            outcomes = outcomes[room:]
+            if not self._shards.room:
+                self._shards.finish()
+        return found
+
+    def _commit(self, outcomes: Sequence[Outcome]) -> Counter[tuple[str, str]]:
+        found: Counter[tuple[str, str]] = Counter()
+        states: list[tuple[str, str, int | None, int]] = []
+        rows = self._catalog.candidates([o.candidate for o in outcomes if o.prepared is not None])
+        first_of: dict[bytes, int] = {}  # exact duplicates inside the batch
+        images = []
+        for outcome in outcomes:
+            state, reason, twin = outcome.state, outcome.reason, None
+            if outcome.prepared is not None:
+                twin, reason = self._twin(outcome.prepared, first_of)
+                state = "fetched" if twin is None else "dropped"
+                if twin is None:
+                    first_of[outcome.prepared.sha256] = outcome.candidate
+                    images.append(self._add(outcome, outcome.prepared, rows[outcome.candidate]))
+            found[state, reason] += 1
+            states.append((state, reason, twin, outcome.candidate))
+        if images:
+            self._shards.sync()
+        with self._catalog.transaction():
+            if images:
+                self._catalog.set_open_shard(self._shards.shard, self._shards.num_images, self._shards.num_bytes)
+            self._catalog.add_images(images)
+            self._catalog.set_outcomes(states)
+        return found
+
+    def give_up(self, host: str, reason: str) -> int:
+        """Fails every candidate of the host that has no outcome; returns how many."""
+        return self._catalog.give_up_host(host, reason)
+
+    def finish(self) -> None:
+        """Finishes the last shard: nothing more is coming."""
+        self._shards.finish()
+
+    def close(self) -> None:
+        """Leaves the last shard open, for another run to go on with."""
+        self._shards.close()
+
+    def _twin(self, image: Prepared, first_of: dict[bytes, int]) -> tuple[int | None, str]:
+        """The image that this one is a duplicate of, if any, and what that is called."""
+        if image.sha256 in first_of:
+            return first_of[image.sha256], "duplicate"
+        same = self._catalog.image_of_bytes(image.sha256)
+        if same is not None:
+            return same, "duplicate"
+        if self._index is not None:
+            (at,) = self._index.nearest(np.array([image.hash]))
+            if at >= 0:
+                return self._ids[at], "near-duplicate"
+        return None, ""
+
+    def _add(self, outcome: Outcome, image: Prepared, row: sqlite3.Row) -> ImageRow:
+        """Appends the image to the open shard; returns its row."""
+        if self._index is not None:
+            self._index.add(np.array([image.hash]))
+            self._ids.append(outcome.candidate)
+        about = {"category": row["category_name"]}
+        about |= {key: row[key] for key in ("title", "url", "page", "source", "license", "attribution")}
+        about |= {"width": image.width, "height": image.height, "sha256": image.sha256.hex()}
+        members = {"jpg": image.jpeg, "json": json.dumps(about, ensure_ascii=False).encode()}
+        if outcome.original is not None:
+            members["original"] = outcome.original
+        offset = self._shards.add(f"{outcome.candidate:09d}", members)["jpg"]
+        place = (self._shards.shard, offset, len(image.jpeg), image.width, image.height)
+        return ImageRow(outcome.candidate, row["category"], *place, image.sha256, image.hash)

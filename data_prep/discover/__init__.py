@@ -1,0 +1,1 @@
+"""Discover: a language model names auxiliary categories for every target class."""

@@ -1,0 +1,284 @@
+"""Discovers auxiliary categories: a language model names what looks like each target class and is none of them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from tqdm import tqdm
+
+from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.discover.llm import EndpointError, Llm, UnansweredError, UnreadableError
+from fastlt.data_prep.discover.options import DiscoverOptions, EndpointOptions
+from fastlt.data_prep.discover.prompt import Prompt
+from fastlt.data_prep.inputs.class_lists import TargetClass
+from fastlt.data_prep.names import all_keys, clean_title, normalized, same_name_key
+
+MAX_WORDS = 8  # words; more is a sentence
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """What a run found.
+
+    Attributes:
+        asked, reused: answers of the endpoint and of the catalog.
+        tokens: cost of all answers in the catalog.
+        empty: target classes without any category.
+    """
+
+    asked: int
+    reused: int
+    tokens: int
+    empty: tuple[str, ...]
+
+    def sentence(self, path: Path, status: dict[str, Any]) -> str:
+        """The run in a few lines; `status` is the catalog's."""
+        targets, categories = (
+            {state: n if isinstance(n, int) else sum(n.values()) for state, n in status[table].items()}
+            for table in ("target", "category")
+        )
+        short = f" ({targets['short']:,} short of what was wanted)" if "short" in targets else ""
+        rejected = f" ({categories['rejected']:,} more rejected)" if "rejected" in categories else ""
+        return (
+            f"{path}: {sum(targets.values()):,} target classes{short}, {categories.get('kept', 0):,} auxiliary "
+            f"categories{rejected}, {status['neighbor']:,} neighbor pairs\n"
+            f"{self.asked:,} questions asked, {self.reused:,} answered from the catalog; {self.tokens:,} tokens in all"
+        )
+
+
+class Categories(BaseModel):
+    """The answer's shape."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": False})  # as strict schemas must say
+    categories: list[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_models_without_schema_say(cls, value: object) -> object:
+        """A bare list, or objects with a name, will do."""
+        names = value.get("categories") if isinstance(value, dict) else value
+        if not isinstance(names, list):
+            return value
+        return {"categories": [name.get("name") if isinstance(name, dict) else name for name in names]}
+
+
+def discover(
+    catalog: Catalog, classes: Sequence[TargetClass], endpoint: EndpointOptions, options: DiscoverOptions | None = None
+) -> Discovered:
+    """Writes categories and neighbor pairs for the classes into the catalog, and goes on where a killed run was.
+
+    A class is asked about until it has as many categories as wanted, a round brings no new name, or the rounds are
+    used up; in the last two cases its state is `short`, and it is left in peace until model, prompt or options change.
+
+    Args:
+        catalog: an open catalog, locked while this runs.
+        classes: all target classes; those that the catalog does not know are added.
+        endpoint: whom to ask.
+        options: for how much.
+
+    Raises:
+        ValueError: a broken prompt, classes that the catalog has and the list lacks; or, with everything found so far
+            in the catalog, an endpoint that fails, a spending limit, or no category for any class.
+    """
+    options = options or DiscoverOptions()
+    prompt = Prompt.read(options.prompt)
+    with catalog.lock("discover"):
+        _enter_targets(catalog, classes)
+        return asyncio.run(_Discovery(catalog, endpoint, options, prompt).run())
+
+
+def _enter_targets(catalog: Catalog, classes: Sequence[TargetClass]) -> None:
+    names = {target.name for target in classes}
+    with catalog.transaction():
+        unknown = [target["name"] for target in catalog.targets() if target["name"] not in names]
+        if unknown:
+            raise ValueError(
+                f"{catalog.path} has target class {unknown[0]!r}, which the class list lacks: "
+                "give the whole list, or use another catalog for other classes."
+            )
+        catalog.enter_targets((t.name, t.title, json.dumps(t.synonyms, ensure_ascii=False), t.count) for t in classes)
+
+
+@dataclass
+class _Progress:
+    """How far a target class is, kept beside it in the catalog so that a second run asks the same questions.
+
+    Attributes:
+        settings: digest of what the rounds were asked with.
+        rounds: rounds that were answered.
+        refused: titles that were named for the class and not taken.
+    """
+
+    settings: str
+    rounds: int
+    refused: list[str]
+
+
+class _Discovery:
+    def __init__(self, catalog: Catalog, endpoint: EndpointOptions, options: DiscoverOptions, prompt: Prompt) -> None:
+        self._catalog = catalog
+        self._endpoint = endpoint
+        self._options = options
+        self._prompt = prompt
+        self._llm = Llm(catalog, endpoint)
+        self._finished = 0
+        self._first_failure = ""
+        self._targets = catalog.targets()
+        self._target_of_key: dict[str, str] = {}
+        for target in self._targets:
+            for title in (target["title"], target["name"], *json.loads(target["synonyms"])):
+                for key in all_keys(title):
+                    self._target_of_key.setdefault(key, target["title"])
+        self._all_titles = ", ".join(target["title"] for target in self._targets)
+        self._category_of_key: dict[str, int] = {}
+        for row in catalog.categories():
+            self._category_of_key.setdefault(same_name_key(row["title"]), row["id"])
+            self._category_of_key.setdefault(same_name_key(row["name"]), row["id"])
+
+    async def run(self) -> Discovered:
+        self._reject_what_became_a_target()
+        left = iter(self._targets)
+        try:
+            with tqdm(total=len(self._targets), desc="discover", unit="class", disable=None) as bar:
+                await asyncio.gather(*(self._work(left, bar) for _ in range(self._endpoint.concurrency)))
+        finally:
+            await self._llm.close()
+        return self._summary()
+
+    async def _work(self, left: Iterator[sqlite3.Row], bar: tqdm) -> None:
+        for target in left:
+            try:
+                await self._complete(target)
+            except EndpointError:
+                return  # the summary tells; what other workers are being answered is still kept
+            except UnansweredError as error:
+                self._first_failure = self._first_failure or f"class {target['name']!r} got no answer ({error})"
+                self._set_state(target, "open", str(error))
+            else:
+                self._finished += 1
+            bar.update()
+
+    async def _complete(self, target: sqlite3.Row) -> None:
+        wanted = self._options.wanted(target["count"])
+        settings = self._settings(wanted)
+        progress = self._progress(target)
+        names = self._named(target)
+        kept = sum(state == "kept" for _, state in names)
+        if progress.settings == settings and target["state"] == ("short" if kept < wanted else "done"):
+            return
+        if progress.settings != settings or target["state"] != "open":
+            progress.settings, progress.rounds = settings, 0
+        while kept < wanted:
+            if progress.rounds >= self._options.rounds:
+                return self._set_state(target, "short", f"limit of {self._options.rounds} rounds", progress)
+            known = [title for title, _ in names] + progress.refused
+            messages = self._prompt.messages(
+                title=target["title"],
+                synonyms=", ".join(json.loads(target["synonyms"])) or "none",
+                number=wanted - kept,
+                known=", ".join(known) or "none",
+                targets=self._all_titles,
+            )
+            try:
+                answer = await self._llm.ask(messages, Categories)
+            except UnreadableError as error:
+                return self._set_state(target, "short", str(error), progress)
+            progress.rounds += 1
+            with self._catalog.transaction():
+                self._take(target, answer.categories, wanted - kept, known, progress)
+                names = self._named(target)
+                kept = sum(state == "kept" for _, state in names)
+                if len(names) + len(progress.refused) == len(known):
+                    return self._set_state(target, "short", "a round brought nothing new", progress)
+                self._set_state(target, "open", "", progress)
+        self._set_state(target, "done", "", progress)
+
+    def _take(
+        self, target: sqlite3.Row, titles: list[str], lacking: int, known: list[str], progress: _Progress
+    ) -> None:
+        """Takes up to `lacking` of the titles for neighbors; the others that are no categories become `refused`."""
+        seen = {same_name_key(title) for title in known}
+        for said in titles:
+            title = clean_title(said)[:100]
+            key = same_name_key(title)
+            if not key or key in seen or lacking == 0:
+                continue
+            seen.add(key)
+            category = self._category(key, title, self._why_not(said))
+            if self._catalog.category(category)["state"] == "kept":
+                self._catalog.add_neighbor(target["id"], category)
+                lacking -= 1
+            else:
+                progress.refused.append(title)
+
+    def _category(self, key: str, title: str, why_not: str) -> int:
+        """The category of that name, made if there is none; a rejected one stays so, by whomever it was rejected."""
+        if key not in self._category_of_key:
+            category = self._catalog.add_category(normalized(title), title)
+            self._category_of_key[key] = category
+            if why_not:
+                self._catalog.reject_category(category, why_not)
+        return self._category_of_key[key]
+
+    def _why_not(self, said: str) -> str:
+        for key in sorted(all_keys(said)):
+            if key in self._target_of_key:
+                return f"is the target class {self._target_of_key[key]!r}"
+        return f"is no name: more than {MAX_WORDS} words" if len(said.split()) > MAX_WORDS else ""
+
+    def _reject_what_became_a_target(self) -> None:
+        """Categories that an earlier run found and that the class list has now."""
+        with self._catalog.transaction():
+            for row in self._catalog.categories(kept=True):
+                why_not = self._why_not(row["title"])
+                if why_not:
+                    self._catalog.reject_category(row["id"], why_not)
+
+    def _named(self, target: sqlite3.Row) -> list[tuple[str, str]]:
+        """(title, state) of the target's neighbors, in an order that stays."""
+        return [(row["title"], row["state"]) for row in self._catalog.neighbors_of(target["id"])]
+
+    def _settings(self, wanted: int) -> str:
+        asked = [self._endpoint.model, self._prompt.sections, self._options.rounds, wanted]
+        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+
+    def _progress(self, target: sqlite3.Row) -> _Progress:
+        kept = self._catalog.setting(f"discover {target['name']}")
+        return _Progress(**json.loads(kept)) if kept else _Progress("", 0, [])
+
+    def _set_state(self, target: sqlite3.Row, state: str, reason: str, progress: _Progress | None = None) -> None:
+        self._catalog.set_target_state(target["id"], state, reason)
+        if progress:
+            self._catalog.remember(f"discover {target['name']}", json.dumps(vars(progress), ensure_ascii=False))
+
+    def _summary(self) -> Discovered:
+        wanting = [target for target in self._targets if self._options.wanted(target["count"])]
+        neighbors = self._catalog.neighbors()
+        empty = tuple(target["name"] for target in wanting if target["name"] not in neighbors)
+        left = len(self._targets) - self._finished
+        if left:
+            raise ValueError(
+                f"{self._llm.stopped or self._first_failure}. {left:,} of {len(self._targets):,} target classes are "
+                f"not finished; what was found is in {self._catalog.path}, and the same command goes on from there."
+            )
+        if len(empty) == len(wanting):
+            raise ValueError(
+                f"no target class has any category after {self._llm.asked + self._llm.reused:,} answers: see "
+                f"`fastlt status {self._catalog.path}` for the reasons, and try another model or prompt."
+            )
+        if empty:
+            named = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
+            tqdm.write(
+                f"fastlt: warning: {len(empty):,} of {len(wanting):,} target classes have NO category: {named}",
+                file=sys.stderr,
+            )
+        return Discovered(self._llm.asked, self._llm.reused, self._llm.tokens, empty)

@@ -1,0 +1,1 @@
+"""Encode: images of classes in, an encoded data set out."""

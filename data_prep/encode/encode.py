@@ -1,0 +1,123 @@
+"""Images of classes in, an encoded data set out: whole, checked, or not at all; one that is killed goes on."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastlt.data_prep.encode.estimate import announce
+from fastlt.data_prep.encode.inputs import EncodeInputs, Inputs, read_inputs
+from fastlt.data_prep.encode.options import EncodeOptions
+from fastlt.data_prep.encode.partial_folder import PartialFolder
+from fastlt.data_prep.encode.writer import SplitWriter
+from fastlt.dataset.encoded import FORMATS, Split, manifest_json
+from fastlt.label_space import LabelSpace
+from fastlt.loaders.workers import process_pool
+
+
+def encode(out: Path, sources: EncodeInputs, options: EncodeOptions | None = None) -> LabelSpace:
+    """Writes the encoded data set `out`, or goes on where an earlier call with the same arguments was killed.
+
+    Args:
+        out: folder to make; must not exist. What is not complete lies in `.OUT.partial` beside it.
+        sources: where the images are.
+        options: how they are stored.
+
+    Raises:
+        ValueError: bad inputs, broken images, another encode of `out` that did not end, no room.
+    """
+    options = options or EncodeOptions()
+    inputs = read_inputs(sources)
+    digest = _digest(inputs, options)
+    partial = PartialFolder(out, digest)
+    writers: list[SplitWriter] = []
+    try:
+        with partial.lock():
+            if not partial.is_complete:
+                writers += _writers(partial.path, inputs, options)
+                _write(partial, inputs, options, writers, digest)
+            partial.publish()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(f"the disk is full; {_how_far(writers)}") from None
+    except KeyboardInterrupt:
+        print(f"\nstopped; {_how_far(writers)}", flush=True)
+        raise
+    return LabelSpace.load(out / "label_space.json")
+
+
+def _digest(inputs: Inputs, options: EncodeOptions) -> str:
+    settings = [options.format, options.mode, options.max_resolution, options.quality]
+    return hashlib.sha256(json.dumps([inputs.digest(), *settings]).encode()).hexdigest()
+
+
+def _writers(folder: Path, inputs: Inputs, options: EncodeOptions) -> list[SplitWriter]:
+    writers = []
+    for name, classes in inputs.splits.items():
+        file = folder / f"{name}{FORMATS[options.format].SUFFIX}"
+        images = list(chain.from_iterable(classes.values()))
+        labels = np.repeat(np.arange(len(classes)), [len(images) for images in classes.values()])
+        layout = FORMATS[options.format].Layout(file, images, labels)
+        writers.append(SplitWriter(file, layout, images, retry_broken=not options.skip_broken))
+    return writers
+
+
+def _write(
+    partial: PartialFolder, inputs: Inputs, options: EncodeOptions, writers: list[SplitWriter], digest: str
+) -> None:
+    """Everything but the rename."""
+    for writer, (name, classes) in zip(writers, inputs.splits.items(), strict=True):
+        there = f", of which {writer.done:,} are done" if writer.done else ""
+        print(f"{name}: {len(writer.images):,} images of {len(classes):,} classes{there}", flush=True)
+    missing = list(chain.from_iterable(w.images[w.done :] for w in writers))
+    if missing:
+        announce(missing, options, partial.path)
+    broken: dict[str, str] = {}
+    with process_pool("fastlt.data_prep.encode.stored_image", options.num_workers) as pool:
+        for writer in writers:
+            broken |= writer.write(pool, options)
+    if broken and not options.skip_broken:
+        raise ValueError(
+            f"{_broken_sentence(broken)}  {partial.path} keeps all others: repair these and type the same command "
+            "again, or type it with --skip-broken, which leaves them out."
+        )
+    if broken:
+        print(f"{_broken_sentence(broken)}  Left out, as --skip-broken says.")
+    kept = inputs.without(broken)
+    kept.label_space().save(partial.path / "label_space.json")
+    splits = {}
+    for writer, (name, classes) in zip(writers, kept.splits.items(), strict=True):
+        counts = [len(images) for images in classes.values()]
+        with writer.file.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        splits[name] = Split(writer.file.name, counts, writer.file.stat().st_size, sha256)
+    partial.complete(manifest_json(options.format, splits, _settings(options, digest, sorted(broken))))
+
+
+def _how_far(writers: list[SplitWriter]) -> str:
+    splits = ", ".join(f"{w.done:,} of {len(w.images):,} images of {w.file.stem}" for w in writers)
+    return f"{f'{splits} are' if splits else 'nothing is'} written: the same command goes on from there."
+
+
+def _broken_sentence(broken: Mapping[str, str]) -> str:
+    names = "\n  ".join(broken[path] for path in sorted(broken))
+    return f"{len(broken)} broken image{'s' * (len(broken) > 1)}:\n  {names}\n"
+
+
+def _settings(options: EncodeOptions, digest: str, skipped: list[str]) -> dict[str, Any]:
+    versions = {name: version(name) for name in ("pillow", "numpy")}
+    settings: dict[str, Any] = {"versions": versions, "skipped_broken": skipped}
+    if options.format == "ffcv":
+        settings["mode"] = options.mode
+    if options.format != "plain":
+        settings |= {"max_resolution": options.max_resolution, "quality": options.quality}
+    return settings | {"inputs": digest}

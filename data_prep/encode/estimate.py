@@ -1,0 +1,53 @@
+"""What an encode will take of time and disk, from a few dozen of its images."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastlt.data_prep.encode.options import EncodeOptions
+from fastlt.data_prep.encode.stored_image import stored_images
+from fastlt.dataset.images import ImageName
+from fastlt.dataset.stored import StoredImage
+
+_TRIED = 48
+_EXTRA_BYTES = {"ffcv": 64, "webdataset": 2048}  # of an image: its rows in tables, or the heads of its two files
+
+
+def announce(images: Sequence[ImageName], options: EncodeOptions, folder: Path) -> None:
+    """Prints how long these images will take, and how much of the disk that `folder` lies on.
+
+    Raises:
+        ValueError: they will not fit.
+    """
+    tried = random.Random(0).sample(images, min(_TRIED, len(images)))
+    start = time.monotonic()
+    found = [image for image in stored_images(tried, options) if isinstance(image, StoredImage)]
+    seconds = (time.monotonic() - start) / max(len(tried), 1)
+    workers = min(options.num_workers, os.cpu_count() or 1)
+    took = _duration(seconds * len(images) / workers)
+    if options.format == "plain":
+        print(f"about {took} on {options.num_workers} processes", flush=True)
+        return
+    extra = _EXTRA_BYTES[options.format]
+    needed = len(images) * sum(len(image.content) + extra for image in found) / max(len(found), 1)
+    free = shutil.disk_usage(folder).free
+    sizes = f"about {_size(needed)}, and {_size(free)} are free on the disk of {folder.parent.absolute()}"
+    if needed > free:
+        raise ValueError(f"the {len(images):,} images take {sizes}: make room, or shrink them with --max-resolution.")
+    print(f"{sizes}; about {took} on {options.num_workers} processes", flush=True)
+
+
+def _size(num_bytes: float) -> str:
+    unit, name = next(((u, n) for u, n in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if num_bytes >= u), (1e3, "kB"))
+    return f"{num_bytes / unit:.3g} {name}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,148 @@
+"""What an encode is given: classes, images and neighbor pairs, read and checked before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.inputs.images import ClassImages, TargetImages, read_class_images
+from fastlt.data_prep.inputs.split_files import is_json
+from fastlt.label_space import LabelSpace
+from fastlt.options import Flag, OptionalFile, OptionalSource, OptionError
+
+
+@dataclass(frozen=True)
+class EncodeInputs(TargetImages):
+    """Where the images are. A SOURCE is a folder of class folders, or a split file: JSON like COCO's and iNaturalist's,
+    or text with a line `path label` for each image."""
+
+    auxiliary: OptionalSource = None
+    """Images of the auxiliary classes."""
+    neighbors: OptionalFile = None
+    """Neighbors of each target, a JSON object {target: [auxiliary, ...]}."""
+    catalog: OptionalFile = None
+    """A catalog whose kept images and neighbors are taken, instead of --auxiliary and --neighbors."""
+    unfiltered: Flag = False
+    """Take all images of the catalog."""
+
+    def __post_init__(self) -> None:
+        if (self.auxiliary is None) != (self.neighbors is None):
+            raise OptionError("--auxiliary and --neighbors go together: give both or neither.")
+        if self.catalog and self.auxiliary:
+            raise OptionError(
+                "--catalog has the auxiliary images and their neighbors: leave out --auxiliary and --neighbors."
+            )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images by split and class, classes in the order of their labels, and the neighbor pairs."""
+
+    splits: dict[str, ClassImages]
+    num_targets: int
+    pairs: Mapping[str, Sequence[str]]
+
+    def label_space(self) -> LabelSpace:
+        """Of the training images.
+
+        Raises:
+            ValueError: names or pairs that contradict each other, or a class without images.
+        """
+        counts = [(name, len(images)) for name, images in self.splits["train"].items()]
+        return LabelSpace.build(dict(counts[: self.num_targets]), dict(counts[self.num_targets :]), self.pairs)
+
+    def without(self, broken: Mapping[str, str]) -> Inputs:
+        """The same, less these images.
+
+        Raises:
+            ValueError: a class has no other image.
+        """
+        splits: dict[str, ClassImages] = {}
+        for split, classes in self.splits.items():
+            splits[split] = {name: [i for i in images if str(i) not in broken] for name, images in classes.items()}
+            empty = [name for name, images in splits[split].items() if not images]
+            if empty:
+                raise ValueError(f"every image of class {empty[0]!r} in {split} is broken.")
+        return Inputs(splits, self.num_targets, self.pairs)
+
+    def digest(self) -> str:
+        """SHA-256 of all of it, in hex."""
+        splits = [[s, [[name, list(map(str, i))] for name, i in c.items()]] for s, c in self.splits.items()]
+        content = json.dumps([splits, self.num_targets, sorted((t, sorted(names)) for t, names in self.pairs.items())])
+        return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()
+
+
+def read_inputs(sources: EncodeInputs) -> Inputs:
+    """Reads them.
+
+    Raises:
+        ValueError: missing or empty folders, bad split files, unknown classes or neighbors, options that clash.
+    """
+    if not sources.train:
+        raise ValueError("--train is missing: say where the training images are.")
+    if not (sources.val or sources.test):
+        raise ValueError("without --val and --test nothing can be evaluated: give one of them, or both.")
+    given = [s for s in (sources.train, sources.val, sources.test, sources.auxiliary) if s]
+    if sources.images and not any(source.is_file() for source in given):
+        raise ValueError("--images is for split files, and none is given: leave it out.")
+    targets = read_class_images(sources.train, "training images", sources.images)
+    auxiliaries: ClassImages = {}
+    pairs: Mapping[str, Sequence[str]] = {}
+    if sources.auxiliary and sources.neighbors:
+        auxiliaries = read_class_images(sources.auxiliary, "auxiliary images", sources.images)
+        pairs = _read_neighbors(sources.neighbors)
+    if sources.catalog:
+        with Catalog(sources.catalog) as catalog:
+            auxiliaries, pairs = catalog.kept_images(sources.unfiltered), catalog.neighbors()
+        pairs = {target: [name for name in names if name in auxiliaries] for target, names in pairs.items()}
+        pairs = {target: names for target, names in pairs.items() if names}
+    twice = [name for name in auxiliaries if name in targets]
+    if twice:
+        raise ValueError(f"class name {twice[0]!r} occurs twice; a class is either a target or an auxiliary.")
+    splits: dict[str, ClassImages] = {"train": {**targets, **auxiliaries}}
+    for split, source, what in (("val", sources.val, "validation images"), ("test", sources.test, "test images")):
+        if source:
+            splits[split] = _read_like(source, what, sources, targets)
+    inputs = Inputs(splits, len(targets), pairs)
+    inputs.label_space()  # contradictions show before an hour of encoding, not after
+    return inputs
+
+
+def _read_like(source: Path, what: str, sources: EncodeInputs, targets: ClassImages) -> ClassImages:
+    """Images of the same classes as `targets`, in the same order."""
+    names = None
+    if source.is_file() and not is_json(source):
+        if sources.train is None or is_json(sources.train) or not sources.train.is_file():
+            raise ValueError(
+                f"the labels of {source} are numbers, whose classes only a list of training images of the same kind "
+                f"tells, and {sources.train} is none."
+            )
+        names = list(targets)
+    classes = read_class_images(source, what, sources.images, names)
+    unknown = [name for name in classes if name not in targets]
+    if unknown:
+        raise ValueError(f"the {what} in {source} have class {unknown[0]!r}, which the training images do not have.")
+    missing = [name for name in targets if name not in classes]
+    if missing:
+        raise ValueError(
+            f"the {what} in {source} have no image of {len(missing):,} of the {len(targets):,} classes, the first of "
+            f"which is {missing[0]!r}: without images a class cannot be evaluated."
+        )
+    return {name: classes[name] for name in targets}
+
+
+def _read_neighbors(path: Path) -> dict[str, list[str]]:
+    try:
+        neighbors = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the neighbor list {path} cannot be read: {error}.") from None
+    is_list = isinstance(neighbors, dict) and all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in neighbors.values()
+    )
+    if not is_list:
+        raise ValueError(f"the neighbor list {path} must be a JSON object {{target: [auxiliary, ...]}}.")
+    return neighbors

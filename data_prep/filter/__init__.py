@@ -1,0 +1,1 @@
+"""Filter: which crawled images look like the targets and repeat no validation or test image."""

@@ -1,0 +1,230 @@
+"""Features of images: from any timm model or a run's backbone, computed once and kept on the disk.
+
+Shapes: B images of a batch, D features, N rows of a store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import create_transform, resolve_model_data_config
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from fastlt.atomic import write_text
+from fastlt.classifier import create_backbone, device_dtype
+from fastlt.data_prep.filter.embedding_store import RowStore
+from fastlt.data_prep.filter.options import EncoderOptions
+from fastlt.data_prep.perceptual.hash import perceptual_hash
+from fastlt.dataset.images import BrokenImageError, read_image
+from fastlt.loaders.normalize import Normalize
+from fastlt.loaders.workers import WORKERS, end_with_parent, start_server
+from fastlt.recipe import ModelRecipe
+
+_Sample = tuple[Tensor | None, tuple[int, int] | None, str]
+
+
+class Encoder:
+    """A backbone with the transform its weights expect; computes in bfloat16 on a GPU, in float32 elsewhere.
+
+    Attributes:
+        title: for people.
+        transform: keyword arguments of timm's `create_transform`.
+        dimension: D.
+        digest: changes with anything that changes features: architecture, weights, image size, crop, normalization.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        backbone: nn.Module,
+        size: int,
+        crop: float,
+        interpolation: str,
+        normalization: tuple[Sequence[float], Sequence[float]],
+        crop_mode: str = "center",
+    ) -> None:
+        self.title = f"{title} at {size} px"
+        self.transform = {"input_size": size, "crop_pct": crop, "interpolation": interpolation, "crop_mode": crop_mode}
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        mean, std = (tuple(values) for values in normalization)
+        self._normalize = Normalize(mean, std, self.device)
+        self._dtype = device_dtype("auto", self.device) if self.device.type == "cuda" else torch.float32
+        self._backbone = backbone.eval().to(self.device).to(memory_format=torch.channels_last)
+        self.dimension: int = backbone.head_hidden_size  # type: ignore[assignment]  # every timm model has it
+        self.digest = _digest([title, self.transform, mean, std, str(self._dtype)], backbone)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] on the host to float32 [B, D] on the host, each row of norm 1.
+
+        Raises:
+            ValueError: the model gives NaN or infinity.
+        """
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+            features = self._backbone(self._normalize(images))  # [B, D]
+        features = F.normalize(features.float(), dim=1).cpu()
+        if not features.isfinite().all():
+            raise ValueError(f"{self.title} gives features that are not finite: its weights are damaged.")
+        return features
+
+
+def open_encoder(options: EncoderOptions) -> Encoder:
+    """The encoder that a user asks for.
+
+    Raises:
+        ValueError: as `timm_encoder` and `run_encoder`.
+    """
+    if options.run:
+        return run_encoder(options.run)
+    assert options.model, "one of the two is given"
+    return timm_encoder(options.model, options.weights, options.image_size)
+
+
+def timm_encoder(name: str, weights: Path | None, image_size: int | None = None) -> Encoder:
+    """A timm model with a local file's weights, or with those of its hub when `weights` is None.
+
+    Raises:
+        ValueError: timm has no such model, or the weights cannot be had or belong to another model.
+    """
+    config = get_pretrained_cfg(name)
+    if config is None:
+        raise ValueError(f"timm has no model {name!r}: see timm.list_models().")
+    size = image_size or config.input_size[-1]
+    recipe = ModelRecipe(name=name, pretrained=str(weights) if weights else True)
+    torch.manual_seed(_SEED)
+    try:
+        backbone = create_backbone(recipe, size)
+    except ValueError:
+        raise
+    except Exception as error:  # readers of damaged files and hubs out of reach raise many kinds
+        raise ValueError(f"the weights of {name} cannot be had from {weights or 'the hub'}: {error}") from None
+    if weights:
+        _require_loaded(backbone, recipe, size, weights)
+    data: dict[str, Any] = resolve_model_data_config(backbone)
+    normalization = data["mean"], data["std"]
+    return Encoder(name, backbone, size, data["crop_pct"], data["interpolation"], normalization, data["crop_mode"])
+
+
+def run_encoder(run: Path) -> Encoder:
+    """The backbone of a fastlt run, with the transform of its evaluation.
+
+    Raises:
+        ValueError: no run, or no weights in it.
+    """
+    from fastlt.evaluation.finished_run import (
+        FinishedRun,  # here, as it needs DeepSpeed, which the workers need not load
+    )
+
+    finished = FinishedRun(run)
+    data, crop = finished.recipe.data, finished.recipe.augment.crop_pct
+    title = f"{finished.recipe.model.name} of {run}, epoch {finished.about['epoch']},"
+    return Encoder(title, finished.model.backbone, data.image_size, crop, "bicubic", finished.model.normalization)
+
+
+_SEED = 0x5EED  # of the weights that a file does not bring
+
+
+def _require_loaded(backbone: nn.Module, recipe: ModelRecipe, size: int, file: Path) -> None:
+    """timm is silent about weights that a file lacks when it cuts the classifier off: they are as drawn, then."""
+    torch.manual_seed(_SEED)
+    drawn = create_backbone(recipe.model_copy(update={"pretrained": False}), size).state_dict()
+    for name, weight in backbone.named_parameters():
+        if weight.numel() > 1 and weight.std() > 0 and torch.equal(weight, drawn[name]):
+            raise ValueError(f"{file} has no weight for {name} of {recipe.name}: it belongs to another model.")
+
+
+def _digest(about: list[Any], backbone: nn.Module) -> str:
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for name, weight in backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def open_embeddings(folder: Path, encoder: Encoder) -> RowStore:
+    """The stored embeddings of an encoder below `folder`.
+
+    Rows hold unit `features` [D] and perceptual `hashes` [2], of the image and of its mirror image.
+    """
+    mine = folder / encoder.digest
+    dtype = np.dtype([("hashes", "<i8", (2,)), ("features", "<f2", (encoder.dimension,))])
+    store = RowStore(mine, "embeddings", dtype)
+    write_text(mine / "encoder.txt", f"{encoder.title}\n")
+    return store
+
+
+def embed(
+    encoder: Encoder, names: Sequence[str], keys: np.ndarray, store: RowStore, batch_size: int, workers: int, what: str
+) -> dict[str, str]:
+    """Embeds the images that the store lacks; what is done is on the disk batch by batch.
+
+    Args:
+        encoder: whose store it is.
+        names: images, as `read_image` takes them.
+        keys: int64 [N], unique.
+        store: what they are added to.
+        batch_size: images at once.
+        workers: processes that read images; 0 for none.
+        what: for the progress bar.
+
+    Returns:
+        {name: why} of broken images, which are not in the store and so tried again another time.
+    """
+    missing = np.flatnonzero(store.find(keys) < 0)
+    batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
+    workers = workers if len(batches) > 1 else 0  # starting them takes longer than a batch
+    if workers:
+        start_server(__name__)
+    loader = DataLoader(
+        _Images(encoder.transform),
+        batch_sampler=[[names[i] for i in batch] for batch in batches],  # names travel with the batch, not in copies
+        collate_fn=_collate,
+        num_workers=workers,
+        pin_memory=encoder.device.type == "cuda",
+        worker_init_fn=end_with_parent,
+        multiprocessing_context=WORKERS if workers else None,
+    )
+    broken: dict[str, str] = {}
+    with tqdm(desc=f"embedding {what}", total=len(missing), unit=" images", disable=None) as progress:
+        for batch, (pixels, hashes, why) in zip(batches, loader, strict=True):
+            whole = np.array([not reason for reason in why])
+            if whole.any():
+                rows = np.empty(int(whole.sum()), store.dtype)
+                rows["hashes"], rows["features"] = hashes, encoder(pixels).numpy()
+                store.append(keys[batch[whole]], rows)
+            broken |= {names[i]: reason for i, reason in zip(batch, why, strict=True) if reason}
+            progress.update(len(batch))
+    return broken
+
+
+class _Images(Dataset):
+    """Images by name: (uint8 [3, H, W], both hashes, "") or, of a broken one, (None, None, why)."""
+
+    def __init__(self, transform: dict[str, Any]) -> None:
+        self.transform = create_transform(**transform, is_training=False, use_prefetcher=True)  # uint8 out
+
+    def __getitem__(self, name: str) -> _Sample:
+        try:
+            image = read_image(name)
+        except BrokenImageError as error:
+            return None, None, str(error)
+        pixels = np.asarray(image)  # [H, W, 3]
+        hashes = perceptual_hash(pixels), perceptual_hash(np.ascontiguousarray(pixels[:, ::-1]))
+        return torch.as_tensor(self.transform(image)), hashes, ""
+
+
+def _collate(samples: list[_Sample]) -> tuple[Tensor, np.ndarray, list[str]]:
+    """The whole images of a batch (uint8 [b, 3, H, W]), their hashes (int64 [b, 2]), and why each of B is broken."""
+    pixels = [image for image, _, _ in samples if image is not None]
+    hashes = np.array([both for _, both, _ in samples if both is not None], np.int64)
+    return torch.stack(pixels) if pixels else torch.empty(0), hashes, [why for _, _, why in samples]

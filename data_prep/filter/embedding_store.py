@@ -1,0 +1,74 @@
+"""Rows that are computed once and kept on the disk, under keys of what they were computed from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+class RowStore:
+    """Rows of one dtype under int64 keys, in two files that only grow: `NAME.rows` and `NAME.keys`.
+
+    A key is written when its row is on the disk, so what a killed process leaves is whole up to the last key. Only
+    one process may hold a store.
+    """
+
+    def __init__(self, folder: Path, name: str, dtype: np.dtype) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.dtype = dtype
+        self._files = tuple(open(folder / f"{name}.{part}", "ab") for part in ("rows", "keys"))  # noqa: SIM115
+        widths = dtype.itemsize, 8
+        whole = min(os.fstat(f.fileno()).st_size // width for f, width in zip(self._files, widths, strict=True))
+        for file, width in zip(self._files, widths, strict=True):
+            file.truncate(whole * width)
+        self._keys = np.fromfile(folder / f"{name}.keys", np.int64)
+        self._order: np.ndarray | None = None
+        self._path = folder / f"{name}.rows"
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __enter__(self) -> RowStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
+
+    def append(self, keys: np.ndarray, rows: np.ndarray) -> None:
+        """Adds rows [n] under int64 keys [n]; they are on the disk when this returns."""
+        for file, values in zip(self._files, (rows.astype(self.dtype), keys.astype(np.int64)), strict=True):
+            file.write(values.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        self._keys, self._order = np.append(self._keys, keys), None
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """The row of each key, -1 where there is none; int64 [n] to int64 [n]."""
+        if not len(self):
+            return np.full(len(keys), -1)
+        if self._order is None:
+            self._order = np.argsort(self._keys, kind="stable")
+        at = np.searchsorted(self._keys, keys, sorter=self._order)
+        rows = self._order[np.minimum(at, len(self) - 1)]
+        return np.where(self._keys[rows] == keys, rows, -1)
+
+    def rows(self) -> np.ndarray:
+        """All rows [N], mapped from the disk: what is not touched is not read."""
+        if not len(self):
+            return np.empty(0, self.dtype)
+        return np.memmap(self._path, self.dtype, "r", shape=len(self))
+
+
+def file_keys(paths: Sequence[Path]) -> np.ndarray:
+    """Keys int64 [N] of files, which change when a file does: of path, size and time of change."""
+    keys = []
+    for path in paths:
+        stat = path.stat()
+        about = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}".encode(errors="surrogateescape")
+        keys.append(int.from_bytes(hashlib.sha256(about).digest()[:8], "little", signed=True))
+    return np.array(keys, np.int64)

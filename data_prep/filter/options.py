@@ -1,0 +1,70 @@
+"""What filter is told: which encoder sees the images, and which of them are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from fastlt.options import Flag, OptionalFile, OptionalFolder, OptionalInt, OptionalText, OptionError
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """What sees the images: the backbone of a run, or a timm model."""
+
+    run: OptionalFolder = None
+    """Embed with the backbone of this fastlt run."""
+    model: OptionalText = None
+    """Embed with this timm model, for example vit_base_patch14_dinov2."""
+    weights: OptionalFile = None
+    """Weights of --model, from a local file."""
+    pretrained: Flag = False
+    """Weights of --model, from timm's hub."""
+    image_size: OptionalInt = None
+    """Side of the images for --model, in pixels (default: the model's own)."""
+
+    def __post_init__(self) -> None:
+        if (self.run is None) == (self.model is None):
+            raise OptionError("say what sees the images: --run RUN or --model NAME, one of the two.")
+        if self.model and self.weights and self.pretrained:
+            raise OptionError("--weights and --pretrained are two answers to one question: give one of them.")
+        if self.model and not (self.weights or self.pretrained):
+            raise OptionError("--model needs --weights FILE or --pretrained: features of random weights mean nothing.")
+        if self.run and (self.weights or self.pretrained or self.image_size):
+            raise OptionError("--run brings its own weights and image size: leave out the options of --model.")
+
+
+@dataclass(frozen=True)
+class FilterOptions:
+    """What is kept."""
+
+    gamma1: Annotated[float | Literal["auto"], arg(metavar="FLOAT|auto")] = 0.7
+    """Keep images whose similarity to a target they neighbor is above this; auto finds it from --wrong-share."""
+    gamma2: float = 0.98
+    """Keep images whose similarity is below this."""
+    duplicate: float = 0.95
+    """Cosine from which an image repeats a validation or test image; features are never centered for it."""
+    hash_radius: int = 8
+    """Bits in which the perceptual hashes of an image that repeats one may differ, mirrored or not."""
+    center: Flag = False
+    """Subtract the mean of the targets from all features; without it, small encoders find everything alike."""
+    own_category: Flag = False
+    """Drop images that resemble another auxiliary category more than their own."""
+    wrong_share: float = 0.2
+    """Share of images under a wrong name that --gamma1 auto and --own-category let pass."""
+    batch_size: int = 128
+    """Images embedded at once."""
+    workers: OptionalInt = None
+    """Processes that read images (default: one for each core)."""
+
+    def __post_init__(self) -> None:
+        if self.gamma1 != "auto" and not self.gamma1 < self.gamma2:
+            raise OptionError(
+                f"--gamma1 {self.gamma1} must be below --gamma2 {self.gamma2}: nothing lies between them."
+            )
+        if not 0 < self.duplicate <= 1:
+            raise OptionError(f"--duplicate {self.duplicate} must be a cosine above 0, at most 1: 1 finds copies only.")
+        if not 0 < self.wrong_share < 1:
+            raise OptionError(f"--wrong-share {self.wrong_share} must lie between 0 and 1.")

@@ -1,0 +1,1 @@
+"""What users bring: class lists, class folders, split files."""

@@ -1,0 +1,49 @@
+"""Images by class, from class folders or split files: what a person says with --train, --val, --test and --images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastlt.data_prep.inputs.class_folders import scan
+from fastlt.data_prep.inputs.split_files import read_split_file
+from fastlt.dataset.images import ImageName
+from fastlt.options import OptionalFolder, OptionalSource
+
+ClassImages = Mapping[str, Sequence[ImageName]]
+"""{class: [image, ...]}, classes in the order of their labels."""
+
+
+@dataclass(frozen=True)
+class TargetImages:
+    """Where the images are. A SOURCE is a folder of class folders, or a split file: JSON like COCO's and iNaturalist's,
+    or text with a line `path label` for each image."""
+
+    train: OptionalSource = None
+    """Training images of the target classes."""
+    val: OptionalSource = None
+    """Validation images of the same classes."""
+    test: OptionalSource = None
+    """Test images of the same classes."""
+    images: OptionalFolder = None
+    """The folder that the paths of split files are relative to."""
+
+
+def read_class_images(source: Path, what: str, root: Path | None, names: Sequence[str] | None = None) -> ClassImages:
+    """Images by class of class folders, or of a split file; see `read_split_file`.
+
+    Args:
+        source: folder or file.
+        what: how messages call it, for example "training images".
+        root: the folder that the paths of a split file are relative to.
+        names: see `read_split_file`.
+
+    Raises:
+        ValueError: neither, a split file without `root`, or a bad one.
+    """
+    if not source.is_file():
+        return scan(source, what)
+    if not root:
+        raise ValueError(f"{source} is a split file: say with --images which folder its paths are relative to.")
+    return read_split_file(source, root, names)

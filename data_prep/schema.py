@@ -1,0 +1,99 @@
+"""The tables of the catalog, and how an older catalog gets the columns that it lacks."""
+
+from __future__ import annotations
+
+VERSION = 1
+# {version: what makes the next one of it}; each step is run once, when a catalog of that version is opened.
+MIGRATIONS: dict[int, str] = {}
+SCHEMA = """
+CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+-- What discover is given. State: open, done, or short of categories (reason says why it stopped).
+CREATE TABLE target (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,             -- as class folders and label spaces have it
+    title TEXT NOT NULL,                   -- as people say it
+    synonyms TEXT NOT NULL DEFAULT '[]',   -- JSON list of other titles
+    count INTEGER NOT NULL,                -- training images
+    state TEXT NOT NULL DEFAULT 'open',
+    reason TEXT NOT NULL DEFAULT ''
+);
+
+-- Auxiliary categories. State: kept, or rejected for a reason.
+CREATE TABLE category (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,             -- normalized: the auxiliary class name in label spaces
+    title TEXT NOT NULL,                   -- what image sources are asked for
+    state TEXT NOT NULL DEFAULT 'kept',
+    reason TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE neighbor (
+    target INTEGER NOT NULL REFERENCES target,
+    category INTEGER NOT NULL REFERENCES category,
+    PRIMARY KEY (target, category)
+) WITHOUT ROWID;
+
+-- The LLM's answers by the SHA-256 of what it was asked, so that nothing is asked twice.
+CREATE TABLE answer (
+    key TEXT PRIMARY KEY,
+    model TEXT NOT NULL,
+    content TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- How far an image source was asked for a category. State: open, done, failed.
+CREATE TABLE search (
+    category INTEGER NOT NULL REFERENCES category,
+    source TEXT NOT NULL,
+    cursor TEXT,                           -- where the source goes on; NULL at the beginning
+    found INTEGER NOT NULL DEFAULT 0,
+    state TEXT NOT NULL DEFAULT 'open',
+    reason TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (category, source)
+) WITHOUT ROWID;
+
+-- URLs of images. State: new, fetched, dropped (for good), failed (another day may be better).
+CREATE TABLE candidate (
+    id INTEGER PRIMARY KEY,
+    category INTEGER NOT NULL REFERENCES category,
+    url TEXT NOT NULL UNIQUE,
+    host TEXT NOT NULL,
+    source TEXT NOT NULL,
+    page TEXT NOT NULL DEFAULT '',         -- where people see the image
+    license TEXT NOT NULL DEFAULT '',
+    attribution TEXT NOT NULL DEFAULT '',
+    state TEXT NOT NULL DEFAULT 'new',
+    reason TEXT NOT NULL DEFAULT '',
+    twin INTEGER                           -- the image that a dropped duplicate is one of
+);
+CREATE INDEX candidate_outcome ON candidate (state, reason);
+CREATE INDEX candidate_work ON candidate (host, id) WHERE state = 'new';
+
+-- WebDataset shards. An open one is a `.partial` file, valid up to num_bytes.
+CREATE TABLE shard (
+    id INTEGER PRIMARY KEY,                -- 0 is 00000.tar
+    state TEXT NOT NULL DEFAULT 'open',    -- open, done
+    num_images INTEGER NOT NULL DEFAULT 0,
+    num_bytes INTEGER NOT NULL DEFAULT 0
+);
+
+-- Images in shards; id is the candidate's. State: new, kept, dropped (by filter, for a reason).
+CREATE TABLE image (
+    id INTEGER PRIMARY KEY REFERENCES candidate,
+    category INTEGER NOT NULL REFERENCES category,
+    shard INTEGER NOT NULL REFERENCES shard,
+    offset INTEGER NOT NULL,               -- of the JPEG inside the shard
+    num_bytes INTEGER NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    sha256 BLOB NOT NULL UNIQUE,           -- of the bytes as they were fetched
+    hash INTEGER NOT NULL,                 -- perceptual, 64 bits as a signed integer
+    state TEXT NOT NULL DEFAULT 'new',
+    reason TEXT NOT NULL DEFAULT '',
+    similarity REAL,                       -- to the prototype of `nearest`
+    nearest INTEGER REFERENCES target
+);
+CREATE INDEX image_outcome ON image (state, reason);
+CREATE INDEX image_category ON image (category, state);
+"""

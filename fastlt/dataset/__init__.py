@@ -1,0 +1,1 @@
+"""The encoded data set: its images, its manifest, and one module for each format."""

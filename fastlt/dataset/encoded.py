@@ -1,0 +1,122 @@
+"""The encoded data set on disk: a folder with label_space.json, manifest.json and one file per split.
+
+Samples of a split are ordered by class, so the per-class counts of the manifest are its labels.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+
+from fastlt.dataset import beton, plain, webdataset
+from fastlt.label_space import LabelSpace
+
+Format = Literal["ffcv", "webdataset", "plain"]
+# Each of these modules has SUFFIX, Layout and places; those whose images have names also image_names.
+FORMATS: dict[Format, ModuleType] = {"ffcv": beton, "webdataset": webdataset, "plain": plain}
+SPLITS = ("train", "val", "test")
+MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of an encoded data set.
+
+    Attributes:
+        file: name inside the folder: `train.beton` (FFCV), `train.tar` (WebDataset, with DALI's `train.idx` beside it)
+            or `train.json` (plain: a list of image names).
+        counts: images of each class, in the order of the label space.
+        num_bytes: size of the file; a shorter one is truncated.
+        sha256: its checksum, in hex.
+    """
+
+    file: str
+    counts: list[int]
+    num_bytes: int
+    sha256: str
+
+    def labels(self) -> np.ndarray:
+        """The label of each sample, int64 [N]."""
+        return np.repeat(np.arange(len(self.counts)), self.counts)
+
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """A folder made by `fastlt encode`, opened for reading."""
+
+    path: Path
+    format: Format
+    label_space: LabelSpace
+    splits: dict[str, Split]
+
+    @classmethod
+    def open(cls, path: Path) -> EncodedDataset:
+        """Opens the folder and checks that its parts agree.
+
+        Raises:
+            ValueError: something is missing, truncated or contradicts the label space.
+        """
+        try:
+            manifest = json.loads((path / "manifest.json").read_text())
+            splits = {name: Split(**fields) for name, fields in manifest["splits"].items()}
+            format, settings = manifest["format"], manifest["settings"]
+            if "train" not in splits or format not in FORMATS or not isinstance(settings, dict):
+                raise ValueError("it lacks what every manifest has")
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(f"{path} is not an encoded data set: use `fastlt encode`.") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path / 'manifest.json'} is damaged, encode again: {error}.") from None
+        if manifest.get("version") != MANIFEST_VERSION:
+            raise ValueError(f"{path} has manifest version {manifest.get('version')}, expected {MANIFEST_VERSION}.")
+        label_space = LabelSpace.load(path / "label_space.json")
+        for name, split in splits.items():
+            file = path / split.file
+            size = file.stat().st_size if file.exists() else 0
+            if size != split.num_bytes:
+                raise ValueError(f"{file} has {size:,} bytes, its manifest says {split.num_bytes:,}: encode again.")
+            if len(split.counts) > label_space.num_classes:
+                raise ValueError(
+                    f"split {name!r} of {path} has labels up to {len(split.counts) - 1}, "
+                    f"outside its label space of {label_space.num_classes} classes."
+                )
+        if splits["train"].counts != list(label_space.counts):
+            raise ValueError(f"{path}: the training images do not match the counts of label_space.json: encode again.")
+        return cls(path, format, label_space, splits)
+
+    def split(self, name: str) -> Split:
+        """The split of that name.
+
+        Raises:
+            ValueError: the data set has no such split.
+        """
+        if name not in self.splits:
+            raise ValueError(f"{self.path} has no {name!r} split, only {', '.join(self.splits)}.")
+        return self.splits[name]
+
+    def file(self, name: str) -> Path:
+        """Path of the split's file."""
+        return self.path / self.split(name).file
+
+    def image_names(self, name: str) -> list[str]:
+        """What `read_image` calls each sample of a split that is no FFCV file.
+
+        Raises:
+            ValueError: the index of a WebDataset tar is missing or is none.
+        """
+        return FORMATS[self.format].image_names(self.file(name))
+
+
+def manifest_json(format: Format, splits: dict[str, Split], settings: dict[str, Any]) -> str:
+    """Content of manifest.json; `settings` records how the images were encoded, and by which versions."""
+    fields = {
+        "version": MANIFEST_VERSION,
+        "format": format,
+        "splits": {name: asdict(split) for name, split in splits.items()},
+        "settings": settings,
+    }
+    return json.dumps(fields, indent=1)

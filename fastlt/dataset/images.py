@@ -1,0 +1,141 @@
+"""The one decoder: any image file to upright 8-bit RGB, whole, or an error that names it.
+
+Crawler, filter, encoder and loaders all read images here, so that a picture means the same to each of them. An image
+is named by its path, or by `SHARD.tar#OFFSET+BYTES` where it lies inside an uncompressed tar.
+
+What a file holds becomes RGB thus:
+
+| in the file | becomes |
+| --- | --- |
+| 8-bit gray, 1 bit, palette | Pillow's RGB |
+| 16-bit gray (PNG, TIFF, PPM) | scaled, so that white stays white |
+| gray of 32 bits or floats | refused: it has no white that all agree on |
+| 16-bit color | its upper 8 bits, as Pillow reads it |
+| transparent: RGBA, LA, PA, a transparent color | laid on white |
+| CMYK, YCbCr | converted without a color profile, as Pillow does |
+| LAB | refused, as Pillow does not convert it |
+| EXIF orientation | turned and mirrored upright |
+| several frames | the first one |
+
+Only the formats of `FORMATS` are opened, whatever a file is called.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+ImageName = Path | str
+"""What `read_image` reads: a path, or a place inside a tar."""
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's names
+_IN_TAR = re.compile(r"(.+\.tar)#(\d+)\+(\d+)")
+
+
+class BrokenImageError(ValueError):
+    """An image that cannot be read whole."""
+
+
+class UnsupportedColorsError(ValueError):
+    """Colors that do not say which RGB they mean."""
+
+
+def in_tar(shard: Path, offset: int, num_bytes: int) -> str:
+    """The name of an image inside a tar."""
+    return f"{shard}#{offset}+{num_bytes}"
+
+
+def read_bytes(name: ImageName) -> bytes:
+    """The file that an image is named by, as it lies on disk.
+
+    Raises:
+        OSError: it is not there.
+    """
+    inside = _IN_TAR.fullmatch(str(name))
+    if not inside:
+        return Path(name).read_bytes()
+    with open(inside[1], "rb") as shard:
+        shard.seek(int(inside[2]))
+        return shard.read(int(inside[3]))
+
+
+def read_image(name: ImageName) -> Image.Image:
+    """The whole image of that name in RGB, upright.
+
+    Raises:
+        BrokenImageError: the image is missing, truncated, too large or no image.
+    """
+    with broken_if_it_fails(name):
+        return decode_image(read_bytes(name))
+
+
+def decode_image(content: bytes, longest: int | None = None) -> Image.Image:
+    """As `read_image`, from the bytes of the file, shrunk to `longest` pixels on its longer side where it is larger.
+
+    Raises:
+        Exception: of many kinds, Pillow's; see `broken_if_it_fails`.
+    """
+    with open_image(content) as opened:
+        if opened.format == "JPEG":  # first, because a JPEG decodes to a half, a quarter or an eighth for less
+            _shrink(opened, longest)
+        image = to_upright_rgb(opened)
+        _shrink(image, longest)
+        return image
+
+
+def open_image(content: bytes) -> Image.Image:
+    """The image with format, size and mode, its pixels not yet decoded.
+
+    Raises:
+        Exception: of many kinds, Pillow's, where it is none of `FORMATS`.
+    """
+    return Image.open(io.BytesIO(content), formats=FORMATS)
+
+
+def to_upright_rgb(opened: Image.Image) -> Image.Image:
+    """Decodes all of an opened image, turns it upright and converts it to RGB.
+
+    Raises:
+        UnsupportedColorsError: gray of 32 bits.
+        Exception: of many kinds, Pillow's, where it is damaged.
+    """
+    opened.load()
+    ImageOps.exif_transpose(opened, in_place=True)
+    return _rgb(opened)
+
+
+@contextmanager
+def broken_if_it_fails(name: ImageName) -> Iterator[None]:
+    """Turns whatever fails inside into a BrokenImageError about the image of that name."""
+    try:
+        yield
+    # Pillow's decoders raise many kinds on damaged bytes (SyntaxError, struct.error, ...): all mean the same here.
+    except Exception as error:
+        reason = re.sub(r"<_io.BytesIO[^>]*>", "the file", str(error)).replace(str(name), "the file").rstrip(".")
+        raise BrokenImageError(f"broken image {name}: {reason or type(error).__name__}.") from None
+
+
+def _shrink(image: Image.Image, longest: int | None) -> None:
+    if longest:
+        image.thumbnail((longest, longest), Image.Resampling.BICUBIC)  # antialiased, and never enlarges
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    # Pillow opens 16-bit gray as "I;16" of either byte order, but a PPM's, scaled to 16 bits, as "I".
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        pixels = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise UnsupportedColorsError("32-bit gray has no white that all agree on: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

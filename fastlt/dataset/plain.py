@@ -1,0 +1,56 @@
+"""A plain split: a JSON list of the names of the original images; written, read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from fastlt.dataset.images import ImageName
+from fastlt.dataset.stored import Place, StoredImage
+
+SUFFIX = ".json"
+
+
+class Layout:
+    """See `stored.Layout`. A record is the image's index."""
+
+    start = 0
+
+    def __init__(self, file: Path, images: Sequence[ImageName], labels: np.ndarray) -> None:
+        del file, labels
+        self._images = images
+
+    def append(self, file: BinaryIO, end: int, index: int, image: StoredImage) -> tuple[int, int]:
+        """See `stored.Layout`."""
+        del file, image
+        return index, end
+
+    def finish(self, file: BinaryIO, end: int, records: Iterable[int]) -> None:
+        """See `stored.Layout`."""
+        file.write(json.dumps([str(self._images[index]) for index in records]).encode())
+
+
+def image_names(file: Path) -> list[str]:
+    """What `read_image` calls each sample.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(file.read_text())
+
+
+def places(file: Path, labels: np.ndarray) -> Iterator[Place | str]:
+    """The images of a split, and in words what contradicts the labels [N] of its manifest.
+
+    Raises:
+        ValueError: as `image_names`.
+    """
+    images = image_names(file)
+    if len(images) != len(labels):
+        yield f"{file} has {len(images):,} images, its manifest says {len(labels):,}"
+    for i, image in enumerate(images):
+        yield Place(f"{file}, sample {i}", image)

@@ -1,0 +1,24 @@
+"""Loads this model with plain timm and names what an image shows: `python load.py IMAGE`."""
+
+import json
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from timm.data import create_transform
+
+folder = Path(__file__).parent
+about = json.loads((folder / "model.json").read_text())
+model = timm.create_model(about["name"], num_classes=len(about["labels"]), **about["arguments"]).eval()
+model.load_state_dict(load_file(folder / "model.safetensors"))
+how = {key: about[key] for key in ("crop_pct", "interpolation", "mean", "std")}
+transform = create_transform((3, about["image_size"], about["image_size"]), **how)
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        probabilities = model(transform(Image.open(sys.argv[1]).convert("RGB"))[None])[0].softmax(0)
+    for label in probabilities.argsort(descending=True)[:5].tolist():
+        print(f"{probabilities[label]:.3f}  {about['labels'][label]}")

@@ -1,0 +1,1 @@
+"""Images from a WebDataset tar through DALI, on the CPU or the GPU."""

@@ -1,0 +1,1 @@
+"""Images from an FFCV file: decoding and augmentation of our own, compiled for the CPU."""

@@ -1,0 +1,123 @@
+"""A JPEG's window decoded from compiled code; the C part is compiled when it is first needed.
+
+Where it cannot be compiled, `decode_whole` takes its place: simplejpeg, at the same settings, so with the same pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+import simplejpeg
+from numba import types
+
+from fastlt.loaders.compiled import compiled, folder
+
+
+def _library() -> Path:
+    """The C part, compiled.
+
+    Raises:
+        ImportError: it cannot be compiled here.
+    """
+    library = folder() / "jpeg.so"
+    if library.exists():
+        return library
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise ImportError("there is no C compiler")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    fresh = library.with_suffix(f".{os.getpid()}.so")  # of ranks that compile at once, each its own
+    source = Path(__file__).with_suffix(".c")
+    options = ["-O2", "-shared", "-fPIC", "-Werror=implicit-function-declaration", "-o", str(fresh)]
+    done = subprocess.run([compiler, *options, str(source), "-ljpeg"], capture_output=True, text=True)
+    if done.returncode:
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), "it failed without a word")
+        raise ImportError(f"{source.name} does not compile ({reason.rpartition('error: ')[2]})")
+    fresh.replace(library)
+    return library
+
+
+_COSTS = "1.5 times"  # of photographs of 500 x 375 pixels, cropped and resized to 224
+_said = False
+MISSING = ""
+"""Why the C part is not there; "" where it is."""
+try:
+    # By name and not through ctypes, whose addresses would keep numba from storing what it has compiled.
+    llvmlite.binding.load_library_permanently(str(_library()))
+except (ImportError, OSError, RuntimeError) as error:
+    MISSING = str(error)
+
+_decode: Any = types.ExternalFunction(
+    "fastlt_decode_jpeg",
+    types.int32(
+        types.intp,
+        types.uint64,
+        types.int32,
+        types.int32,
+        types.int32,
+        types.int32,
+        types.int32,
+        types.int32,
+        types.intp,
+        types.intp,
+    ),
+)
+
+
+def decode_whole(content: np.ndarray) -> np.ndarray:
+    """All pixels of a JPEG, uint8 [H, W, 3], without the C part.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False, strict=True)
+
+
+def say_what_is_missing() -> None:
+    """Tells people, once for all ranks, what decoding without the C part costs."""
+    global _said
+    if MISSING and not _said and os.environ.get("RANK", "0") == "0":
+        print(
+            f"fastlt: {MISSING}, so JPEGs are decoded whole instead of the crop alone: the same pixels, about "
+            f"{_COSTS} as long. (Debian: apt-get install gcc libjpeg-dev)",
+            file=sys.stderr,
+            flush=True,
+        )
+    _said = True
+
+
+@compiled
+def decode_jpeg(content, height, width, top, left, rows, columns, memory):
+    """Decodes a window of an image.
+
+    Args:
+        content: the file, uint8 [bytes].
+        height, width: of the image, in pixels.
+        top, left, rows, columns: of the window.
+        memory: uint8 [>= height * width * 3], overwritten.
+
+    Returns:
+        (uint8 [rows, W, 3], the column of the image that is their first, False where the image is damaged).
+    """
+    span = np.zeros(2, np.int32)
+    failed = _decode(
+        content.ctypes.data,
+        content.size,
+        height,
+        width,
+        top,
+        left,
+        rows,
+        columns,
+        memory.ctypes.data,
+        span.ctypes.data,
+    )
+    first, count = np.int64(span[0]), np.int64(span[1])
+    return memory[: 3 * rows * count].reshape(rows, count, 3), first, failed == 0

@@ -1,0 +1,71 @@
+"""What can be wrong with a run, told before any rank starts and without waiting for torch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from fastlt.dataset.encoded import EncodedDataset
+from fastlt.label_space import LabelSpace
+from fastlt.recipe import Recipe
+from fastlt.run_folder import RunFolder
+
+
+def check(recipe: Recipe, resume: bool, ranks: int) -> None:
+    """Checks run folder, data set, model and batch size.
+
+    Args:
+        recipe: of the run.
+        resume: whether it is to go on.
+        ranks: that will be started.
+
+    Raises:
+        ValueError: something is wrong; the message says what to do.
+    """
+    RunFolder(recipe.output).require_startable(resume)
+    check_images(trained_label_space(EncodedDataset.open(recipe.data.path), recipe), recipe)
+    check_model_name(recipe.model.name)
+    recipe.optimizer.micro_batch(ranks)
+
+
+def trained_label_space(data: EncodedDataset, recipe: Recipe) -> LabelSpace:
+    """The classes a run trains on: those of the data set, without auxiliaries where the recipe says so."""
+    return data.label_space if recipe.data.auxiliary else data.label_space.without_auxiliary()
+
+
+def check_images(label_space: LabelSpace, recipe: Recipe) -> None:
+    """Raises ValueError where an epoch does not fill a batch."""
+    images = int(label_space.epoch_counts(recipe.data.auxiliary_per_class).sum())
+    if images < recipe.optimizer.batch_size:
+        raise ValueError(
+            f"an epoch has {images} images, fewer than one batch of {recipe.optimizer.batch_size}: lower "
+            "optimizer.batch_size."
+        )
+
+
+def check_model_name(name: str) -> None:
+    """Raises ValueError where timm has no such model; one from a hub or a folder is left to timm."""
+    architecture = name.partition(".")[0]
+    if ":" in name or architecture in _model_names():
+        return
+    close = difflib.get_close_matches(architecture, _model_names(), 1)
+    meant = f"; did you mean {close[0]}?" if close else ""
+    raise ValueError(f"model.name={name}: timm has no such model{meant} (timm.list_models() has all names)")
+
+
+@cache
+def _model_names() -> frozenset[str]:
+    """Names of timm's models, deprecated ones too, read from its sources: importing them takes seconds."""
+    spec = find_spec("timm")
+    assert spec is not None, "timm is installed with fastlt"
+    assert spec.origin is not None, "timm has sources"
+    names: set[str] = set()
+    for source in Path(spec.origin).parent.joinpath("models").glob("*.py"):
+        text = source.read_text(errors="replace")
+        names.update(re.findall(r"^@register_model\s+def (\w+)\(", text, re.MULTILINE))
+        for table in re.findall(r"register_model_deprecations\(__name__, \{(.*?)\}\)", text, re.DOTALL):
+            names.update(re.findall(r"'(\w+)'\s*:", table))
+    return frozenset(names)

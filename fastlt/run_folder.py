@@ -1,0 +1,128 @@
+"""The folder of a run: its files, its log, its whole weights, and which of these to use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from fastlt.atomic import new_file
+
+if TYPE_CHECKING:  # slow to import, and not needed to read a log
+    from torch import Tensor
+
+Weights = Literal["last", "best"]
+SPEED = ("images_per_s", "data_wait", "step_ms", "step_ms_p95", "memory_gb", "mfu")
+"""What train records tell about speed."""
+
+
+class RunFolder:
+    """Where everything of a run lies.
+
+    Args:
+        path: the folder, which need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.label_space = path / "label_space.json"
+        self.log = path / "log.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run was started here."""
+        return self.recipe.is_file()
+
+    def require_startable(self, resume: bool) -> None:
+        """Raises ValueError where there is nothing to resume, or something that a new run would overwrite."""
+        if resume and not self.is_begun:
+            raise ValueError(f"{self.path} holds no run to resume: start without --resume.")
+        if self.is_begun and not resume:
+            raise ValueError(f"{self.path} holds a run already: add --resume to continue it or set another output.")
+
+    def require_begun(self) -> None:
+        """Raises ValueError where no run was started."""
+        if not self.is_begun:
+            raise ValueError(f"{self.path} is not a run: it has no {self.recipe.name}.")
+
+    def weights(self, which: Weights) -> Path:
+        """The file of whole weights."""
+        return self.path / f"{which}.safetensors"
+
+    def evaluation(self, split: str) -> Path:
+        """What `fastlt evaluate` found on a split."""
+        return self.path / f"evaluation_{split}.json"
+
+    def per_class(self, split: str) -> Path:
+        """The same, class by class."""
+        return self.path / f"per_class_{split}.csv"
+
+    def weights_for(self, split: str) -> Weights:
+        """The weights to evaluate on a split: the best ones were chosen on val, and so would look too good there."""
+        return "best" if split == "test" and self.weights("best").is_file() else "last"
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint, or None."""
+        found = sorted(self.checkpoints.glob("step-*"))
+        return found[-1] if found else None
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records of the log in order; a line that was cut off by a kill is left out.
+
+        Raises:
+            ValueError: there is no log.
+        """
+        if not self.log.is_file():
+            raise ValueError(f"{self.path} is not a run: it has no {self.log.name}.")
+        records = []
+        for line in self.log.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return records
+
+    def save_weights(self, weights: dict[str, Tensor], which: Weights, about: dict[str, Any]) -> None:
+        """Writes whole weights as safetensors, with `about` in the header."""
+        from safetensors.torch import save_file
+
+        with new_file(self.weights(which)) as temporary:
+            save_file(weights, temporary, {name: json.dumps(value) for name, value in about.items()})
+            shutil.copymode(self.recipe, temporary)  # written for its owner alone
+
+    def load_weights(self, which: Weights, label_space: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Whole weights, and what was saved about them.
+
+        Args:
+            which: "last" or "best".
+            label_space: digest of the classes that they must belong to.
+
+        Raises:
+            ValueError: no such file, or weights of another label space.
+        """
+        from safetensors import safe_open
+
+        file = self.weights(which)
+        if not file.is_file():
+            others = [other for other in get_args(Weights) if self.weights(other).is_file()]
+            why = f"it has {others[0]} weights alone" if others else "the run has not finished an epoch"
+            raise ValueError(f"there are no weights at {file}: {why}.")
+        with safe_open(file, framework="pt") as stored:
+            about = {name: json.loads(value) for name, value in (stored.metadata() or {}).items()}
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        if about.get("label_space") != label_space:
+            raise ValueError(f"{file} belongs to another label space ({about.get('label_space')}, not {label_space}).")
+        return weights, about
+
+
+def median_speed(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Medians over a run's train records of what they tell about its speed."""
+    train = [r for r in records if r["kind"] == "train"]
+    return {
+        name: statistics.median(r[name] for r in train if name in r) for name in SPEED if train and name in train[-1]
+    }

@@ -1,0 +1,134 @@
+"""Checkpoints: the parts of a run and its position, published by rename when every rank's part is on the disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch.distributed as dist
+
+from fastlt.atomic import publish_folder
+from fastlt.run_folder import RunFolder
+
+_PROGRESS = "progress.json"
+_VERSION = 2
+
+
+class Part(Protocol):
+    """Anything with a state; both methods are called by all ranks, in the same order of parts."""
+
+    def save(self, folder: Path) -> None:
+        """Writes the state into a checkpoint's folder."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Reads it.
+
+        Raises:
+            ValueError: the checkpoint does not fit.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps done.
+        batch_size: images of each of them.
+        best: best validation accuracy so far, and its epoch.
+        label_space: digest of the classes the weights belong to.
+        world_size, zero_stage: what the optimizer state was split for.
+    """
+
+    step: int
+    batch_size: int
+    best: dict[str, float]
+    label_space: str
+    world_size: int
+    zero_stage: int
+    version: int = _VERSION
+
+    def require_fit(self, now: Progress, checkpoint: Path) -> None:
+        """Checks that a run as it is now can go on from here.
+
+        Raises:
+            ValueError: other classes, another batch size, another ZeRO stage, or under ZeRO another number of ranks.
+        """
+        if self.label_space != now.label_space:
+            raise ValueError(
+                f"{checkpoint} belongs to another label space: resume with the data set and data.auxiliary of its run."
+            )
+        if self.batch_size != now.batch_size:
+            raise ValueError(
+                f"{checkpoint} was written with optimizer.batch_size={self.batch_size}, not {now.batch_size}: resume "
+                "with the same one."
+            )
+        if self.zero_stage != now.zero_stage:
+            raise ValueError(
+                f"{checkpoint} was written with engine.zero_stage={self.zero_stage}, not {now.zero_stage}: "
+                "resume with the same stage."
+            )
+        if self.zero_stage and self.world_size != now.world_size:
+            raise ValueError(
+                f"{checkpoint} holds optimizer state split over {self.world_size} ranks (ZeRO {self.zero_stage}), "
+                f"this run has {now.world_size}: resume on {self.world_size} ranks."
+            )
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """Progress of a checkpoint, without loading its weights.
+
+    Raises:
+        ValueError: it was written by another version of fastlt.
+    """
+    fields = json.loads((checkpoint / _PROGRESS).read_text())
+    if fields.get("version") != _VERSION:
+        raise ValueError(f"{checkpoint} was written by another version of fastlt: finish this run with that one.")
+    return Progress(**fields)
+
+
+def save(run: RunFolder, progress: Progress, keep: int, parts: Sequence[Part]) -> None:
+    """Writes a checkpoint; called by all ranks. It gets its name only when every rank's part is on the disk."""
+    final = run.checkpoints / f"step-{progress.step:09d}"
+    if final.exists():  # saved a moment ago, for another reason
+        return
+    temporary = final.with_name(f".{final.name}.partial")
+    main = dist.get_rank() == 0
+    if main:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir(parents=True)
+    dist.barrier()
+    for part in parts:
+        part.save(temporary)
+    dist.barrier()
+    if main:
+        (temporary / _PROGRESS).write_text(json.dumps(asdict(progress)))
+        publish_folder(temporary, final)
+        for old in sorted(run.checkpoints.glob("step-*"))[:-keep]:
+            shutil.rmtree(old)
+    dist.barrier()
+
+
+def restore(checkpoint: Path, now: Progress, parts: Sequence[Part]) -> Progress:
+    """Loads every part from a checkpoint; called by all ranks. Returns where the run stood.
+
+    Args:
+        checkpoint: its folder.
+        now: the run that is to go on.
+        parts: as they were saved.
+
+    Raises:
+        ValueError: the checkpoint does not fit.
+    """
+    progress = read_progress(checkpoint)
+    progress.require_fit(now, checkpoint)
+    for part in parts:
+        part.load(checkpoint)
+    return progress

@@ -1,0 +1,44 @@
+"""How a failing rank says so: a user's mistake as one sentence, once, and anything else with a trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PATIENCE_SECONDS = 10
+
+
+@contextmanager
+def exit_with_one_sentence() -> Iterator[None]:
+    """Ends the process with status 1 on an error: a user's mistake as one sentence, others with a trace.
+
+    Recipes and data are the same everywhere, and 64 ranks would say a mistake 64 times: rank 0 speaks at once,
+    and the launcher then ends the others. One that still lives after `PATIENCE_SECONDS` has a mistake of its own.
+    """
+    rank = os.environ.get("RANK", "0")
+    try:
+        yield
+    except ValueError as error:
+        if rank != "0":  # nor leave first: that would break a collective in which rank 0 still is
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(PATIENCE_SECONDS)
+        print(f"fastlt: error: {error}" + f" (rank {rank})" * (rank != "0"), file=sys.stderr, flush=True)
+        if os.environ.get("FASTLT_TRACE"):
+            traceback.print_exc()
+        _leave()
+    except Exception:
+        print(f"fastlt: rank {rank} failed", file=sys.stderr, flush=True)
+        traceback.print_exc()
+        _leave()
+
+
+def _leave() -> None:
+    # Not sys.exit: a rank that waits in a collective, or a loader thread, must not keep the process alive.
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(1)

@@ -1,0 +1,85 @@
+"""The classifier's head as training sees it: inside the engine's module, or with its rows split over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fastlt.label_space import LabelSpace
+from fastlt.recipe import Recipe
+from fastlt.training.ema import Ema
+from fastlt.training.sharded_head import FOLDER, ShardedHead
+
+
+class Head(Protocol):
+    """What a step needs of a head; every method is called by all ranks."""
+
+    @property
+    def emas(self) -> Sequence[Ema]:
+        """Averages of what this head holds beside the engine."""
+        ...
+
+    def loss(self, images: Tensor, labels: Tensor, mixed_labels: Tensor | None, mixed_weight: Any) -> Tensor:
+        """Mean loss (scalar) of images [B, 3, H, W] with labels [B], perhaps mixed."""
+        ...
+
+    def logits(self) -> Callable[[Tensor], Tensor]:
+        """images [B, 3, H, W] to logits [B, >= T], of the weights as they are now."""
+        ...
+
+    def step(self, rate: float) -> None:
+        """One optimizer step of what the engine does not hold."""
+        ...
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """What the engine does not hold, on the host, under a classifier's names."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """See `checkpointing.Part`."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """See `checkpointing.Part`."""
+        ...
+
+
+def build_head(recipe: Recipe, label_space: LabelSpace, engine: Any, device: torch.device) -> Head:
+    """The head that the recipe asks for, around an engine whose model has one or gives features."""
+    return ShardedHead(recipe, label_space, engine, device) if recipe.engine.shard_classes else WholeHead(engine)
+
+
+class WholeHead:
+    """A head that the engine's module holds: all is done there."""
+
+    emas: Sequence[Ema] = ()
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+
+    def loss(self, images: Tensor, labels: Tensor, mixed_labels: Tensor | None, mixed_weight: Any) -> Tensor:
+        """See `Head`."""
+        return self.engine(images, labels, mixed_labels, mixed_weight)
+
+    def logits(self) -> Callable[[Tensor], Tensor]:
+        """See `Head`; logits of all classes [B, C]."""
+        return self.engine
+
+    def step(self, rate: float) -> None:
+        """Nothing: the engine has stepped."""
+
+    def whole_weights(self) -> dict[str, Tensor]:
+        """Nothing: the engine has them."""
+        return {}
+
+    def save(self, folder: Path) -> None:
+        """Nothing: the engine has saved it."""
+
+    def load(self, folder: Path) -> None:
+        """Raises ValueError for a checkpoint whose rows were split."""
+        if (folder / FOLDER).is_dir():
+            raise ValueError(f"{folder} was written with engine.shard_classes: resume with it too.")

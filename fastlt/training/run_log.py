@@ -1,0 +1,105 @@
+"""What a run tells: JSON lines, TensorBoard events, and for people a progress bar or lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from fastlt.atomic import write_text
+from fastlt.run_folder import RunFolder, median_speed
+
+_SECONDS_BETWEEN_LINES = 10.0  # without a terminal
+
+
+class RunLog:
+    """Writes the log of rank 0; on other ranks it does nothing.
+
+    Records have `kind` ("train", "eval" or "summary") and `step`, the optimizer steps done. After a resume,
+    records of steps that are trained again are taken out first.
+
+    Args:
+        run: the folder.
+        active: whether this is rank 0.
+        total_steps, first_step: of the whole run, and those that are done.
+        tensorboard: write its event files too.
+    """
+
+    def __init__(self, run: RunFolder, active: bool, total_steps: int, first_step: int, tensorboard: bool) -> None:
+        self.active = active
+        if not active:
+            return
+        self._run, self._total = run, total_steps
+        if run.log.exists():
+            kept = [r for r in run.records() if r["step"] <= first_step]
+            write_text(run.log, "".join(json.dumps(r) + "\n" for r in kept))
+        self._file = run.log.open("a")
+        self._events = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self._events = SummaryWriter(str(run.tensorboard), purge_step=first_step + 1)
+        self._interactive = sys.stderr.isatty()
+        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not self._interactive)
+        self._last_line = time.monotonic()
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """Appends one record; numbers go to TensorBoard under `kind/name`."""
+        if not self.active:
+            return
+        self._file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if self._events and isinstance(value, int | float):
+                self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def progress(self, step: int, loss: float, images_per_s: float, data_wait: float, step_seconds: float) -> None:
+        """Shows where the run is: on a terminal a bar, elsewhere a line now and then."""
+        if not self.active:
+            return
+        said = f"loss {loss:.3f}  {images_per_s:.0f} images/s"
+        if self._interactive:
+            self._bar.set_postfix_str(said, refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            left = _duration((self._total - step) * step_seconds)
+            print(
+                f"step {step:,}/{self._total:,}  {said}, {data_wait:.0%} waiting for data  about {left} left",
+                flush=True,
+            )
+
+    def say(self, text: str) -> None:
+        """A line for people that stays."""
+        if self.active:
+            tqdm.write(text) if self._interactive else print(text, flush=True)
+
+    def summarize(self) -> None:
+        """Says, and appends as a record of kind "summary", how fast the whole run was: medians of its train records."""
+        if not self.active:
+            return
+        records = self._run.records()
+        found = median_speed(records)
+        self.write("summary", records[-1]["step"], **found)
+        share = f", {found['mfu']:.0%} of the device's peak" if "mfu" in found else ""
+        self.say(
+            f"{found['images_per_s']:.0f} images/s, {found['step_ms']:.0f} ms a step (p95 {found['step_ms_p95']:.0f} "
+            f"ms), {found['data_wait']:.1%} of the time waiting for data, {found['memory_gb']:.1f} GB of memory{share}"
+        )
+
+    def close(self) -> None:
+        """Closes all files."""
+        if self.active:
+            self._bar.close()
+            self._file.close()
+            if self._events:
+                self._events.close()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

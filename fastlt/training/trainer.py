@@ -1,0 +1,301 @@
+"""The training loop: get a batch, loss, backward, step, log, save; and what stands ready before it begins."""
+
+from __future__ import annotations
+
+import math
+import random
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from timm.utils import distribute_bn
+from torch import Tensor
+
+from fastlt.classifier import Classifier
+from fastlt.dataset.encoded import EncodedDataset
+from fastlt.evaluation.metrics import Evaluation, evaluate
+from fastlt.loaders.loader import EvalLoader, TrainLoader
+from fastlt.loaders.normalize import Normalize
+from fastlt.loaders.readers import open_reader
+from fastlt.loaders.sampler import EpochPlan
+from fastlt.loaders.transform import eval_transform, train_transform
+from fastlt.preflight import check_images, trained_label_space
+from fastlt.recipe import Recipe, changed_keys, load_recipe
+from fastlt.run_folder import RunFolder
+from fastlt.training import checkpointing
+from fastlt.training.batch_augment import BatchAugment
+from fastlt.training.checkpointing import Progress
+from fastlt.training.distributed import join_process_group, share_of_cores
+from fastlt.training.ema import EngineEma, all_in_place
+from fastlt.training.engine import EngineState, start_engine, whole_weights
+from fastlt.training.flops import forward_flops
+from fastlt.training.heads import build_head
+from fastlt.training.optimizer import learning_rate, set_learning_rate
+from fastlt.training.run_log import RunLog
+from fastlt.training.step_stats import LogWindow, StepStats, memory_bytes, peak_flops
+
+
+class Trainer:
+    """One rank of a run; construct and call `run` on every rank.
+
+    All randomness is a function of the recipe's seed and of step, sample and rank, so a resumed
+    run needs no generator state to repeat what an unbroken one would have done.
+
+    Args:
+        recipe: what to do.
+        resume: go on with the run at the newest checkpoint.
+
+    Raises:
+        ValueError: recipe, data set and run folder do not fit together, or the loss is not finite.
+    """
+
+    def __init__(self, recipe: Recipe, resume: bool = False) -> None:
+        self.recipe, self.folder = recipe, RunFolder(recipe.output)
+        data = EncodedDataset.open(recipe.data.path)
+        self.label_space = trained_label_space(data, recipe)
+        check_images(self.label_space, recipe)
+        self.folder.require_startable(resume)
+        self.device = join_process_group()
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.micro_batch = recipe.optimizer.micro_batch(self.world_size)
+        torch.manual_seed(recipe.seed)
+        model = Classifier(recipe, self.label_space, with_head=not recipe.engine.shard_classes)
+        model.settle(self.device, recipe.engine.precision)
+        if recipe.engine.activation_checkpointing:
+            model.backbone.set_grad_checkpointing()
+        if recipe.engine.compile:
+            model.backbone.compile()
+        self.plan = EpochPlan.of(self.label_space, recipe.data.auxiliary_per_class, recipe.seed)
+        self.train_loader, self.val_loader = self._open_loaders(data, model)
+        self.steps_per_epoch = len(self.plan) / recipe.optimizer.batch_size
+        self.engine = start_engine(model, recipe, self.micro_batch)
+        self.head = build_head(recipe, self.label_space, self.engine, self.device)
+        decay = recipe.optimizer.ema_decay
+        engine_emas = [EngineEma(self.engine, decay)] if decay else []
+        self.emas = [*engine_emas, *self.head.emas]
+        self.parts: list[checkpointing.Part] = [self.head, EngineState(self.engine), *engine_emas, self.train_loader]
+        self.augment = BatchAugment(recipe.augment, self.device)
+        self.step, self.best = 0, {"all": -1.0, "epoch": -1}
+        said = self._resume() if resume else []
+        if self.rank == 0:
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            recipe.save(self.folder.recipe)
+            self.label_space.save(self.folder.label_space)
+        total = self._end_of(recipe.optimizer.epochs - 1)
+        self.log = RunLog(self.folder, self.rank == 0, total, self.step, recipe.log.tensorboard)
+        for line in (*self._what_runs(), *said):
+            self.log.say(line)
+        self._told_to_stop = False
+        self._stats = StepStats(self.device)
+        self._window: LogWindow | None = None
+        self._flops = 3 * forward_flops(recipe.model, recipe.data.image_size, self.label_space.num_classes)
+        self._saved_at = time.monotonic()
+
+    def run(self) -> None:
+        """Trains to the end, or until SIGTERM or SIGINT; either way what was learned is saved."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        batches = iter(self.train_loader)  # one for all epochs: workers live on, and read ahead while we evaluate
+        epochs = range(self.recipe.optimizer.epochs)
+        for epoch in (e for e in epochs if self._end_of(e) > self.step):
+            stop = self._train_epoch(epoch, batches)
+            if self.step == self._end_of(epoch):
+                self._finish_epoch(epoch, save=stop)
+            if stop:
+                self.log.say(f"stopped at step {self.step}, saved; continue with --resume")
+                break
+        else:
+            self.log.summarize()
+        batches.close()
+        self.log.close()
+        dist.destroy_process_group()
+
+    def _train_epoch(self, epoch: int, batches: Iterator[tuple[Tensor, Tensor]]) -> bool:
+        """Trains from where the loader is to the epoch's end; True when asked to stop, maybe before it."""
+        recipe, end = self.recipe.optimizer, self._end_of(epoch)
+        head_only = epoch < recipe.head_only_epochs
+        self.engine.module.head_only = head_only
+        self.engine.train()
+        self._stats.restart()
+        while self.step < end:
+            rate = learning_rate(recipe, self.step, self.steps_per_epoch)
+            set_learning_rate(self.engine.optimizer, rate, head_only)
+            for micro_step in range(recipe.accumulation):
+                with self._stats.waiting():
+                    images, labels = next(batches)
+                self._seed_step(micro_step)
+                loss = self._loss(images, labels)
+                self.engine.backward(loss)
+                self.engine.step()
+                self._stats.add(loss.detach(), len(labels) * self.world_size)
+            self.step += 1
+            self.head.step(rate)
+            for ema in self.emas:
+                ema.update(self.step)
+            self._stats.end_step()
+            if self.step % self.recipe.log.steps == 0 or self.step == end:
+                stop, save = self._log_and_check_signals(rate, end)
+                if (stop or save) and self.step < end:  # at the end the epoch is finished and saved as one
+                    self._save()
+                if stop:
+                    return True
+        return False
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.head.loss(*self.augment(images, labels))
+
+    def _seed_step(self, micro_step: int) -> None:
+        """Gives drop path, mixing and erasing generators that depend on seed, step and rank alone."""
+        key = np.random.SeedSequence([self.recipe.seed, self.step, micro_step, self.rank])
+        seeds = key.generate_state(3)
+        torch.manual_seed(int(seeds[0]))
+        np.random.seed(seeds[1])
+        random.seed(int(seeds[2]))
+
+    def _end_of(self, epoch: int) -> int:
+        """Steps done when every image of this epoch has been learned; the last of them may begin the next one."""
+        return self.plan.steps_before(epoch + 1, self.recipe.optimizer.batch_size)
+
+    def _log_and_check_signals(self, rate: float, end: int) -> tuple[bool, bool]:
+        """Ends a log window: logs the one before it, and tells (whether to stop, whether to save), as all ranks agree.
+
+        What a window holds is on its way to the host while the next one runs, so nobody waits for the device; the last
+        one is read where one waits anyway: when saving, stopping, and at the end of an epoch.
+        """
+        before, minutes = self._window, self.recipe.checkpoint.minutes
+        stop, save = self._read(before) if before else (False, False)
+        due = bool(minutes) and not save and time.monotonic() - self._saved_at > 60 * minutes
+        self._window = self._stats.end(self.step, self._told_to_stop, due and self.rank == 0, rate)
+        if stop or save or self.step == end:
+            stops, saves = self._read(self._window)
+            stop, save, self._window = stop or stops, save or saves, None
+        return stop, save
+
+    def _read(self, window: LogWindow) -> tuple[bool, bool]:
+        """Logs a window; (whether to stop, whether to save), the same on all ranks.
+
+        Raises:
+            ValueError: the loss is not finite.
+        """
+        loss, stop, save = window.read()
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss} at step {window.step}: lower optimizer.blr, warm up longer or set "
+                "optimizer.clip_grad; the checkpoints before it are good."
+            )
+        speed = window.speed()
+        values = {"epoch": window.step / self.steps_per_epoch, "loss": loss, "lr": window.rate} | speed
+        values["memory_gb"] = memory_bytes(self.device) / 1e9
+        if peak := peak_flops(self.device):
+            values["mfu"] = self._flops * values["images_per_s"] / self.world_size / peak
+        self.log.write("train", window.step, **values)
+        step_seconds = self.recipe.optimizer.batch_size / speed["images_per_s"]
+        self.log.progress(window.step, loss, speed["images_per_s"], speed["data_wait"], step_seconds)
+        return stop, save
+
+    def _finish_epoch(self, epoch: int, save: bool) -> None:
+        done = epoch + 1
+        final = done == self.recipe.optimizer.epochs
+        if final or _due(done, self.recipe.log.eval_epochs):
+            self._evaluate(epoch)
+        if final or save or _due(done, self.recipe.checkpoint.epochs):
+            self._save()
+
+    def _evaluate(self, epoch: int) -> None:
+        started = time.monotonic()
+        self.engine.eval()
+        with all_in_place(self.emas):
+            self._share_batch_statistics()
+            result = evaluate(self.head.logits(), self.val_loader, self.label_space, self.device)
+            weights = whole_weights(self.engine) | self.head.whole_weights()
+        about = {"epoch": epoch + 1, "label_space": self.label_space.digest(), "evaluation": _without_classes(result)}
+        better = self.chooses and result.all > self.best["all"]
+        if better:
+            self.best = {"all": result.all, "epoch": epoch + 1}
+        if self.rank == 0:
+            self.folder.save_weights(weights, "last", about)
+            if better:
+                self.folder.save_weights(weights, "best", about)
+        seconds = time.monotonic() - started
+        self.log.write("eval", self.step, epoch=epoch + 1, seconds=seconds, **_without_classes(result))
+        self.log.say(f"epoch {epoch + 1}/{self.recipe.optimizer.epochs}  {result.row()}")
+
+    def _save(self) -> None:
+        self._share_batch_statistics()
+        checkpointing.save(self.folder, self._progress(), self.recipe.checkpoint.keep, self.parts)
+        self._saved_at = time.monotonic()
+
+    def _progress(self) -> Progress:
+        recipe, space = self.recipe, self.label_space.digest()
+        batch_size, stage = recipe.optimizer.batch_size, recipe.engine.zero_stage
+        return Progress(self.step, batch_size, self.best, space, self.world_size, stage)
+
+    def _resume(self) -> list[str]:
+        """Goes on at the newest checkpoint; one that was killed before its first begins anew. Tells where and how."""
+        before = load_recipe(self.folder.recipe)
+        changed = [f"  {key}: {old} -> {new}" for key, (old, new) in changed_keys(before, self.recipe).items()]
+        said = ["keys that differ from before:", *changed] if changed else []
+        checkpoint = self.folder.latest_checkpoint()
+        if not checkpoint:
+            return [f"{self.folder.path} has no checkpoint yet: starts over", *said]
+        progress = checkpointing.restore(checkpoint, self._progress(), self.parts)
+        self.step, self.best = progress.step, progress.best
+        epoch = self.step / self.steps_per_epoch
+        return [f"goes on at step {self.step:,} (epoch {epoch:.1f}) from {checkpoint}", *said]
+
+    def _share_batch_statistics(self) -> None:
+        """Averages BatchNorm's running statistics over the ranks; they are linear, so it does not matter when."""
+        if self.world_size > 1:
+            distribute_bn(self.engine.module, self.world_size, reduce=True)
+
+    def _open_loaders(self, data: EncodedDataset, model: Classifier) -> tuple[TrainLoader, EvalLoader]:
+        recipe = self.recipe
+        workers = recipe.data.workers or share_of_cores()
+        # Without a validation split the test split is watched, but nothing is chosen by it.
+        self.chooses = "val" in data.splits
+        held_out = "val" if self.chooses else "test"
+        normalize = Normalize(*model.normalization, self.device)
+        transforms = train_transform(recipe, normalize.mean), eval_transform(recipe)
+        train, val = (
+            open_reader(data, split, transform, self.micro_batch, workers, recipe.data.loader, self.device)
+            for split, transform in zip(("train", held_out), transforms, strict=True)
+        )
+        labels = data.split("train").labels(), data.split(held_out).labels()
+        return (
+            TrainLoader(train, self.plan, labels[0], normalize, self.micro_batch, self.rank, self.world_size),
+            EvalLoader(val, labels[1], normalize, self.micro_batch, self.rank, self.world_size),
+        )
+
+    def _what_runs(self) -> list[str]:
+        space, recipe = self.label_space, self.recipe
+        parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.module.parameters())
+        lines = [
+            f"{recipe.model.name}, {parameters / 1e6:.1f}M parameters; {space.num_targets} target and "
+            f"{len(space.auxiliary_names)} auxiliary classes; {len(self.plan):,} images an epoch, "
+            f"{self.steps_per_epoch:.1f} steps of {recipe.optimizer.batch_size} on {self.world_size} "
+            f"{self.device.type} ranks, {self.engine.module.compute_dtype}, ZeRO {recipe.engine.zero_stage}"
+        ]
+        if not self.chooses:
+            lines.append(
+                f"warning: {recipe.data.path} has no validation split: the accuracies below are those of the test "
+                "split, the last weights are kept and none are chosen. Choosing anything by them would flatter it."
+            )
+        return lines
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._told_to_stop = True
+
+
+def _due(epochs_done: int, every: int) -> bool:
+    return every > 0 and epochs_done % every == 0
+
+
+def _without_classes(result: Evaluation) -> dict[str, Any]:
+    values = asdict(result)
+    values.pop("per_class")
+    return values

@@ -1,0 +1,399 @@
+"""`fastlt crawl` as a user types it, against a site with every vice of the web."""
+
+import gzip
+import json
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from fastlt.data_prep.catalog import Candidate, Catalog
+from fastlt.dataset.images import in_tar, read_image
+from support.crawling import command, encoded, jpeg, outcomes, photograph, write_list
+from support.source_servers import SourceServers
+from support.web import Answer, Web
+
+pytestmark = pytest.mark.medium
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG of a few hundred bytes that says it is that large."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+def crawl(catalog: Path, *words: object) -> subprocess.CompletedProcess:
+    return subprocess.run(command(catalog, *words), capture_output=True, text=True, timeout=120)
+
+
+def image_of(catalog: Catalog, ending: str) -> Image.Image:
+    row = catalog.connection.execute(
+        "SELECT image.* FROM image JOIN candidate USING (id) WHERE url LIKE ?", [f"%/{ending}"]
+    ).fetchone()
+    return read_image(in_tar(catalog.shard_path(row["shard"]), row["offset"], row["num_bytes"]))
+
+
+def exif_rotated(image: Image.Image) -> bytes:
+    exif = Image.Exif()
+    exif[274] = 6
+    return encoded(image, exif=exif)
+
+
+def animated() -> bytes:
+    return encoded(photograph(1), "GIF", save_all=True, append_images=[photograph(2)])
+
+
+def translucent() -> Image.Image:
+    image = photograph(21, "RGBA")
+    image.putalpha(0)
+    return image
+
+
+DEEP = Image.fromarray(np.asarray(photograph(22, "L")).astype(np.uint16) << 8)
+GOOD = {
+    "good.jpg": Answer(jpeg(0)),
+    "good.png": Answer(encoded(photograph(3), "PNG")),
+    "good.webp": Answer(encoded(photograph(4), "WEBP")),
+    "good.gif": Answer(encoded(photograph(5), "GIF")),
+    "gray.jpg": Answer(encoded(photograph(6, "L"))),
+    "cmyk.jpg": Answer(encoded(photograph(7, "CMYK"))),
+    "palette.png": Answer(encoded(photograph(8, "P"), "PNG")),
+    "translucent.png": Answer(encoded(translucent(), "PNG")),
+    "deep.png": Answer(encoded(DEEP, "PNG")),
+    "rotated.jpg": Answer(exif_rotated(photograph(9))),
+    "large.jpg": Answer(encoded(photograph(10, size=(900, 600)))),
+    "html-type.jpg": Answer(jpeg(11), headers={"Content-Type": "text/html"}),
+    "no-length.jpg": Answer(jpeg(12), length=-1),
+    "redirected.jpg": Answer(status=302, headers={"Location": "/behind.jpg"}),
+    "for-others.jpg": Answer(jpeg(14), headers={"X-Robots-Tag": "otherbot: noai, max-snippet: 3"}),
+}
+# Many servers mark robots.txt itself as nothing for an index.
+ROBOTS = Answer(b"User-agent: *\nDisallow: /forbidden.jpg\n", headers={"X-Robots-Tag": "noindex"})
+BAD = {
+    "absent.jpg": (Answer(status=404), "dropped: status 404"),
+    "prose.jpg": (
+        Answer(b"<html>no image here</html>", headers={"Content-Type": "image/jpeg"}),
+        "dropped: not an image",
+    ),
+    "script.svg": (Answer(b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>"), "dropped: not an image"),
+    "truncated.jpg": (Answer(jpeg(15)[:-700]), "dropped: damaged image"),
+    "truncated.png": (Answer(encoded(photograph(15), "PNG")[:-700]), "dropped: damaged image"),
+    "animated.gif": (Answer(animated()), "dropped: animated"),
+    "bomb.png": (Answer(png_of_size(60_000, 60_000)), "dropped: too many pixels"),
+    "empty.jpg": (Answer(b""), "dropped: not an image"),
+    "icon.png": (Answer(encoded(photograph(16, size=(16, 16)), "PNG")), "dropped: too small"),
+    "gzipped.jpg": (Answer(gzip.compress(jpeg(17)), headers={"Content-Encoding": "gzip"}), "dropped: not an image"),
+    "says-10gb.jpg": (Answer(jpeg(18), length=10 * 2**30), "dropped: too many bytes"),
+    "endless.jpg": (Answer(jpeg(18), length=-1, endless=True), "dropped: too many bytes"),
+    "cut.jpg": (Answer(jpeg(19), length=len(jpeg(19)) + 9), "failed: cut off"),
+    "hangs.jpg": (Answer(jpeg(19), delay=30), "failed: too slow"),
+    "drips.jpg": (Answer(jpeg(19), drip=True), "failed: too slow"),
+    "circle.jpg": (Answer(status=302, headers={"Location": "/circle.jpg"}), "dropped: too many redirects"),
+    "to-ftp.jpg": (Answer(status=302, headers={"Location": "ftp://127.0.0.1/x.jpg"}), "dropped: redirect to nowhere"),
+    "to-file.jpg": (Answer(status=302, headers={"Location": "file:///etc/passwd"}), "dropped: redirect to nowhere"),
+    "noai.jpg": (Answer(jpeg(20), headers={"X-Robots-Tag": "noai, noimageai"}), "dropped: opted out"),
+    "not-us.jpg": (Answer(jpeg(20), headers={"X-Robots-Tag": "fastlt: noindex"}), "dropped: opted out"),
+    "tdm.jpg": (Answer(jpeg(20), headers={"TDM-Reservation": "1"}), "dropped: opted out"),
+    "forbidden.jpg": (Answer(jpeg(20)), "dropped: robots.txt forbids it"),
+    "error.jpg": (Answer(status=500), "failed: status 500"),
+}
+
+
+@pytest.fixture(scope="module")
+def crawled(tmp_path_factory):
+    """A catalog after a crawl of everything above, and the site."""
+    folder = tmp_path_factory.mktemp("crawled")
+    pages = GOOD | {name: answer for name, (answer, _) in BAD.items()}
+    pages |= {"behind.jpg": Answer(jpeg(13)), "robots.txt": ROBOTS}
+    # Three names of one image, and one that only looks the same.
+    pages |= {f"same{i}.jpg": Answer(jpeg(30)) for i in range(3)} | {"alike.jpg": Answer(jpeg(30, quality=40))}
+    with Web(lambda host, path: pages.get(path[1:])) as web:
+        names = [*GOOD, *BAD, "same0.jpg", "same1.jpg", "same2.jpg", "alike.jpg"]
+        rows = [(f"http://{web.hosts[0]}/{name}", "Red Kite", "cc-by-4.0", "Ann O'Nym") for name in names]
+        urls = write_list(folder / "list.csv", rows)
+        options = ["--timeout", 2, "--max-megabytes", 1, "--size", 60, "--images-per-shard", 6]
+        done = crawl(folder / "c.sqlite", "--urls", urls, *options)
+        assert done.returncode == 0, done.stderr
+        yield folder / "c.sqlite", web, done
+
+
+def test_every_answer_is_kept_or_dropped_for_its_reason(crawled):
+    found = outcomes(crawled[0])
+    assert {name: found[name] for name in GOOD} == dict.fromkeys(GOOD, "fetched")
+    assert {name: found[name] for name in BAD} == {name: reason for name, (_, reason) in BAD.items()}
+
+
+def test_duplicates_are_kept_once(crawled):
+    found = outcomes(crawled[0])
+    of_bytes = [found[f"same{i}.jpg"] for i in range(3)]
+    assert found["alike.jpg"] in ("fetched", "dropped: near-duplicate")
+    assert sorted([*of_bytes, found["alike.jpg"]]).count("fetched") == 1
+    with Catalog(crawled[0]) as catalog:
+        twins = catalog.connection.execute("SELECT twin FROM candidate WHERE reason LIKE '%duplicate'").fetchall()
+        images = {row[0] for row in catalog.connection.execute("SELECT id FROM image")}
+    assert len(twins) == 3
+    assert {twin for (twin,) in twins} <= images
+
+
+def test_shards_hold_clean_images_with_their_license(crawled):
+    with Catalog(crawled[0]) as catalog:
+        shards = sorted(catalog.shards_folder.glob("*.tar"))
+        assert [p.name for p in catalog.shards_folder.iterdir() if "partial" in p.name] == []
+        (fetched,) = catalog.connection.execute("SELECT count(*) FROM image").fetchone()
+        for row in catalog.connection.execute("SELECT * FROM image"):  # offsets lead to whole JPEGs
+            image = read_image(in_tar(catalog.shard_path(row["shard"]), row["offset"], row["num_bytes"]))
+            assert image.size == (row["width"], row["height"])
+            assert min(image.size) <= 60
+    samples = [s for shard in shards for s in webdataset.WebDataset(str(shard), shardshuffle=False).decode("pil")]
+    assert len(samples) == fetched == len(GOOD) + 1
+    for sample in samples:
+        about = sample["json"]
+        assert sample["jpg"].mode == "RGB"
+        assert (about["category"], about["license"], about["attribution"]) == ("red_kite", "cc-by-4.0", "Ann O'Nym")
+        assert about["url"].startswith("http://127.0.0.1:")
+    statistics = [json.loads(shard.with_name(f"{shard.stem}_stats.json").read_text()) for shard in shards]
+    assert sum(s["images"] for s in statistics) == fetched
+    assert [s["images"] for s in statistics[:-1]] == [6] * (len(shards) - 1)
+    assert sum(s["licenses"]["cc-by-4.0"] for s in statistics) == fetched
+
+
+def test_pixels_are_what_a_person_would_see(crawled):
+    with Catalog(crawled[0]) as catalog:
+        for name, original in {
+            "good.jpg": photograph(0),
+            "good.png": photograph(3),
+            "cmyk.jpg": photograph(7, "CMYK").convert("RGB"),
+            "deep.png": photograph(22, "L").convert("RGB"),
+            "rotated.jpg": photograph(9).rotate(-90, expand=True),
+            "large.jpg": photograph(10, size=(900, 600)),
+            "translucent.png": Image.new("RGB", (90, 70), "white"),
+        }.items():
+            image = image_of(catalog, name)
+            expected = original.resize(image.size, Image.Resampling.LANCZOS)
+            off = np.abs(np.asarray(image, np.float32) - np.asarray(expected, np.float32)).mean()
+            assert off < 6, name
+            assert min(image.size) == 60
+
+
+def test_manners(crawled):
+    _, web, _ = crawled
+    assert web.asked[web.hosts[0], "/robots.txt"] == 1
+    assert web.asked[web.hosts[0], "/forbidden.jpg"] == 0
+    assert web.asked[web.hosts[0], "/absent.jpg"] == 1
+    assert web.asked[web.hosts[0], "/error.jpg"] == 3
+    assert all("test@example.org" in agent and agent.startswith("fastlt/") for agent in web.agents)
+
+
+def test_a_second_run_asks_nothing_and_a_retry_asks_what_failed(crawled):
+    path, web, _ = crawled
+    before = web.asked.total()
+    assert crawl(path).returncode == 0
+    assert web.asked.total() == before
+    failed = [name for name, (_, reason) in BAD.items() if reason.startswith("failed")]
+    assert crawl(path, "--retry", "--timeout", 1).returncode == 0
+    asked = {path[1:] for (_, path), n in web.asked.items() if path != "/robots.txt"}
+    assert web.asked.total() > before
+    assert asked >= set(failed)
+
+
+def test_a_busy_host_is_waited_for(tmp_path):
+    times: list[float] = []
+
+    def answer(host: str, path: str) -> Answer | None:
+        if path == "/robots.txt":
+            return None
+        times.append(time.monotonic())
+        return Answer(status=429, headers={"Retry-After": "2"}) if len(times) == 1 else Answer(jpeg(40))
+
+    with Web(answer) as web:
+        urls = write_list(tmp_path / "l.csv", [(f"http://{web.hosts[0]}/a.jpg", "a", "", "")])
+        assert crawl(tmp_path / "c.sqlite", "--urls", urls).returncode == 0
+    assert times[1] - times[0] > 1.9
+    assert outcomes(tmp_path / "c.sqlite") == {"a.jpg": "fetched"}
+
+
+def test_hosts_that_do_not_answer_are_given_up(tmp_path):
+    with Web(lambda host, path: Answer(jpeg(41)) if path == "/a.jpg" else None) as web:
+        port = web.hosts[0].split(":")[1]
+        dead = [(f"http://127.0.0.9:{port}/{i}.jpg", "a", "", "") for i in range(500)]
+        waits = [(f"http://{web.hosts[0]}/a.jpg", "a", "", "")]
+        urls = write_list(tmp_path / "l.csv", dead + waits)
+        assert crawl(tmp_path / "c.sqlite", "--urls", urls, "--timeout", 1, "--ignore-robots").returncode == 0
+    found = outcomes(tmp_path / "c.sqlite")
+    assert found.pop("a.jpg") == "fetched"
+    assert set(found.values()) <= {"failed: no connection", "failed: host does not answer"}
+    assert list(found.values()).count("failed: host does not answer") > 400
+
+
+def test_a_host_is_not_to_blame_for_where_it_redirects(tmp_path):
+    def answer(host: str, path: str) -> Answer | None:
+        if path == "/good.jpg":
+            return Answer(jpeg(42), delay=0.2)
+        return Answer(status=302, headers={"Location": f"http://127.0.0.9:{host.split(':')[1]}{path}"})
+
+    with Web(answer) as web:
+        names = [f"{i}.jpg" for i in range(60)] + ["good.jpg"]
+        rows = [(f"http://{web.hosts[0]}/{name}", "a", "", "") for name in names]
+        urls = write_list(tmp_path / "l.csv", rows)
+        assert crawl(tmp_path / "c.sqlite", "--urls", urls, "--ignore-robots").returncode == 0
+    found = outcomes(tmp_path / "c.sqlite")
+    assert found.pop("good.jpg") == "fetched"
+    assert set(found.values()) == {"failed: no connection", "failed: host does not answer"}
+
+
+def test_sources_feed_the_crawl(tmp_path):
+    """From a category's title to images, by way of the documented APIs, paging included."""
+    photographs = {}
+
+    def answer(host: str, path: str) -> Answer | None:
+        photographs.setdefault(path, len(photographs) + 100)
+        return None if path == "/robots.txt" else Answer(jpeg(photographs[path]))
+
+    with Web(answer) as web, SourceServers(count=7, images=f"http://{web.hosts[0]}") as servers:
+        with Catalog(tmp_path / "c.sqlite", create=True) as catalog, catalog.transaction():
+            catalog.add_category("black_kite", "black kite")
+        names = ("inaturalist", "commons", "openverse")
+        urls = [word for name in names for word in ("--source-url", f"{name}={servers.base_url(name)}")]
+        done = crawl(tmp_path / "c.sqlite", "--source", *names, *urls)
+        assert done.returncode == 0, done.stderr
+        with Catalog(tmp_path / "c.sqlite") as catalog:
+            status = catalog.status()
+            licenses = {row[0] for row in catalog.connection.execute("SELECT license FROM candidate")}
+            sources = {row[0] for row in catalog.connection.execute("SELECT DISTINCT source FROM candidate")}
+        assert sources == set(names)
+        assert status["search"] == {"done": 3}
+        assert set(status["candidate"]) == {"fetched"}
+        assert "" not in licenses
+
+
+def test_a_source_that_does_not_answer_is_said(tmp_path):
+    with Web(lambda host, path: Answer(b"<html>") if path != "/robots.txt" else None) as web:
+        with Catalog(tmp_path / "c.sqlite", create=True) as catalog, catalog.transaction():
+            catalog.add_category("black_kite", "black kite")
+        done = crawl(tmp_path / "c.sqlite", "--source", "openverse", "--source-url", f"openverse=http://{web.hosts[0]}")
+        assert done.returncode == 1
+        assert "not one image was found" in done.stderr
+        with Catalog(tmp_path / "c.sqlite") as catalog:
+            assert catalog.status()["search"] == {"failed": {"openverse: the answer is not JSON": 1}}
+
+
+def test_a_category_without_images_is_a_warning_and_none_at_all_an_error(tmp_path):
+    with Web(lambda host, path: Answer(jpeg(50)) if path == "/a.jpg" else None) as web:
+        rows = [(f"http://{web.hosts[0]}/{name}.jpg", name, "", "") for name in ("a", "b")]
+        done = crawl(tmp_path / "c.sqlite", "--urls", write_list(tmp_path / "l.csv", rows))
+        assert done.returncode == 0
+        assert "WARNING: no image of 'b' was found" in done.stderr
+        done = crawl(tmp_path / "d.sqlite", "--urls", write_list(tmp_path / "l.csv", rows[1:]))
+        assert done.returncode == 1
+        assert "not one image was found" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--source", "flickr"], "there is no image source 'flickr', only inaturalist"),
+        (["--contact", ""], "say how sites can reach you"),
+        (["--urls", "absent.csv"], "there is no list of URLs"),
+        (["--duplicates", "16"], "it must lie in 0..15"),
+        (["--quality", "101"], "it must lie in 1..100"),
+        (["--per-host", "0"], "nothing could be fetched"),
+        (["--connections", "0"], "nothing could be fetched"),
+        (["--images-per-shard", "0"], "give at least 1"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, words, sentence):
+    with Catalog(tmp_path / "c.sqlite", create=True) as catalog, catalog.transaction():
+        catalog.add_candidates([Candidate(catalog.add_category("a", "a"), "http://127.0.0.1:9/a.jpg", "x", "list")])
+    done = crawl(tmp_path / "c.sqlite", *words)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_empty_catalog_and_no_catalog(tmp_path):
+    assert "there is no catalog at" in crawl(tmp_path / "c.sqlite").stderr
+    (tmp_path / "t.sqlite").write_text("This is not a database, it is a text that someone took for one.\n" * 20)
+    assert "cannot be used as a catalog" in crawl(tmp_path / "t.sqlite").stderr
+    Catalog(tmp_path / "c.sqlite", create=True).connection.close()
+    assert "has no category to crawl" in crawl(tmp_path / "c.sqlite").stderr
+
+
+def test_a_second_crawl_on_the_same_catalog_says_so(tmp_path):
+    with Web(lambda host, path: None if path == "/robots.txt" else Answer(jpeg(60), delay=20)) as web:
+        urls = write_list(tmp_path / "l.csv", [(f"http://{web.hosts[0]}/a.jpg", "a", "", "")])
+        first = subprocess.Popen(command(tmp_path / "c.sqlite", "--urls", urls), stderr=subprocess.PIPE)
+        while not web.asked[web.hosts[0], "/a.jpg"]:
+            time.sleep(0.05)
+        second = crawl(tmp_path / "c.sqlite")
+        assert second.returncode == 1
+        assert f"crawl (process {first.pid}) is running on it" in second.stderr
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(10) == 130
+    assert outcomes(tmp_path / "c.sqlite") == {"a.jpg": "new"}
+
+
+def test_a_full_disk_is_said_and_gone_on_from(tmp_path):
+    """On a file system of a megabyte; afterwards the same catalog on a larger one ends with every image once."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("needs root, to make a small file system")
+    try:
+        with Web(
+            lambda host, path: Answer(jpeg(int(path[1:-4]), quality=95)) if path != "/robots.txt" else None
+        ) as web:
+            urls = write_list(tmp_path / "l.csv", [(f"http://{web.hosts[0]}/{i}.jpg", "a", "", "") for i in range(600)])
+            done = crawl(disk / "c.sqlite", "--urls", urls, "--images-per-shard", 100)
+            assert done.returncode == 1
+            assert done.stderr.count("\n") == 1
+            assert "No space left" in done.stderr or "disk is full" in done.stderr
+            shutil.copytree(disk, tmp_path / "larger")
+            assert crawl(tmp_path / "larger" / "c.sqlite").returncode == 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    with Catalog(tmp_path / "larger" / "c.sqlite") as catalog:
+        assert catalog.status()["candidate"] == {"fetched": 600}
+        names = []
+        for shard in catalog.shards_folder.glob("*.tar"):
+            with tarfile.open(shard) as tar:
+                names += tar.getnames()
+    assert len(names) == len(set(names)) == 1200
+
+
+def test_status_counts_every_stage(crawled):
+    fastlt = str(Path(sys.executable).with_name("fastlt"))
+    done = subprocess.run([fastlt, "status", str(crawled[0]), "--json"], capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["image"] == {"new": len(GOOD) + 1}
+    assert found["candidate"]["dropped"]["opted out"] == 3
+    assert found["category"] == {"kept": 1}
+    text = subprocess.run([fastlt, "status", str(crawled[0])], capture_output=True, text=True).stdout
+    assert "dropped: robots.txt forbids it" in text
+    assert "candidate URLs" in text
+
+
+def test_a_list_that_grew_is_read_again(tmp_path):
+    with Web(lambda host, path: None if path == "/robots.txt" else Answer(jpeg(int(path[1:-4])))) as web:
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "a", "", "") for i in range(4)]
+        for known, count in ((0, 2), (2, 2), (2, 4)):
+            if known != count:
+                write_list(tmp_path / "l.csv", rows[:count])
+            done = crawl(tmp_path / "c.sqlite", "--urls", tmp_path / "l.csv")
+            assert f"{count - known} new URLs" in done.stdout
+            assert len(outcomes(tmp_path / "c.sqlite")) == count

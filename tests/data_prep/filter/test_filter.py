@@ -1,0 +1,460 @@
+"""`fastlt filter`: what is kept and why not, no copies of validation and test images, kills, the contact sheet."""
+
+import csv
+import io
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import save_file
+from torch import nn
+
+from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.filter.contact_sheet import write_sheet
+from fastlt.data_prep.filter.embed import Encoder, RowStore, timm_encoder
+from fastlt.data_prep.filter.filter import judge, write_report, write_states
+from fastlt.data_prep.filter.options import FilterOptions
+from fastlt.data_prep.inputs.images import TargetImages
+from fastlt.data_prep.perceptual.hash import perceptual_hash
+from fastlt.dataset.images import read_image
+from fastlt.options import OptionError
+from support import catalogs
+
+pytestmark = pytest.mark.medium
+
+PLAIN = FilterOptions(gamma1=-1.0, gamma2=1.1, duplicate=1.0, hash_radius=0, workers=0)
+
+
+def jpeg(image: Image.Image, quality: int = 90) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def make_catalog(path: Path, images: list[tuple[str, bytes]], neighbors: dict[str, list[str]]) -> Path:
+    return catalogs.make_catalog(path, images, neighbors, hash_of)
+
+
+def hash_of(content: bytes) -> int:
+    try:
+        return perceptual_hash(np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
+    except OSError:
+        return 0
+
+
+def states(path: Path) -> list[tuple]:
+    """(category, state, reason, similarity, nearest) of every image."""
+    query = (
+        "SELECT category.name, image.state, image.reason, similarity, target.name FROM image JOIN category"
+        " ON category.id = category LEFT JOIN target ON target.id = nearest ORDER BY image.id"
+    )
+    with Catalog(path) as catalog:
+        return [tuple(row) for row in catalog.connection.execute(query)]
+
+
+class Colors(nn.Module):
+    """Features that a person can foretell: the mean color of an image."""
+
+    head_hidden_size = 3
+    pretrained_cfg = {}  # noqa: RUF012
+
+    def forward(self, images):
+        return images.mean((2, 3))
+
+
+@pytest.fixture(scope="session")
+def colors() -> Encoder:
+    return Encoder("mean color", Colors(), 32, 1.0, "bicubic", ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+
+
+COLORS = {"red": (230, 20, 20), "green": (20, 230, 20), "blue": (20, 20, 230), "yellow": (230, 230, 20)}
+COLORS |= {"pink": (230, 20, 230), "cyan": (20, 230, 230)}
+
+
+def painted(color: str, rng: np.random.Generator) -> Image.Image:
+    """A noisy picture of one color, of which no two are alike."""
+    blocks = np.array(COLORS[color]) + rng.normal(0, 90, (12, 12, 3))
+    return Image.fromarray(blocks.clip(0, 255).astype(np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="session")
+def paintings(tmp_path_factory) -> Path:
+    """Class folders red, green and blue: train and val."""
+    folder, rng = tmp_path_factory.mktemp("paintings"), np.random.default_rng(1)
+    for split, count in (("train", 6), ("val", 4)):
+        for color in ("red", "green", "blue"):
+            (folder / split / color).mkdir(parents=True)
+            for n in range(count):
+                painted(color, rng).save(folder / split / color / f"{n}.png")
+    return folder
+
+
+def judged(path: Path, encoder: Encoder, paintings: Path, options: FilterOptions, test: Path | None = None):
+    with Catalog(path) as catalog, catalog.lock("filter"):
+        judgment = judge(catalog, encoder, TargetImages(paintings / "train", paintings / "val", test), options)
+        write_states(catalog, judgment)
+        write_report(catalog, judgment, path.with_suffix(".csv"))
+    return judgment
+
+
+def test_thresholds_neighbors_and_reasons(tmp_path, colors, paintings):
+    rng = np.random.default_rng(2)
+    shades = ("red", "yellow", "cyan", "blue")
+    images = [("crimson", jpeg(painted(shade, rng))) for shade in shades for _ in range(5)]
+    images.append(("crimson", b"\xff\xd8 no image"))
+    path = make_catalog(tmp_path / "c.db", images, {"red": ["crimson"], "green": [], "blue": ["navy", "crimson"]})
+    judged(path, colors, paintings, PLAIN)
+    found = states(path)
+    assert found[-1][1:] == ("dropped", "broken", None, None)
+
+    def direction(image):
+        feature = (np.asarray(image.convert("RGB"), np.float64) / 255 - 0.5).mean((0, 1)) / 0.5
+        return feature / np.linalg.norm(feature)
+
+    def prototype(color):
+        mean = np.mean([direction(Image.open(p)) for p in (paintings / "train" / color).iterdir()], 0)
+        return mean / np.linalg.norm(mean)
+
+    expected = []
+    for _, content in images[:-1]:  # never green, which crimson does not neighbor
+        cosines = {c: direction(Image.open(io.BytesIO(content))) @ prototype(c) for c in ("red", "blue")}
+        expected.append((max(cosines.values()), max(cosines, key=cosines.get)))
+    np.testing.assert_allclose([row[3] for row in found[:-1]], [s for s, _ in expected], atol=2e-3)
+    assert [row[4] for row in found[:-1]] == [name for _, name in expected]
+
+    similarities = sorted(row[3] for row in found[:-1])
+    low, high = (similarities[5] + similarities[6]) / 2, (similarities[14] + similarities[15]) / 2
+    options = FilterOptions(gamma1=low, gamma2=high, duplicate=1.0, hash_radius=0, workers=0)
+    judged(path, colors, paintings, options)
+    for _, state, reason, similarity, _ in states(path)[:-1]:
+        assert reason == ("too far" if similarity <= low else "too near" if similarity >= high else "")
+        assert state == ("dropped" if reason else "kept")
+    assert sum(row[1] == "kept" for row in states(path)) == 9
+    with Catalog(path) as catalog:
+        assert json.loads(catalog.setting("filter"))["gamma1"] == low
+
+
+def test_no_copy_of_a_validation_or_test_image_is_kept(tmp_path, colors, paintings):
+    rng = np.random.default_rng(3)
+    test = tmp_path / "elsewhere"
+    (test / "deep" / "er").mkdir(parents=True)
+    for n in range(3):
+        painted("green", rng).save(test / "deep" / "er" / f"{n}.png")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "linked").symlink_to(test)
+    val = sorted((paintings / "val").rglob("*.png"))
+    copies = [Image.open(val[0]).convert("RGB").resize((57, 57)), ImageOps.mirror(Image.open(val[5]).convert("RGB"))]
+    copies.append(Image.open(test / "deep" / "er" / "2.png"))
+    images = [("moss", jpeg(painted("green", rng))) for _ in range(6)] + [("moss", jpeg(c, 60)) for c in copies]
+    path = make_catalog(tmp_path / "c.db", images, {"green": ["moss"]})
+    by_hash = FilterOptions(gamma1=-1.0, gamma2=1.1, duplicate=1.0, hash_radius=6, workers=0)
+    judgment = judged(path, colors, paintings, by_hash, tmp_path / "test")
+    reasons = [row[2] for row in states(path)]
+    assert reasons[6:] == ["near-duplicate of a validation image"] * 2 + ["near-duplicate of a test image"]
+    assert reasons[:6] == [""] * 6
+    rows = list(csv.DictReader(path.with_suffix(".csv").open()))
+    linked = tmp_path / "test" / "linked" / "deep" / "er" / "2.png"
+    assert [row["like"] for row in rows] == [str(val[0]), str(val[5]), str(linked)]
+
+    # Features alone find them too, and the reference is the nearest of all.
+    by_cosine = FilterOptions(gamma1=-1.0, gamma2=1.1, duplicate=0.99, hash_radius=0, workers=0)
+    judgment = judged(path, colors, paintings, by_cosine, tmp_path / "test")
+    assert all(reason.startswith("near-duplicate") for reason in judgment.reasons[6:])
+    assert all(cosine >= 0.99 for _, cosine in judgment.likes.values())
+
+    # A validation image that comes later is noticed, though everything is stored.
+    later = tmp_path / "paintings"
+    shutil.copytree(paintings, later)
+    (later / "val" / "red" / "later.jpg").write_bytes(images[0][1])
+    assert judged(path, colors, later, by_hash).reasons[0] == "near-duplicate of a validation image"
+
+
+def test_split_files_say_the_same_as_folders(tmp_path, colors, paintings):
+    """Training, validation and test images named by lists, of which the labels follow the training list's."""
+    rng = np.random.default_rng(6)
+    copies = [jpeg(Image.open(paintings / "val" / color / "0.png")) for color in ("red", "blue")]
+    images = [("crimson", content) for content in (*copies, *(jpeg(painted("red", rng)) for _ in range(4)))]
+    found = []
+    for split in ("train", "val"):
+        files = [(color, n, file) for n, color in enumerate(("red", "green", "blue"))
+                 for file in sorted((paintings / split / color).iterdir())]  # fmt: skip
+        rows = [f"{file.relative_to(paintings)} {n}\n" for _, n, file in files]
+        (tmp_path / f"{split}.txt").write_text("".join(rows))
+    lists = TargetImages(tmp_path / "train.txt", test=tmp_path / "val.txt", images=paintings)
+    for name, sources in (("folders", TargetImages(paintings / "train", test=paintings / "val")), ("lists", lists)):
+        path = make_catalog(tmp_path / f"{name}.db", images, {"red": ["crimson"], "green": [], "blue": []})
+        with Catalog(path) as catalog, catalog.lock("filter"):
+            write_states(catalog, judge(catalog, colors, sources, PLAIN))
+        found.append([row[1:3] for row in states(path)])
+    assert found[0] == found[1]
+    assert [state for state, _ in found[0]].count("dropped") >= 2
+
+
+def test_images_under_a_wrong_name(tmp_path, colors, paintings):
+    """Six categories of one color each, a fifth of whose images are of another one."""
+    rng = np.random.default_rng(4)
+    names = list(COLORS)
+    images, wrong = [], []
+    for name in names:
+        for n in range(20):
+            wrong.append(n % 5 == 0)
+            shown = names[(names.index(name) + 1 + n // 5) % 6] if wrong[-1] else name
+            images.append((f"{name}-ish", jpeg(painted(shown, rng))))
+    neighbors = {"red": ["red-ish", "pink-ish"], "green": ["green-ish", "yellow-ish"], "blue": ["blue-ish", "cyan-ish"]}
+    path = make_catalog(tmp_path / "c.db", images, neighbors)
+    options = FilterOptions(-1.0, 1.1, 1.0, 0, center=True, own_category=True, wrong_share=0.1, workers=0)
+    judgment = judged(path, colors, paintings, options)
+    truth = {n: names[(n // 20 + 1 + n % 20 // 5) % 6] + "-ish" for n in np.flatnonzero(wrong).tolist()}
+    assert {n: like for n, (like, _) in judgment.likes.items()}.items() <= truth.items()
+    assert 0.75 * len(truth) <= len(judgment.likes) == sum(judgment.reasons == "looks like another category")
+
+
+def test_gamma1_is_found(tmp_path, colors, paintings):
+    """A third of the images stand under the name of another color."""
+    rng = np.random.default_rng(9)
+    names = ["red", "green", "blue"]
+    wrong = np.array([n % 3 == 0 for _ in names for n in range(60)])
+    images = []
+    for at, is_wrong in enumerate(wrong):
+        name = names[at // 60]
+        shown = names[(at // 60 + 1 + at % 2) % 3] if is_wrong else name
+        images.append((f"{name}-ish", jpeg(painted(shown, rng))))
+    path = make_catalog(tmp_path / "c.db", images, {name: [f"{name}-ish"] for name in names})
+    options = FilterOptions("auto", 1.1, 1.0, 0, center=True, wrong_share=0.3, workers=0)
+    judgment = judged(path, colors, paintings, options)
+    too_far = judgment.reasons == "too far"
+    assert not too_far[~wrong].any()
+    assert 0.5 < too_far[wrong].mean() < 1.0  # 0.7, less what under its wrong name's wrong name is right
+
+
+def test_url_lists_without_targets_and_neighbors(tmp_path, colors, paintings):
+    rng = np.random.default_rng(5)
+    images = [("things", jpeg(painted(color, rng))) for color in ("red", "green", "blue", "red")]
+    path = make_catalog(tmp_path / "c.db", images, {})
+    judged(path, colors, paintings, PLAIN)
+    assert [row[4] for row in states(path)] == ["red", "green", "blue", "red"]
+    with Catalog(path) as catalog:
+        assert catalog.status()["target"] == {"open": 3}
+
+
+def test_other_thresholds_embed_nothing(tmp_path, colors, paintings):
+    rng = np.random.default_rng(6)
+    path = make_catalog(
+        tmp_path / "c.db", [("moss", jpeg(painted("green", rng))) for _ in range(5)], {"green": ["moss"]}
+    )
+    judged(path, colors, paintings, PLAIN)
+    before = states(path)
+    with Catalog(path) as catalog:
+        shard = catalog.shard_path(0)
+    shard.write_bytes(bytes(shard.stat().st_size))  # no image can be read any more
+    options = FilterOptions(gamma1=0.5, gamma2=0.6, duplicate=1.0, hash_radius=0, workers=0)
+    judgment = judged(path, colors, paintings, options)
+    assert [row[3:] for row in states(path)] == [row[3:] for row in before]
+    assert set(judgment.reasons) == {"too near"}
+    with pytest.raises(
+        ValueError, match=r"nothing is kept .5 too near.: similarities run from 0\.9\d+ to .*thresholds are 0.500"
+    ):
+        judgment.require_kept()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        ("no image", "has no images in it"),
+        ("no class folder", "1 targets of .* have no class .* 'violet'"),
+        ("broken validation image", "1 of the validation images cannot be read: broken image .*/bad.png"),
+        ("no shard", "00000.tar is missing"),
+        ("no readable image", "none of the images of .* can be read"),
+        ("no validation image", "there is no validation image in"),
+    ],
+)
+def test_mistakes_are_named_and_change_nothing(tmp_path, colors, paintings, damage, sentence):
+    images = [("moss", jpeg(painted("green", np.random.default_rng(7))))]
+    if damage.startswith("no image"):
+        images = []
+    if damage == "no readable image":
+        images = [("moss", b"nothing")]
+    targets = {"green": ["moss"]} | ({"violet": []} if damage == "no class folder" else {})
+    path = make_catalog(tmp_path / "c.db", images, targets)
+    folders = tmp_path / "paintings"
+    shutil.copytree(paintings, folders)
+    if damage == "broken validation image":
+        (folders / "val" / "red" / "bad.png").write_text("no image")
+    if damage == "no validation image":
+        shutil.rmtree(folders / "val")
+    if damage == "no shard":
+        shutil.rmtree(tmp_path / "c_shards")
+    with pytest.raises(ValueError, match=sentence):
+        judged(path, colors, folders, PLAIN)
+    assert all(row[1] == "new" for row in states(path))
+
+
+def test_options_that_contradict():
+    with pytest.raises(OptionError, match=r"--gamma1 0\.9 must be below --gamma2 0\.8"):
+        FilterOptions(gamma1=0.9, gamma2=0.8)
+    with pytest.raises(OptionError, match="--duplicate 0 must be a cosine"):
+        FilterOptions(duplicate=0)
+    with pytest.raises(OptionError, match="--wrong-share 1"):
+        FilterOptions(wrong_share=1)
+
+
+def test_a_store_cut_anywhere_keeps_whole_rows(tmp_path):
+    dtype = np.dtype([("a", "<i8"), ("b", "<f2", (3,))])
+    rows, keys = np.zeros(7, dtype), np.array([5, -3, 9, 2**62, -(2**63), 0, 1])
+    rows["a"], rows["b"] = np.arange(7), np.arange(21).reshape(7, 3)
+    with RowStore(tmp_path, "s", dtype) as store:
+        store.append(keys[:4], rows[:4])
+        store.append(keys[4:], rows[4:])
+    whole = {name: (tmp_path / name).read_bytes() for name in ("s.rows", "s.keys")}
+    for row_bytes, key_bytes, left in ((98, 56, 7), (98, 55, 6), (97, 56, 6), (30, 56, 2), (98, 0, 0), (0, 8, 0)):
+        (tmp_path / "s.rows").write_bytes(whole["s.rows"][:row_bytes])
+        (tmp_path / "s.keys").write_bytes(whole["s.keys"][:key_bytes])
+        with RowStore(tmp_path, "s", dtype) as store:
+            np.testing.assert_array_equal(store.find(keys), [*range(left), *[-1] * (7 - left)])
+            np.testing.assert_array_equal(store.rows()["b"], rows["b"][:left])
+            store.append(keys[left:], rows[left:])
+        assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
+
+
+def test_timm_weights(tmp_path):
+    import timm
+
+    torch.manual_seed(1)
+    for name, prefix in (("a", ""), ("b", ""), ("c", "backbone.")):
+        weights = timm.create_model("test_resnet", num_classes=10).state_dict()
+        torch.save({prefix + key: weight for key, weight in weights.items()}, tmp_path / f"{name}.pth")
+    save_file(torch.load(tmp_path / "a.pth"), tmp_path / "a.safetensors")
+    first, second = (timm_encoder("test_resnet", tmp_path / f"{name}.pth", 64) for name in "ab")
+    again = timm_encoder("test_resnet", tmp_path / "a.safetensors", 64)
+    larger = timm_encoder("test_resnet", tmp_path / "a.pth", 96)
+    assert first.digest == again.digest
+    assert len({first.digest, second.digest, larger.digest}) == 3
+    with pytest.raises(ValueError, match=r"c.pth has no weight for conv1\S* of test_resnet"):
+        timm_encoder("test_resnet", tmp_path / "c.pth", 64)
+    (tmp_path / "d.pth").write_text("no weights")
+    with pytest.raises(ValueError, match=r"d.pth"):
+        timm_encoder("test_resnet", tmp_path / "d.pth", 64)
+    with pytest.raises(ValueError, match="timm has no model 'nonsense'"):
+        timm_encoder("nonsense", None)
+
+
+def test_contact_sheet(tmp_path, colors, paintings):
+    rng = np.random.default_rng(8)
+    val = Image.open(paintings / "val" / "green" / "0.png")
+    images = [("moss", jpeg(painted("green", rng))) for _ in range(30)] + [("moss", jpeg(val)), ("moss", b"broken")]
+    path = make_catalog(tmp_path / "c.db", images, {"green": ["moss"]})
+    with Catalog(path) as catalog, catalog.lock("filter"):
+        evil = "<script>alert(1)</script>'\""
+        catalog.connection.execute("UPDATE category SET title = ?", [evil])
+        catalog.connection.execute("UPDATE candidate SET attribution = ?, page = 'javascript:alert(1)'", [evil])
+        sources = TargetImages(paintings / "train", paintings / "val")
+        first = judge(catalog, colors, sources, PLAIN)
+        middle = float(np.median(first.similarity[:30]))
+        options = FilterOptions(middle, float(first.similarity[:30].max()), 1.0, 8, workers=0)
+        judgment = judge(catalog, colors, sources, options)
+        write_sheet(catalog, judgment, tmp_path / "sheet.html", 4)
+    page = (tmp_path / "sheet.html").read_text()
+    assert "<script" not in page
+    assert "javascript:" not in page
+    assert "&lt;script&gt;" in page
+    sources = re.findall(r"(?:src|href)=.(.*?)['\" >]", page)
+    assert all(source.startswith(("data:image/", "#c", "http://images.test/")) for source in sources)
+    shown = dict(re.findall(r">(kept|too far|too near|near-duplicate|training images)</b> (\d+)", page))
+    assert shown == {"training images": "6", "kept": "14", "too far": "15", "too near": "1", "near-duplicate": "1"}
+    assert page.count("<figure") == 6 + 4 + 4 + 1 + 1
+    assert page.count("<img") == 1 + 6 + 4 + 4 + 1 + 2  # histogram; a near-duplicate beside its twin
+
+
+def session_of(leader: int) -> list[int]:
+    """The other processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # just gone
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z" and int(stat.parent.name) != leader:
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.slow
+def test_killed_and_run_again(workshop, trained, tmp_path):
+    """The command as typed: killed while it embeds, it goes on where it was and ends as if it had not been killed."""
+    species = workshop.folder / "species"
+    files = sorted((species / "auxiliary").rglob("*.jpg"))
+    images = [(file.parent.name, jpeg(read_image(file))) for file in files]
+    neighbors = json.loads((species / "neighbors.json").read_text())
+    for name in ("killed", "unbroken"):
+        (tmp_path / name).mkdir()
+        make_catalog(tmp_path / name / "c.db", images, neighbors)
+    options = ["--train", species / "train", "--val", species / "val", "--run", trained, "--batch-size", 4]
+    options += ["--gamma1", "-0.5", "--center", "--own-category", "--duplicate", "1", "--hash-radius", "0"]
+
+    def command(name: str, workers: int = 0) -> list[str]:
+        fastlt = str(Path(sys.executable).with_name("fastlt"))
+        return [fastlt, "filter", str(tmp_path / name / "c.db"), *map(str, options), "--workers", str(workers)]
+
+    process = subprocess.Popen(
+        command("killed", workers=2), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    size = 0
+    while size < 8 * 24:
+        assert process.poll() is None, process.stderr.read()
+        keys = list((tmp_path / "killed").glob("c_embeddings/*/embeddings.keys"))
+        size = keys[0].stat().st_size if keys else 0
+        time.sleep(0.001)
+    workers = session_of(process.pid)
+    assert len(workers) >= 3  # two that read, and the server that forked them
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    deadline = time.monotonic() + 60
+    while session_of(process.pid):  # no orphans
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert all(row[1] == "new" for row in states(tmp_path / "killed" / "c.db"))
+    with keys[0].with_suffix(".rows").open("ab") as rows:
+        rows.write(b"half a row")
+    before = keys[0].read_bytes()
+    total = len(images) + sum(1 for split in ("train", "val") for _ in (species / split).rglob("*.jpg"))
+    assert len(before) < 8 * total
+
+    said = {}
+    for name in ("killed", "unbroken"):
+        done = subprocess.run(command(name), capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said[name] = done.stdout.split("written:")[0]
+    assert said["killed"] == said["unbroken"]
+    assert f"{len(images)} images, resnet18 of" in said["killed"]
+    after = keys[0].read_bytes()
+    assert after.startswith(before[: len(before) // 8 * 8])
+    assert len(after) == 8 * total  # nothing twice
+    assert states(tmp_path / "killed" / "c.db") == states(tmp_path / "unbroken" / "c.db")
+    assert {row[1] for row in states(tmp_path / "killed" / "c.db")} == {"kept", "dropped"}
+
+
+def test_command_line_mistakes(workshop, tmp_path):
+    path = make_catalog(tmp_path / "c.db", [], {})
+    folders = ["--train", "species/train", "--val", "species/val"]
+    for words, sentence in (
+        ([*folders, "--model", "test_resnet"], "--model needs --weights FILE or --pretrained"),
+        ([*folders, "--run", "trained", "--image-size", "32"], "--run brings its own weights"),
+    ):
+        done = workshop.fastlt("filter", path, *words)
+        assert done.returncode == 1
+        assert sentence in done.stderr
+        assert "Traceback" not in done.stderr
+    assert (
+        "say with --val or --test"
+        in workshop.fastlt("filter", path, "--train", "species/train", "--run", "trained").stderr
+    )

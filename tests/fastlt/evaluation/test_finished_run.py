@@ -1,0 +1,174 @@
+"""What users do with a run: evaluate, export to plain timm, report."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from fastlt.evaluation.finished_run import FinishedRun
+from fastlt.run_folder import RunFolder
+
+pytestmark = pytest.mark.medium
+
+PLAIN_TIMM = """
+import json, sys
+from pathlib import Path
+import timm, torch
+from PIL import Image
+from safetensors.torch import load_file
+from torchvision.transforms.functional import normalize, to_tensor
+export, images = Path(sys.argv[1]), Path(sys.argv[2])
+about = json.loads((export / "model.json").read_text())
+model = timm.create_model(about["name"], num_classes=len(about["labels"]), **about["arguments"])
+model.load_state_dict(load_file(export / "model.safetensors"))
+model.eval()
+correct = total = 0
+for label, name in enumerate(about["labels"]):
+    for file in sorted((images / name).iterdir()):
+        pixels = normalize(to_tensor(Image.open(file).convert("RGB")), about["mean"], about["std"])
+        with torch.no_grad():
+            correct += int(model(pixels[None]).argmax() == label)
+        total += 1
+print(json.dumps({"correct": correct, "total": total, "fastlt": "fastlt" in sys.modules}))
+"""
+
+
+def test_export_gives_the_same_top1_in_plain_timm(workshop, trained):
+    done = workshop.fastlt("evaluate", "trained")
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads((trained / "evaluation_val.json").read_text())
+    done = workshop.fastlt("export", "trained", "--out", "exported")
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", PLAIN_TIMM, "exported", "species/val"]
+    found = json.loads(subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True).stdout)
+    assert found["total"] == evaluation["num_images"] == 45
+    assert found["fastlt"] is False
+    assert evaluation["top1"] == pytest.approx(100 * found["correct"] / found["total"], abs=1e-9)
+
+
+def test_per_class_csv_and_report(workshop, trained):
+    assert workshop.fastlt("evaluate", "trained").returncode == 0
+    rows = list(csv.DictReader((trained / "per_class_val.csv").open()))
+    evaluation = json.loads((trained / "evaluation_val.json").read_text())
+    assert len(rows) == 9
+    assert sum(float(r["accuracy"]) for r in rows) / 9 == pytest.approx(evaluation["all"], abs=0.01)
+    done = workshop.fastlt("report", "trained", "--out", "page.html")
+    assert done.returncode == 0, done.stderr
+    page = (workshop.folder / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "waiting for data, %" in page
+    (workshop.folder / "sheet.html").write_text('<script>alert("from the web")</script>')
+    done = workshop.fastlt("report", "trained", "--out", "page.html", "--sheet", "sheet.html")
+    assert done.returncode == 0, done.stderr
+    page = (workshop.folder / "page.html").read_text()
+    assert "<iframe sandbox srcdoc=" in page
+    assert "<script>" not in page
+    assert "no contact sheet at" in workshop.fastlt("report", "trained", "--sheet", "nowhere.html").stderr
+
+
+def test_log_has_what_people_look_for(trained):
+    records = RunFolder(trained).records()
+    train = [r for r in records if r["kind"] == "train"]
+    assert [r["step"] for r in train] == list(range(1, len(train) + 1))
+    speed = {"images_per_s", "data_wait", "step_ms", "step_ms_p95", "memory_gb"}
+    assert {"loss", "lr", "epoch"} | speed <= set(train[0])
+    assert [set(r) for r in records if r["kind"] == "summary"] == [{"kind", "step"} | speed]
+    assert [r["epoch"] for r in records if r["kind"] == "eval"] == [1, 2]
+
+
+def test_wrong_runs_end_with_one_sentence(workshop, trained):
+    (workshop.folder / "empty").mkdir(exist_ok=True)
+    for words, sentence in {
+        ("evaluate", "empty"): "is not a run",
+        ("report", "empty"): "is not a run",
+        ("export", "nowhere"): "is not a run",
+        ("evaluate", "trained", "--split", "test"): "has no 'test' split, only train, val",
+    }.items():
+        done = workshop.fastlt(*words)
+        assert done.returncode == 1
+        assert sentence in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def write_run(folder, recipe_model: str):
+    """A run of an untrained classifier of two targets and one auxiliary class; returns the classifier."""
+    from fastlt.classifier import Classifier
+    from fastlt.label_space import LabelSpace
+    from fastlt.recipe import load_recipe
+
+    recipe_file = folder / "r.yaml"
+    recipe_file.write_text(
+        f"output: {folder / 'run'}\ndata: {{path: none, image_size: 28}}\n"
+        f"optimizer: {{epochs: 1, batch_size: 1, blr: 1}}\nmodel: {recipe_model}\n"
+    )
+    recipe = load_recipe(recipe_file)
+    space = LabelSpace.build({"a": 3, "b": 2}, {"x": 4}, {"a": ["x"]})
+    model = Classifier(recipe, space).eval()
+    if isinstance(model.head.norm, torch.nn.BatchNorm1d):
+        model.head.norm.running_mean.normal_()
+        model.head.norm.running_var.uniform_(0.5, 2.0)
+    run = RunFolder(folder / "run")
+    recipe.save(run.recipe)
+    space.save(run.label_space)
+    about = {"label_space": space.digest(), "epoch": 1}
+    run.save_weights({n: w.contiguous() for n, w in model.state_dict().items()}, "last", about)
+    return model
+
+
+def logits_of_export(folder, images: torch.Tensor) -> torch.Tensor:
+    """What plain timm makes of the exported run."""
+    FinishedRun(folder / "run").export(folder / "export")
+    described = json.loads((folder / "export" / "model.json").read_text())
+    plain = timm.create_model(described["name"], num_classes=2, **described["arguments"]).eval()
+    plain.load_state_dict(load_file(folder / "export" / "model.safetensors"))
+    with torch.no_grad():
+        return plain(images)
+
+
+def test_export_folds_the_feature_norm(tmp_path):
+    """The parameter-free BatchNorm of the DINOv2 head leaves no trace in the exported linear layer."""
+    arguments = "{patch_size: 14, depth: 1, global_pool: avg, fc_norm: false}"
+    model = write_run(tmp_path, f"{{name: vit_tiny_patch16_224, feature_norm: true, arguments: {arguments}}}")
+    images = torch.randn(3, 3, 28, 28)
+    with torch.no_grad():
+        expected = model(images)[:, :2]
+    torch.testing.assert_close(logits_of_export(tmp_path, images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_from_text_embeddings_and_their_export(tmp_path):
+    """The CLIP head: rows begin as the embeddings of the class names; exported, projection and cosine are linear."""
+    embeddings = {name: torch.randn(512) for name in ("x", "b", "a")}
+    save_file(embeddings, tmp_path / "names.safetensors")
+    clip = "name: vit_base_patch16_clip_224.openai, cosine_scale: 100, arguments: {patch_size: 14, depth: 1}"
+    model = write_run(tmp_path, f"{{{clip}, class_embeddings: {tmp_path / 'names.safetensors'}}}")
+    assert model.head.weight.equal(torch.stack([embeddings[name] for name in ("a", "b", "x")]))
+    images = torch.randn(3, 3, 28, 28)
+    with torch.no_grad():
+        features = model.backbone(images)  # [3, 512]
+        logits = model(images)
+    cosine = torch.nn.functional.cosine_similarity(features[:, None], model.head.weight[None], dim=2)
+    torch.testing.assert_close(logits, 100 * cosine)
+    exported = logits_of_export(tmp_path, images)
+    torch.testing.assert_close(exported / features.norm(dim=1, keepdim=True), logits[:, :2], rtol=1e-3, atol=1e-3)
+
+
+def test_text_embeddings_that_do_not_fit(tmp_path):
+    clip = f"name: vit_base_patch16_clip_224.openai, cosine_scale: 100, class_embeddings: {tmp_path / 'e'}"
+    for embeddings, sentence in (
+        ({"a": torch.randn(512), "b": torch.randn(512)}, "has no embedding of 1 of 3 classes, for example 'x'"),
+        (
+            dict.fromkeys("abx", torch.randn(7)),
+            "has embeddings of 7 numbers, but vit_base_patch16_clip_224.openai gives 768",
+        ),
+    ):
+        save_file({name: vector.clone() for name, vector in embeddings.items()}, tmp_path / "e")
+        with pytest.raises(ValueError, match=sentence):
+            write_run(tmp_path, f"{{{clip}, arguments: {{patch_size: 14, depth: 1}}}}")
+    (tmp_path / "e").write_text("no safetensors")
+    with pytest.raises(ValueError, match="cannot be read"):
+        write_run(tmp_path, f"{{{clip}}}")

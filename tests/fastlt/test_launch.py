@@ -1,0 +1,94 @@
+"""`fastlt train` as a user types it: ranks are started, shown, stopped by Ctrl-C alone, and gone on with."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from fastlt.run_folder import RunFolder
+from support.paths import BIN
+
+pytestmark = pytest.mark.slow
+
+
+def start(workshop, out, *words: str) -> subprocess.Popen:
+    command = [str(BIN / "fastlt"), "train", "recipe.yaml", "data.path=encoded", *words]
+    with out.open("w") as stream:
+        return subprocess.Popen(command, cwd=workshop.folder, stdout=stream, stderr=stream, start_new_session=True)
+
+
+def wait_for_step(run: RunFolder, process: subprocess.Popen, out, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not run.log.exists() or not any(r["step"] >= step for r in run.records()):
+        assert process.poll() is None, out.read_text()
+        assert time.monotonic() < deadline, out.read_text()
+        time.sleep(0.05)
+
+
+def processes_of(session: int) -> list[str]:
+    listed = subprocess.run(["ps", "-eo", "sid,args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if line.split()[0] == str(session)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ctrl_c_to_the_command_alone_ends_its_ranks_which_save(workshop, ranks):
+    run, out = RunFolder(workshop.folder / f"ctrl-c-{ranks}"), workshop.folder / f"ctrl-c-{ranks}.out"
+    words = [f"output={run.path.name}", "optimizer.epochs=200", "--ranks", str(ranks)]
+    process = start(workshop, out, *words)
+    wait_for_step(run, process, out, 3)
+    os.kill(process.pid, signal.SIGINT)  # to this process, not to its group
+    process.wait(timeout=60)
+    said = out.read_text()
+    assert "saved; continue with --resume" in said
+    stopped_at = max(r["step"] for r in run.records())
+    assert run.latest_checkpoint() == run.checkpoints / f"step-{stopped_at:09d}"
+    left = subprocess.run(["pgrep", "-f", f"output={run.path.name}"], capture_output=True, text=True).stdout
+    assert not left.split(), "ranks train on"
+
+    process = start(workshop, out, f"output={run.path.name}", "optimizer.epochs=3", "--resume", "--ranks", str(ranks))
+    assert process.wait(timeout=120) == 0, out.read_text()
+    said = out.read_text()
+    assert f"goes on at step {stopped_at} (epoch " in said
+    assert re.search(r"keys that differ from before:\n  optimizer.epochs: 200 -> 3\n", said)
+    assert "epoch 3/3" in said
+
+
+def test_the_console_shows_where_a_run_is(workshop):
+    """Without a terminal a line now and then; nothing of the launcher's or of DeepSpeed's."""
+    run, out = RunFolder(workshop.folder / "shown"), workshop.folder / "shown.out"
+    process = start(workshop, out, f"output={run.path.name}", "optimizer.epochs=2", "--ranks", "2")
+    assert process.wait(timeout=120) == 0, out.read_text()
+    lines = out.read_text().splitlines()
+    assert lines[0].startswith("resnet18, ")
+    assert [line.split("  ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
+    for noise in ("CUDA runtime", "shm_comm", "INFO", "WARNING", "hostfile"):
+        assert noise not in out.read_text()
+
+    os.unlink(out)
+    process = start(workshop, out, "output=shown-long", "optimizer.epochs=2000", "--ranks", "1")
+    deadline = time.monotonic() + 90
+    shown = r"step [\d,]+/[\d,]+  loss \d+\.\d+  \d+ images/s, \d+% waiting for data  about [\d.]+ (s|min|h) left"
+    while not re.search(shown, out.read_text()):
+        assert time.monotonic() < deadline, out.read_text()
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+
+
+def test_two_trainings_at_once_find_ports_of_their_own(workshop):
+    outs = [workshop.folder / f"beside-{i}.out" for i in range(2)]
+    started = [start(workshop, out, f"output={out.stem}", "optimizer.epochs=1", "--ranks", "2") for out in outs]
+    for process, out in zip(started, outs, strict=True):
+        assert process.wait(timeout=180) == 0, out.read_text()
+
+
+def test_a_missing_gpu_is_a_sentence(workshop):
+    command = [str(BIN / "fastlt"), "train", "recipe.yaml", "data.path=encoded", "output=no-gpu"]
+    environment = os.environ | {"DS_ACCELERATOR": "cuda", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=workshop.folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "DS_ACCELERATOR=cuda asks for a GPU, but torch sees none here" in done.stderr
+    assert "Traceback" not in done.stderr

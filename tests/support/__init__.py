@@ -1,0 +1,1 @@
+"""What tests share: places, servers, builders of small inputs."""

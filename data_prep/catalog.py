@@ -418,7 +418,7 @@ class Catalog:
                 " or take all of them with --unfiltered."
             )
         if self.shards("open"):
-            raise ValueError(f"a crawl of {self.path} did not end: run `fastlt crawl` again, which goes on from there.")
+            raise ValueError(f"a crawl of {self.path} was interrupted: run `fastlt crawl` again to finish it.")
         classes: dict[str, list[str]] = {}
         query = (
             "SELECT category.name, shard, offset, num_bytes FROM image JOIN category ON category.id = image.category"

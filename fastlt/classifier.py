@@ -129,7 +129,7 @@ def create_backbone(model: ModelRecipe, image_size: int) -> nn.Module:
         arguments["drop_path_rate"] = model.drop_path
     if isinstance(model.pretrained, str):
         if not Path(model.pretrained).is_file():
-            raise ValueError(f"model.pretrained names {model.pretrained}, which is no file.")
+            raise ValueError(f"model.pretrained={model.pretrained} is not a file.")
         arguments["pretrained_cfg_overlay"] = {"file": model.pretrained}
     try:
         # CLIP's projection to where its text embeddings are is what timm calls its classifier.

@@ -209,16 +209,17 @@ class Recipe(_Section):
         if self.engine.shard_classes:
             if self.engine.zero_stage or self.optimizer.clip_grad or self.model.feature_norm:
                 raise ValueError(
-                    "engine.shard_classes does not go with engine.zero_stage, optimizer.clip_grad or model.feature_norm"
+                    "engine.shard_classes cannot be combined with engine.zero_stage, optimizer.clip_grad or "
+                    "model.feature_norm"
                 )
             if self.model.cosine_scale is not None:
-                raise ValueError("engine.shard_classes does not go with model.cosine_scale")
+                raise ValueError("engine.shard_classes cannot be combined with model.cosine_scale")
             if self.loss.impl == "reference":
                 raise ValueError("engine.shard_classes needs a fused loss: set loss.impl to auto")
         if self.model.class_embeddings and self.model.cosine_scale is None:
             raise ValueError("model.class_embeddings are for a cosine head: set model.cosine_scale, CLIP's is 100")
         if self.engine.compile and self.engine.zero_stage == 3:
-            raise ValueError("engine.compile does not go with engine.zero_stage=3")
+            raise ValueError("engine.compile cannot be combined with engine.zero_stage=3")
         return self
 
     def text(self) -> str:
@@ -329,7 +330,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f"recipe {path} is not valid YAML: {error}.") from None
     if not isinstance(values, dict):
-        raise ValueError(f"recipe {path} is empty or no mapping.")
+        raise ValueError(f"recipe {path} is empty or not a mapping.")
     base = values.pop("base", None)
     return _merge(_read_yaml(path.parent / base), values) if base else values
 

@@ -334,6 +334,11 @@ def _check_linear(features: Tensor, weight: Tensor, bias: Tensor | None) -> None
 
 def _check_labels(labels: Tensor, name: str, shape: Any, ignore_index: int) -> None:
     batch, num_classes = shape
+    if labels.is_floating_point() and labels.ndim == 2:
+        raise ValueError(
+            f"{name} are soft, {labels.dtype} {list(labels.shape)}, as of timm's Mixup: pass the two classes of each "
+            "sample and the weight of the first, head(features, labels, mixed_labels, mixed_weight)."
+        )
     if labels.shape != (batch,) or labels.dtype != torch.int64:
         raise ValueError(f"{name} must be int64 [{batch}], got {labels.dtype} {list(labels.shape)}.")
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():

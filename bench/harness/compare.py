@@ -111,7 +111,7 @@ def _parse(text: str, where: str) -> Iterator[Record]:
         except json.JSONDecodeError:
             record = None
         if not isinstance(record, dict) or not {"suite", "case", "impl", "device"} <= record.keys():
-            raise ValueError(f"{where} has a line that is no record: {line[:60]!r}.")
+            raise ValueError(f"{where} has a line that is not a record: {line[:60]!r}.")
         if "median_ms" in record or "images_per_s" in record:
             yield record
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fastlt.data_prep.crawl.options import ImageOptions
 from fastlt.data_prep.perceptual.hash import perceptual_hash, shrink
-from fastlt.dataset.images import UnsupportedColorsError, open_image, to_upright_rgb
+from fastlt.dataset.images import UnsupportedColorsError, decode_pixels, open_image
 
 
 class UnusableImageError(ValueError):
@@ -72,12 +72,9 @@ def _decode(data: bytes, options: ImageOptions, max_pixels: int) -> np.ndarray:
         raise UnusableImageError("too small")
     if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):  # JPEG: several views
         raise UnusableImageError("animated")
+    scale = min(1.0, options.size / min(width, height)) if options.size else 1.0
     try:
-        if image.format == "JPEG" and options.size:
-            # JPEG decodes to a half, a quarter or an eighth for free; every byte is still read.
-            scale = min(1.0, options.size / min(width, height))
-            image.draft(None, (math.ceil(width * scale), math.ceil(height * scale)))
-        return np.asarray(to_upright_rgb(image))
+        return decode_pixels(image, data, (math.ceil(width * scale), math.ceil(height * scale)))
     except UnsupportedColorsError:
         raise UnusableImageError("unsupported colors") from None
     except Exception as error:

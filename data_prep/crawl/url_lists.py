@@ -128,7 +128,7 @@ def read_url_list(path: Path, url_column: str | None = None, label_column: str |
     elif not path.is_file():
         raise ValueError(f"there is no list of URLs at {path}.")
     elif _kind(path) not in _READERS:
-        raise ValueError(f"{path} is no list of URLs of a known kind: its name must end with {kinds}.")
+        raise ValueError(f"{path} is not a list that fastlt reads: its name must end with {kinds}.")
     else:
         files = [path]
     return UrlList(path, files, url_column, label_column)
@@ -219,7 +219,7 @@ def _json_lines(file: Path, choose: Choose) -> Iterator[Row]:
             except ValueError:
                 row = None
             if not isinstance(row, dict):
-                raise ValueError(f"line {number} of {file} is no JSON object, which each line must be.")
+                raise ValueError(f"line {number} of {file} is not a JSON object, as every line must be.")
             columns = columns or choose(list(row))
             yield number, {column: row.get(name) for column, name in columns.items()}
 

@@ -233,7 +233,7 @@ class _Discovery:
         for key in sorted(all_keys(said)):
             if key in self._target_of_key:
                 return f"is the target class {self._target_of_key[key]!r}"
-        return f"is no name: more than {MAX_WORDS} words" if len(said.split()) > MAX_WORDS else ""
+        return f"is not a name: more than {MAX_WORDS} words" if len(said.split()) > MAX_WORDS else ""
 
     def _reject_what_became_a_target(self) -> None:
         """Categories that an earlier run found and that the class list has now."""
@@ -268,7 +268,7 @@ class _Discovery:
         if left:
             raise ValueError(
                 f"{self._llm.stopped or self._first_failure}. {left:,} of {len(self._targets):,} target classes are "
-                f"not finished; what was found is in {self._catalog.path}, and the same command goes on from there."
+                f"not finished; what was found is in {self._catalog.path}, and the same command continues from there."
             )
         if len(empty) == len(wanting):
             raise ValueError(

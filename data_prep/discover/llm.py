@@ -100,7 +100,7 @@ class Llm:
                 return found
             said = {"role": "assistant", "content": content[:2000] or "(nothing)"}
             messages = [*messages, said, {"role": "user", "content": REPAIR}]
-        raise UnreadableError("the model answers no JSON of the form asked for")
+        raise UnreadableError("the model does not answer with the JSON that it was asked for")
 
     async def _answer(self, messages: list[Message], schema: dict[str, Any]) -> str:
         everything = json.dumps([self._endpoint.model, messages, schema], sort_keys=True)
@@ -134,7 +134,7 @@ class Llm:
         if limit is not None and self.tokens + self._reserved + tokens > limit:
             self._stop(
                 f"the limit of {limit:,} tokens is reached: {self.tokens:,} are used, by this catalog's earlier runs "
-                f"too, and the next question may take {tokens:,}. A higher --max-tokens-total goes on from here"
+                f"too, and the next question may take {tokens:,}. A higher --max-tokens-total continues from here"
             )
         if self.stopped:
             raise self.stopped

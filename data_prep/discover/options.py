@@ -49,7 +49,7 @@ class EndpointOptions:
                 "or give --base-url of a server, such as http://localhost:8000/v1."
             )
         if url is not None and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).netloc):
-            raise OptionError(f"--base-url {url} is no http URL: one looks like http://localhost:8000/v1.")
+            raise OptionError(f"--base-url {url} is not an http URL such as http://localhost:8000/v1.")
 
     @property
     def url(self) -> str | None:

@@ -72,9 +72,9 @@ def _check_stored(file: Path, place: Place) -> None:
         size = place.width, place.height
         if place.is_raw:
             if len(content) != 3 * place.width * place.height:
-                raise ValueError(f"{len(content):,} bytes are no {size[0]} x {size[1]} pixels")
+                raise ValueError(f"{len(content):,} bytes are not {size[0]} x {size[1]} pixels")
             return
         with open_image(content) as image:
             if image.format != "JPEG" or image.size != size:
-                raise ValueError(f"it is no JPEG of {size[0]} x {size[1]} pixels")
+                raise ValueError(f"it is not a JPEG of {size[0]} x {size[1]} pixels")
         decode_image(content)

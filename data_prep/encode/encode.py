@@ -87,8 +87,8 @@ def _write(
             broken |= writer.write(pool, options)
     if broken and not options.skip_broken:
         raise ValueError(
-            f"{_broken_sentence(broken)}  {partial.path} keeps all others: repair these and type the same command "
-            "again, or type it with --skip-broken, which leaves them out."
+            f"{_broken_sentence(broken)}  {partial.path} keeps all others: repair these and run the same command "
+            "again, or add --skip-broken to leave them out."
         )
     if broken:
         print(f"{_broken_sentence(broken)}  Left out, as --skip-broken says.")
@@ -105,7 +105,7 @@ def _write(
 
 def _how_far(writers: list[SplitWriter]) -> str:
     splits = ", ".join(f"{w.done:,} of {len(w.images):,} images of {w.file.stem}" for w in writers)
-    return f"{f'{splits} are' if splits else 'nothing is'} written: the same command goes on from there."
+    return f"{f'{splits} are' if splits else 'nothing is'} written: the same command continues from there."
 
 
 def _broken_sentence(broken: Mapping[str, str]) -> str:

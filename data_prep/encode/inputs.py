@@ -118,8 +118,8 @@ def _read_like(source: Path, what: str, sources: EncodeInputs, targets: ClassIma
     if source.is_file() and not is_json(source):
         if sources.train is None or is_json(sources.train) or not sources.train.is_file():
             raise ValueError(
-                f"the labels of {source} are numbers, whose classes only a list of training images of the same kind "
-                f"tells, and {sources.train} is none."
+                f"the labels of {source} are numbers: only a text list of training images says which classes they are, "
+                f"and {sources.train} is not one."
             )
         names = list(targets)
     classes = read_class_images(source, what, sources.images, names)

@@ -34,8 +34,8 @@ class PartialFolder:
             raise ValueError(f"{out} exists already: remove it or choose another name.")
         if self._found_digest() not in (None, digest):
             raise ValueError(
-                f"{self.path} holds an encode of {out} that did not end, of other images or with other settings: "
-                "type that command again to go on with it, or remove the folder, or choose another name."
+                f"{self.path} holds an encode of {out} that was not finished, with other images or "
+                "settings: repeat that command to finish it, remove the folder, or choose another name."
             )
 
     def _found_digest(self) -> str | None:

@@ -107,7 +107,8 @@ class SplitWriter:
         except BrokenProcessPool:
             raise ValueError(
                 f"a process that reads images died after {self.done:,} of the {len(self.images):,} images of "
-                f"{self.file.stem}: is the memory full? The same command goes on from there; --workers takes fewer."
+                f"{self.file.stem}: did it run out of memory? The same command continues from there; try fewer "
+                "--workers."
             ) from None
         finally:
             for _, future in waiting:

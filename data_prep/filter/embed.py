@@ -107,7 +107,7 @@ def timm_encoder(name: str, weights: Path | None, image_size: int | None = None)
     except ValueError:
         raise
     except Exception as error:  # readers of damaged files and hubs out of reach raise many kinds
-        raise ValueError(f"the weights of {name} cannot be had from {weights or 'the hub'}: {error}") from None
+        raise ValueError(f"the weights of {name} cannot be loaded from {weights or 'the hub'}: {error}") from None
     if weights:
         _require_loaded(backbone, recipe, size, weights)
     data: dict[str, Any] = resolve_model_data_config(backbone)

@@ -103,7 +103,7 @@ def _text_entries(source: Path, text: str) -> Iterator[_Entry]:
         if not line.strip():
             continue
         if tab and not count.strip().isdecimal():
-            raise ValueError(f"line {number} of {source} has {count.strip()!r} for a count, which is no number.")
+            raise ValueError(f"line {number} of {source} has the count {count.strip()!r}, which is not a number.")
         yield _Entry(name.strip(), count=int(count) if tab else None)
 
 
@@ -129,7 +129,7 @@ def _json_entries(source: Path, text: str) -> Iterator[_Entry]:
         if not (isinstance(synonyms, list) and all(isinstance(title, str) for title in (*titles, *synonyms))):
             raise ValueError(f"class {about['name']!r} in {source} needs strings for titles, and synonyms in a list.")
         if isinstance(count, bool) or not isinstance(count, int | None):
-            raise ValueError(f"class {about['name']!r} in {source} has count {count!r}, which is no whole number.")
+            raise ValueError(f"class {about['name']!r} in {source} has count {count!r}, which is not a whole number.")
         yield _Entry(about["name"].strip(), titles[0], (titles[1], *synonyms), count, about.get("id"))
 
 

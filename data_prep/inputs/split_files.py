@@ -72,7 +72,7 @@ def _read_text(file: Path, text: str) -> list[_Row]:
             continue
         words = line.rsplit(maxsplit=1)
         if len(words) != 2 or not re.fullmatch(r"[0-9]{1,9}", words[1]):
-            raise ValueError(f"{file}:{number}: {line.strip()!r} is no path and, after a space, a whole number from 0.")
+            raise ValueError(f"{file}:{number}: {line.strip()!r} is not a path followed by a space and a whole number.")
         rows.append(_Row(f"{file}:{number}", words[0].strip(), int(words[1])))
     return rows
 
@@ -97,7 +97,7 @@ def _read_json(file: Path, text: str) -> tuple[list[_Row], dict[int | str, str]]
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{file}:{error.lineno}: this is no JSON: {error.msg}; is the file whole?") from None
+        raise ValueError(f"{file}:{error.lineno}: this is not valid JSON: {error.msg}; is the file complete?") from None
     rows = [_Row(*row) for row in coco.labeled_images(file, data)]
     categories = sorted(coco.categories(file, data), key=lambda entry: (isinstance(entry["id"], str), entry["id"]))
     return rows, {entry["id"]: entry["name"] for entry in categories}

@@ -116,6 +116,6 @@ def places(file: Path, labels: np.ndarray) -> Iterator[Place | str]:
         if label != labels[i]:
             yield f"{called}: its label is {label}, its manifest says {labels[i]}"
         if ptr not in size_of or ptr + size_of[ptr] > num_bytes or mode not in (JPEG, RAW):
-            yield f"{called}: its place or kind is none"
+            yield f"{called}: its table entry is damaged"
         else:
             yield Place(called, file, ptr, size_of[ptr], mode == RAW, width, height)

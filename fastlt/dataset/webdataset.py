@@ -59,7 +59,9 @@ def image_names(file: Path) -> list[str]:
             raise ValueError(f"it begins with {head!r}")
         return [in_tar(file.absolute(), int(offset), int(size)) for offset, size in spots]
     except (OSError, ValueError) as error:
-        raise ValueError(f"{file.with_suffix('.idx')} is no index of {file.name}: {error}; encode again.") from None
+        raise ValueError(
+            f"{file.with_suffix('.idx')} is not the index of {file.name}: {error}; encode again."
+        ) from None
 
 
 def places(file: Path, labels: np.ndarray) -> Iterator[Place | str]:

@@ -76,7 +76,7 @@ def _user_settings(told: Path | dict[str, Any] | None) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise ValueError(f"engine.deepspeed={told} cannot be read: {error}.") from None
         if not isinstance(settings, dict):
-            raise ValueError(f"engine.deepspeed={told} is no JSON object.")
+            raise ValueError(f"engine.deepspeed={told} is not a JSON object.")
     for name in settings.keys() & _OURS_ALONE.keys():
         raise ValueError(
             f"engine.deepspeed has {name!r}, which {_OURS_ALONE[name]} of the recipe decide: leave it out."

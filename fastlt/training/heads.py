@@ -82,4 +82,4 @@ class WholeHead:
     def load(self, folder: Path) -> None:
         """Raises ValueError for a checkpoint whose rows were split."""
         if (folder / FOLDER).is_dir():
-            raise ValueError(f"{folder} was written with engine.shard_classes: resume with it too.")
+            raise ValueError(f"{folder} was written with engine.shard_classes=true: set it to resume.")

@@ -73,7 +73,7 @@ class ShardedHead:
             ValueError: the checkpoint holds no split classifier.
         """
         if not (folder / FOLDER).is_dir():
-            raise ValueError(f"{folder} was written without engine.shard_classes: resume without it too.")
+            raise ValueError(f"{folder} was written with engine.shard_classes=false: set it to resume.")
         if not self.optimizer.state:  # made by a first step, which is taken back by what is loaded
             for parameter in self.head.parameters():
                 parameter.grad = torch.zeros_like(parameter)

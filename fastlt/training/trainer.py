@@ -239,14 +239,14 @@ class Trainer:
         """Goes on at the newest checkpoint; one that was killed before its first begins anew. Tells where and how."""
         before = load_recipe(self.folder.recipe)
         changed = [f"  {key}: {old} -> {new}" for key, (old, new) in changed_keys(before, self.recipe).items()]
-        said = ["keys that differ from before:", *changed] if changed else []
+        said = ["changed keys:", *changed] if changed else []
         checkpoint = self.folder.latest_checkpoint()
         if not checkpoint:
-            return [f"{self.folder.path} has no checkpoint yet: starts over", *said]
+            return [f"{self.folder.path} has no checkpoint yet: starting over", *said]
         progress = checkpointing.restore(checkpoint, self._progress(), self.parts)
         self.step, self.best = progress.step, progress.best
         epoch = self.step / self.steps_per_epoch
-        return [f"goes on at step {self.step:,} (epoch {epoch:.1f}) from {checkpoint}", *said]
+        return [f"resumed at step {self.step:,} (epoch {epoch:.1f}) from {checkpoint}", *said]
 
     def _share_batch_statistics(self) -> None:
         """Averages BatchNorm's running statistics over the ranks; they are linear, so it does not matter when."""

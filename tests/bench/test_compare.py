@@ -108,7 +108,7 @@ def test_a_file_compares_with_itself_at_a_commit(written):
     [
         ([time_of("fastlt", 10, device="GPU")], "only records of one device compare"),
         ([time_of("fastlt", 10, case="B")], "no measurement in common"),
-        ([{"suite": "kernels"}], "a line that is no record"),
+        ([{"suite": "kernels"}], "a line that is not a record"),
         ([], "holds no measurement"),
         (None, "cannot be read"),
     ],

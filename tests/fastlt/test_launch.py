@@ -51,8 +51,8 @@ def test_ctrl_c_to_the_command_alone_ends_its_ranks_which_save(workshop, ranks):
     process = start(workshop, out, f"output={run.path.name}", "optimizer.epochs=3", "--resume", "--ranks", str(ranks))
     assert process.wait(timeout=120) == 0, out.read_text()
     said = out.read_text()
-    assert f"goes on at step {stopped_at} (epoch " in said
-    assert re.search(r"keys that differ from before:\n  optimizer.epochs: 200 -> 3\n", said)
+    assert f"resumed at step {stopped_at} (epoch " in said
+    assert re.search(r"changed keys:\n  optimizer.epochs: 200 -> 3\n", said)
     assert "epoch 3/3" in said
 
 

@@ -165,3 +165,11 @@ def test_bad_input_is_told_in_one_sentence(change, sentence):
     arguments = {"logits": case.logits, "labels": case.labels, "table": case.table} | change
     with pytest.raises(ValueError, match=sentence):
         neighbor_silencing_loss(**arguments)
+
+
+def test_soft_labels_are_told_which_arguments_to_use():
+    """timm's Mixup gives the loss one row of class weights a sample."""
+    head = NeighborSilencingHead(4, NeighborTable.from_pairs(5, [(0, 3)]))
+    soft = torch.full((2, 5), 0.2)
+    with pytest.raises(ValueError, match=r"labels are soft, torch.float32 \[2, 5\].*mixed_labels, mixed_weight"):
+        head(torch.randn(2, 4), soft)

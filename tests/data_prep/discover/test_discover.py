@@ -228,7 +228,7 @@ def test_a_model_that_never_answers_json_leaves_its_class_short(desk):
     done = desk.discover()
     assert done.code == 0
     assert "1 of 3 target classes have NO category: cello" in done.err
-    assert desk.states()[1] == ("cello", "short", "the model answers no JSON of the form asked for")
+    assert desk.states()[1] == ("cello", "short", "the model does not answer with the JSON that it was asked for")
     asked = len(desk.server.asked)
     assert desk.discover().code == 0
     assert len(desk.server.asked) == asked
@@ -244,7 +244,7 @@ def test_odd_names_neither_break_anything_nor_become_categories(desk):
     desk.server.answer = lambda question: completion(json.dumps({"categories": odd}))
     assert desk.discover("--rounds", 1).code == 0
     assert desk.neighbors() == {"shark": ["a_b_c", "guitarfish", "monchs_rochen", "sawfish", "魚"]}
-    assert desk.rows("SELECT reason FROM category WHERE state = 'rejected'") == [("is no name: more than 8 words",)]
+    assert desk.rows("SELECT reason FROM category WHERE state = 'rejected'") == [("is not a name: more than 8 words",)]
 
 
 # What a user gets wrong
@@ -262,7 +262,7 @@ def test_nobody_to_ask(desk, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--base-url", "localhost:8000"], "is no http URL"),
+        (["--base-url", "localhost:8000"], "is not an http URL"),
         (["--categories", "8", "5", "3"], "must not fall"),
         (["--categories", "0"], "must not fall"),
         (["--categories", "3", "5"], "neither one whole number nor three"),

@@ -95,7 +95,7 @@ def test_webdataset_holds_the_same_for_dali_and_for_training(workshop, folders):
                 assert name.endswith(f".{kind}")
                 assert (int(offset), int(size)) == (members[name].offset_data, members[name].size)
     (workshop.folder / "tars" / "val.idx").write_text("v1.2 7\n")
-    with pytest.raises(ValueError, match=r"val\.idx is no index of val\.tar"):
+    with pytest.raises(ValueError, match=r"val\.idx is not the index of val\.tar"):
         tars.image_names("val")
     shutil.rmtree(workshop.folder / "tars")
 

@@ -133,7 +133,7 @@ def test_a_full_disk(folder, tmp_path):
     assert found["meanwhile"]["status"] == 1
     assert "the disk is full; " in found["meanwhile"]["said"]
     assert f"of {IMAGES - 1} images of train" in found["meanwhile"]["said"]
-    assert "the same command goes on from there" in found["meanwhile"]["said"]
+    assert "the same command continues from there" in found["meanwhile"]["said"]
     assert "Traceback" not in found["meanwhile"]["said"]
     assert "are done" in found["afterwards"]["said"]
     encode(

@@ -69,7 +69,7 @@ def test_inaturalist(tmp_path):
         ("a.json", [1], "class 0 in .* has no name"),
         ("a.json", {"owl": "many"}, "class 'owl' in .* has count 'many'"),
         ("a.json", {"owl": {"count": 1, "synonyms": "Strix"}}, "synonyms in a list"),
-        ("a.txt", "owl\tmany\n", "line 1 of .* has 'many' for a count"),
+        ("a.txt", "owl\tmany\n", "line 1 of .* has the count 'many'"),
         ("a.txt", "owl\n", "class 'owl' has no count in .*: --counts FILE"),
         ("a.json", {"owl": 0}, "class 'owl' has 0 training images"),
         ("a.txt", "n01440764\t3\n17\t4\n", "codes like 'n01440764' for names"),

@@ -121,10 +121,10 @@ def test_auxiliary_images_have_lists_too(lists, tmp_path):
         (
             "n01440764/1 of.JPEG 0",
             "n01440764/1 of.JPEG zero",
-            r"train\.txt:5: .* is no path and, after a space, a whole",
+            r"train\.txt:5: .* is not a path followed by a space and a whole",
         ),
-        ("n01440764/1 of.JPEG 0", "n01440764/1 of.JPEG -1", r"train\.txt:5: .* is no path"),
-        ("train/n01440764/1 of.JPEG 0", "0", r"train\.txt:5: '0' is no path"),
+        ("n01440764/1 of.JPEG 0", "n01440764/1 of.JPEG -1", r"train\.txt:5: .* is not a path"),
+        ("train/n01440764/1 of.JPEG 0", "0", r"train\.txt:5: '0' is not a path"),
         ("train/n01440764/1 of.JPEG", "train/../train/1 of.JPEG", r"train\.txt:5: .* does not stay in the folder"),
         ("train/n01440764/1 of.JPEG", "/train/1 of.JPEG", r"train\.txt:5: .* must be relative"),
         ("n01440764/1 of.JPEG", "n01440764/2 of.JPEG", r"train\.txt:5: .* listed twice, first at 4: remove one"),
@@ -195,7 +195,7 @@ def test_json_that_is_cut_off_or_of_other_classes(inat):
     with pytest.raises(ValueError, match="have class 'Acer', which the training images do not have"):
         read_inputs(json_sources(inat))
     file.write_text(file.read_text()[:-20])
-    with pytest.raises(ValueError, match=r"val2018\.json:1: this is no JSON: .*; is the file whole\?"):
+    with pytest.raises(ValueError, match=r"val2018\.json:1: this is not valid JSON: .*; is the file complete\?"):
         read_inputs(json_sources(inat))
     shutil.rmtree(inat / "train_val2018" / "Aves")
     with pytest.raises(ValueError, match=r"7 of the 10 images of .*train2018\.json are not below"):

@@ -15,6 +15,8 @@ from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.loaders.ffcv import jpeg
 from fastlt.loaders.ffcv.jpeg import decode_jpeg
 
+pytestmark = pytest.mark.medium
+
 compiled_here = pytest.mark.skipif(bool(jpeg.MISSING), reason=jpeg.MISSING)
 
 SIZES = [(61, 47), (200, 133), (333, 500), (16, 16), (1, 1), (5, 300)]
@@ -109,7 +111,7 @@ def test_without_a_compiler_the_pixels_are_the_same(photographs, tmp_path):
     """In a process of its own, which finds nothing compiled before; what that costs is said once."""
     bare = {"NUMBA_CACHE_DIR": str(tmp_path), "CC": "no-such-compiler"}
     found, said = read_in_a_process(photographs, tmp_path / "bare.npz", **bare)
-    assert said.count("there is no C compiler, so JPEGs are decoded whole") == 1
+    assert said.count("there is no C compiler, so each JPEG is decoded whole") == 1
     expected, _ = read_in_a_process(photographs, tmp_path / "compiled.npz")
     for split in ("train", "val"):
         assert found[split].std() > 10

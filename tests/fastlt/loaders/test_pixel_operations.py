@@ -14,6 +14,8 @@ from fastlt.loaders.ffcv.pixel_operations import apply_operations
 from fastlt.loaders.resample import resize_crop
 from fastlt.loaders.transform import Transform
 
+pytestmark = pytest.mark.medium
+
 FILL = (124, 116, 104)
 LEVELS = np.array([0, 0.1, 2.5, 5, 8.7, 9, 9.3, 10])
 

@@ -48,7 +48,7 @@ def test_contradictions_are_named(told, sentence):
 
 
 def test_a_file_that_is_no_settings(tmp_path):
-    for content, sentence in (("[1]", "is no JSON object"), ("{", "cannot be read: Expecting property name")):
+    for content, sentence in (("[1]", "is not a JSON object"), ("{", "cannot be read: Expecting property name")):
         (tmp_path / "ds.json").write_text(content)
         with pytest.raises(ValueError, match=sentence):
             engine_settings(recipe(f"engine.deepspeed={tmp_path / 'ds.json'}"), 32)

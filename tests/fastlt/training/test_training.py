@@ -107,7 +107,7 @@ def test_sharded_classes_go_on_with_another_number_of_ranks(workshop):
     done = workshop.train(*words, "optimizer.epochs=2", ranks=2)
     assert done.returncode == 0, done.stdout + done.stderr
     done = workshop.train(*words[:2], "optimizer.epochs=3", "--resume", ranks=1)
-    assert "was written with engine.shard_classes: resume with it too." in done.stderr
+    assert "was written with engine.shard_classes=true: set it to resume." in done.stderr
     done = workshop.train(*words, "optimizer.epochs=3", "--resume", ranks=1)
     assert done.returncode == 0, done.stdout + done.stderr
     logged = losses(workshop.folder / "resharded")
@@ -185,7 +185,10 @@ def test_wrong_recipes_end_with_one_sentence(workshop, trained):
         ("optimizer.batch_size=2048",): "fewer than one batch",
         ("augment.rand_augment=rand-m9",): "take those, or data.loader=plain",
         ("model.class_embeddings=e",): "set model.cosine_scale",
-        ("engine.shard_classes=true", "engine.zero_stage=1"): "engine.shard_classes does not go with engine.zero_stage",
+        (
+            "engine.shard_classes=true",
+            "engine.zero_stage=1",
+        ): "engine.shard_classes cannot be combined with engine.zero_stage",
     }
     for words, sentence in cases.items():
         new_output = [] if any(w.startswith("output") for w in words) else ["output=refused"]

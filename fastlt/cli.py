@@ -47,7 +47,7 @@ class Train:
         from fastlt.preflight import check
         from fastlt.recipe import load_recipe
 
-        ranks = self.ranks or devices() or 1
+        ranks = self.ranks or len(devices()) or 1
         check(load_recipe(self.recipe, self.overrides), self.resume, ranks)
         words = ["--config", self.recipe, *["--resume"] * self.resume, *self.overrides]
         status = launch(words, ranks)

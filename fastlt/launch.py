@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 import socket
@@ -17,12 +19,12 @@ from fastlt import train
 _TRAIN = Path(train.__file__)
 
 
-def devices() -> int:
-    """GPUs that this process may use; told without importing torch."""
+def devices() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; told without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
 def launch(words: Sequence[str], ranks: int) -> int:
@@ -33,17 +35,28 @@ def launch(words: Sequence[str], ranks: int) -> int:
     Args:
         words: of the command line of `train.py`.
         ranks: processes.
+
+    Raises:
+        ValueError: there are fewer GPUs than ranks.
     """
-    environment = os.environ | {"DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", "cuda" if devices() else "cpu")}
+    visible = devices()
+    accelerator = os.environ.get("DS_ACCELERATOR", "cuda" if visible else "cpu")
+    if accelerator == "cuda" and 0 < len(visible) < ranks:
+        raise ValueError(f"--ranks {ranks}: one GPU for each is needed; there are {len(visible)}.")
+    environment = os.environ | {"DS_ACCELERATOR": accelerator}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     if ranks == 1:
         os.execve(sys.executable, [sys.executable, str(_TRAIN), *words], environment)
     with socket.create_server(("127.0.0.1", 0)) as free:  # somebody else may be training on this machine
         port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--quiet"]
-    options = ["--num_accelerators", str(ranks), "--master_port", str(port)]
+    # The launcher of one machine: `deepspeed` itself would import torch once more to find that there is but one, and
+    # would not take both a number of ranks and CUDA_VISIBLE_DEVICES.
+    machine = {"localhost": [visible[rank] if rank < len(visible) else str(rank) for rank in range(ranks)]}
+    world = base64.urlsafe_b64encode(json.dumps(machine).encode()).decode()
+    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--quiet", f"--world_info={world}"]
+    command = [*launcher, f"--master_port={port}", str(_TRAIN), *words]
     # In a session of its own, so that Ctrl-C comes here alone.
-    process = subprocess.Popen([*launcher, *options, str(_TRAIN), *words], env=environment, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     told = 0
 
     def pass_on(number: int, frame: object) -> None:

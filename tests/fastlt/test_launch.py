@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,31 @@ def test_two_trainings_at_once_find_ports_of_their_own(workshop):
     started = [start(workshop, out, f"output={out.stem}", "optimizer.epochs=1", "--ranks", "2") for out in outs]
     for process, out in zip(started, outs, strict=True):
         assert process.wait(timeout=180) == 0, out.read_text()
+
+
+def test_ranks_get_the_gpus_that_the_user_may_use(workshop, monkeypatch):
+    """DeepSpeed's launcher numbers them from 0 unless it is told; what ranks are given shows on a CPU, too."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,2,GPU-1a")
+    run, out = RunFolder(workshop.folder / "visible"), workshop.folder / "visible.out"
+    process = start(workshop, out, f"output={run.path.name}", "optimizer.epochs=200", "--ranks", "2")
+    wait_for_step(run, process, out, 1)
+    ranks = subprocess.run(["pgrep", "-f", "local_rank=.*output=visible"], capture_output=True, text=True).stdout
+    given = {
+        entry
+        for rank in ranks.split()
+        for entry in Path(f"/proc/{rank}/environ").read_text().split("\0")
+        if entry.startswith("CUDA_VISIBLE_DEVICES=")
+    }
+    os.kill(process.pid, signal.SIGINT)
+    process.wait(timeout=60)
+    assert len(ranks.split()) == 2
+    assert given == {"CUDA_VISIBLE_DEVICES=5,2"}
+
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    process = start(workshop, out, "output=too-many", "--ranks", "4")
+    assert process.wait(timeout=60) == 1
+    assert out.read_text() == "fastlt: error: --ranks 4: one GPU for each is needed; there are 3.\n"
 
 
 def test_a_missing_gpu_is_a_sentence(workshop):

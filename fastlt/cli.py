@@ -20,6 +20,7 @@ from fastlt.options import (
     OptionalInt,
     OptionError,
     RunFolder,
+    RunFolders,
     keys_last,
     parse,
 )
@@ -74,13 +75,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure accuracy and calibration of a run on its target classes.
+    """Measure accuracy and calibration of a run, or of several, on their target classes.
 
-    Writes evaluation_SPLIT.json and per_class_SPLIT.csv into the run.
+    Writes evaluation_SPLIT.json and per_class_SPLIT.csv into each run.
     """
 
-    run_folder: RunFolder
-    """The folder of the run."""
+    run_folders: RunFolders
+    """The folders of the runs."""
     split: Annotated[Literal["val", "test"] | None, arg(metavar="{val,test}", help_behavior_hint="")] = None
     """The split (default: test where there is one, else val)."""
     weights: Annotated[Literal["last", "best"] | None, arg(metavar="{last,best}", help_behavior_hint="")] = None
@@ -89,25 +90,31 @@ class Evaluate:
     """Another encoded data set of the same target classes."""
 
     def run(self) -> None:
+        from fastlt.run_folder import RunFolder
+
+        _require_runs(self.run_folders)
+        for path in self.run_folders:
+            RunFolder(path).require_begun()
+        for path in self.run_folders:
+            self._evaluate(path)
+
+    def _evaluate(self, path: Path) -> None:
         from fastlt.dataset.encoded import EncodedDataset
         from fastlt.evaluation.finished_run import FinishedRun
         from fastlt.recipe import load_recipe
         from fastlt.run_folder import RunFolder
 
-        folder = RunFolder(self.run_folder)
-        folder.require_begun()
+        folder = RunFolder(path)
         data = EncodedDataset.open(self.data or load_recipe(folder.recipe).data.path)
         split = self.split or ("test" if "test" in data.splits else "val")
         weights = self.weights or folder.weights_for(split)
-        run = FinishedRun(self.run_folder, weights)
+        run = FinishedRun(path, weights)
         result = run.evaluate(split, self.data)
         files = folder.evaluation(split), folder.per_class(split)
-        about = {"split": split, "weights": weights, "epoch": run.about["epoch"], "data": str(data.path)}
-        result.save(*files, run.label_space, **about, precision=str(run.model.compute_dtype).removeprefix("torch."))
-        print(
-            f"{self.run_folder}, {weights} weights (epoch {run.about['epoch']}), {split}, {result.num_images:,} "
-            f"images, {run.model.compute_dtype}"
-        )
+        epoch, precision = run.about["epoch"], str(run.model.compute_dtype).removeprefix("torch.")
+        about = {"split": split, "weights": weights, "epoch": epoch, "data": str(data.path), "precision": precision}
+        result.save(*files, run.label_space, **about)
+        print(f"{path}, {weights} weights (epoch {epoch}), {split}, {result.num_images:,} images, {precision}")
         print(f"{result.row()}  MCE {result.mce:.1f}")
         print(f"written: {files[0]}, {files[1]}")
 
@@ -136,7 +143,7 @@ class Export:
 class Report:
     """Draw a page about one run or several: classes, curves, accuracy, speed."""
 
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
+    runs: RunFolders
     """The folders of the runs."""
     out: Path = Path("report.html")
     """The page."""
@@ -146,8 +153,7 @@ class Report:
     def run(self) -> None:
         from fastlt.evaluation.report import report, text_table
 
-        if not self.runs:
-            raise OptionError("name a run, or several.")
+        _require_runs(self.runs)
         report(list(self.runs), self.out, self.sheet)
         print(f"{text_table(list(self.runs))}\n\nwritten: {self.out}")
 
@@ -228,6 +234,11 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _require_runs(runs: tuple[Path, ...]) -> None:
+    if not runs:
+        raise OptionError("name a run, or several.")
 
 
 def _help() -> str:

@@ -25,6 +25,7 @@ Names = Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_
 # Positional ones that several commands have.
 CatalogFile = Annotated[Positional[Path], arg(metavar="CATALOG")]
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN")]
+RunFolders = Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
 
 
 class OptionError(Exception):

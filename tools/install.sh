@@ -18,22 +18,32 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   echo "Python's venv is missing. On Debian and Ubuntu: sudo apt-get install -y python3-venv" >&2
   exit 1
 fi
-
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-# Not compiled to bytecode ahead: most of it is never imported.
-pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt)
+pip=(.venv/bin/python -m pip --disable-pip-version-check)
+
+# uv, which uses all cores, where pip can bring it; it then looks for packages where pip does.
+pip_setting() { "${pip[@]}" config get ":env:.$1" 2>/dev/null || "${pip[@]}" config get "global.$1" 2>/dev/null; }
+uv=(.venv/bin/uv pip install --quiet --python .venv/bin/python --compile-bytecode --index-strategy unsafe-best-match)
+for setting in index-url extra-index-url find-links; do
+  for value in $(pip_setting "$setting" || true); do uv+=("--$setting" "$value"); done
+done
+install() {
+  SSL_CERT_FILE=${SSL_CERT_FILE:-$(pip_setting cert || true)} "${uv[@]}" --constraint constraints.txt "$@" 2>/dev/null ||
+    "${pip[@]}" install --quiet --constraint constraints.txt "$@"
+}
+
 if ! up_to_date run; then
   echo "installing Python packages into .venv (about two minutes, 6 GB, most of which is PyTorch)"
-  "${pip[@]}" pip setuptools wheel
-  "${pip[@]}" --editable .
+  "${pip[@]}" install --quiet uv 2>/dev/null || true
+  install --editable .
   echo "$inputs" >.venv/.installed-run
 fi
 [ "$kind" = dev ] || exit 0
 
 echo "installing what tests and lint need"
-"${pip[@]}" --editable ".[dev]"
+install --editable ".[dev]"
 # Not to be had for every system; tests of data.loader=dali are skipped without it.
-"${pip[@]}" --editable ".[dali]" || echo "DALI cannot be installed here; its tests are skipped." >&2
+install --editable ".[dali]" || echo "DALI cannot be installed here; its tests are skipped." >&2
 
 # Our decoder is compiled against libjpeg-turbo's libjpeg, FFCV, which tests compare with, against OpenCV and TurboJPEG.
 packages=(gcc g++ pkg-config libjpeg-dev libopencv-dev libturbojpeg0-dev)
@@ -50,7 +60,7 @@ if ! { command -v g++ && pkg-config --exists opencv4 libturbojpeg libjpeg && [ -
   fi
 fi
 # Without its dependencies: it names the OpenCV that needs a screen's libraries.
-"${pip[@]}" terminaltables pytorch_pfn_extras fastargs assertpy
-"${pip[@]}" --no-build-isolation --no-deps ffcv==1.0.2 2>/dev/null ||
+install setuptools wheel terminaltables pytorch_pfn_extras fastargs assertpy
+install --no-build-isolation --no-deps ffcv==1.0.2 2>/dev/null ||
   echo "FFCV cannot be built here (it needs ${packages[*]}); tests that compare with it are skipped." >&2
 echo "$inputs" >.venv/.installed-dev

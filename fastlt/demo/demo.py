@@ -58,6 +58,8 @@ def demo(out: Path, ranks: int = 2) -> None:
     _headline("encode: the target classes and what filter kept")
     _fastlt("encode", out / "crawled", *folders, "--catalog", catalog, "--mode", "raw")
     runs.append(_train(out, *WITH_AUXILIARY, ranks))
+    _headline("evaluate")
+    _fastlt("evaluate", *runs)
     report(runs, out / "report.html", sheet)
     space = LabelSpace.load(out / "crawled" / "label_space.json")
     print(f"\nMean per-class accuracy on the {space.num_targets} target classes, in %\n\n{text_table(runs)}\n")
@@ -65,11 +67,10 @@ def demo(out: Path, ranks: int = 2) -> None:
 
 
 def _train(out: Path, name: str, data: str, overrides: list[str], ranks: int) -> Path:
-    """Trains and evaluates one arm; returns its run."""
+    """Trains one arm; returns its run."""
     _headline(f"train: {name}")
     run = out / "runs" / name
     _fastlt("train", RECIPE, f"data.path={out / data}", f"output={run}", *overrides, "--ranks", ranks)
-    _fastlt("evaluate", run)
     return run
 
 

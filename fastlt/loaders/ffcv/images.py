@@ -36,7 +36,6 @@ class FFCVImages:
 
     def __init__(self, data: EncodedDataset, split: str, transform: Transform, batch_size: int, workers: int) -> None:
         """Raises ValueError where the file does not match its manifest or this loader lacks the transform."""
-        jpeg.say_what_is_missing()
         self._transform, self._batch_size, self._threads = transform, batch_size, max(workers, 1)
         self._choices = Choices.of(transform) if transform.train else None
         self._file = data.file(split)
@@ -44,6 +43,8 @@ class FFCVImages:
         if not np.array_equal(rows["label"], data.split(split).labels()):
             raise ValueError(f"the labels in {self._file} are not those of its manifest: encode again.")
         self._rows = rows["image"]
+        if (self._rows["mode"] == JPEG).any():
+            jpeg.say_what_is_missing()
         starts, sizes = (np.ascontiguousarray(allocations[name]) for name in ("ptr", "size"))
         order = np.argsort(starts, kind="stable")  # fast on what is in order already
         self._num_bytes = sizes[order[np.searchsorted(starts, self._rows["data_ptr"], sorter=order)]]
@@ -90,7 +91,12 @@ class FFCVImages:
             return self._read_whole(keys, lambda pixels, _, image: center_crop(pixels, shorter, image), images)
         choices = self._choices
         crop = choices.scale, choices.log_ratio, choices.flip
-        layers = choices.layers, choices.probability, choices.magnitude, choices.deviation, choices.most, choices.jitter
+        # None is a type of its own: what is not asked for is not compiled, which takes most of a first start.
+        layers = (
+            (choices.layers, choices.probability, choices.magnitude, choices.deviation, choices.most, choices.jitter)
+            if choices.num_layers
+            else None
+        )
         how = choices.seed, crop, layers, np.array(self._transform.fill, np.uint8)
         if not jpeg.MISSING:
             return read_augmented(keys, *stored, *how, images)
@@ -148,7 +154,7 @@ def read_augmented(keys, mapped, rows, num_bytes, seed, crop, layers, fill, imag
     Args:
         keys: uint64 [B].
         mapped, rows, num_bytes: the file uint8 [bytes], its table of images, and the bytes that each of them takes.
-        seed, crop, layers, fill: fields of `Choices` and `Transform`.
+        seed, crop, layers, fill: fields of `Choices` and `Transform`; layers are None where there are none.
         images: uint8 [B, h, w, 3], overwritten.
 
     Returns:
@@ -181,11 +187,10 @@ def augment(pixels, key, seed, crop, layers, fill, image):
 @compiled
 def _finish(pixels, top, left, h, w, numbers, flip, layers, fill, image, scratch):
     """Resizes and flips a window of the pixels into `image`, and augments that."""
-    count, probability, magnitude, deviation, most, jitter = layers
     flipped = is_flipped(numbers, flip)
     resize_crop(pixels, top, left, h, w, image.shape[0], image.shape[1], 0, 0, flipped, image)
-    if count or jitter > 0:
-        operations, arguments = augmentations(numbers, count, probability, magnitude, deviation, most, jitter)
+    if layers is not None:
+        operations, arguments = augmentations(numbers, *layers)
         apply_operations(image, operations, arguments, fill, scratch)
 
 

@@ -162,7 +162,7 @@ def test_the_limit_of_tokens_holds_over_runs(desk):
     limit = ["--concurrency", 3, "--max-tokens-total", 7000]
     said = desk.refusal(*limit)
     assert "the limit of 7,000 tokens is reached" in said
-    assert "higher --max-tokens-total goes on" in said
+    assert "higher --max-tokens-total continues" in said
     (used,) = desk.rows("SELECT sum(prompt_tokens + completion_tokens) FROM answer")[0]
     assert 3000 <= used <= 7000
     answered = len(desk.server.answered)

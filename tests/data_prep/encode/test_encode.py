@@ -149,7 +149,7 @@ def test_a_catalog_before_its_time(workshop, catalog):
     assert "no image of" in refusal(workshop, *options, auxiliary=False)
     with Catalog(catalog) as opened:
         opened.connection.execute("UPDATE shard SET state = 'open'")
-    assert "did not end" in refusal(workshop, *options, auxiliary=False)
+    assert "was interrupted: run `fastlt crawl` again" in refusal(workshop, *options, auxiliary=False)
 
 
 def test_missing_and_empty_folders(workshop, folders):
@@ -191,7 +191,7 @@ def test_broken_images(workshop, folders, form):
     said = refusal(workshop, "--format", form)
     assert "2 broken images" in said
     assert all(str(path) in said for path in broken)
-    assert "other settings" in refusal(workshop, "--format", form, "--val", "copy/train")
+    assert "with other images or settings" in refusal(workshop, "--format", form, "--val", "copy/train")
     done = encode_copy(workshop, "--format", form, "--skip-broken")
     assert done.returncode == 0, done.stderr
     assert "of which 201 are done" in done.stdout

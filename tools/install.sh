@@ -33,8 +33,8 @@ install() {
 }
 
 if ! up_to_date run; then
-  echo "installing Python packages into .venv (about two minutes, 6 GB, most of which is PyTorch)"
-  "${pip[@]}" install --quiet uv 2>/dev/null || true
+  echo "installing Python packages into .venv (a minute or two, 6 GB, most of which is PyTorch)"
+  "${pip[@]}" install --quiet --constraint constraints.txt uv 2>/dev/null || true
   install --editable .
   echo "$inputs" >.venv/.installed-run
 fi

@@ -22,7 +22,7 @@ TARGETS_ALONE = [
 ]
 WITH_AUXILIARY = ("balanced+auxiliary+silencing", "crawled", ["loss.lambda_s=0.1"])
 RECIPE = "demo/species"
-MINUTES = 2  # on two cores
+MINUTES = 3  # on two cores
 
 
 def demo(out: Path, ranks: int = 2) -> None:

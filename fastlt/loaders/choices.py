@@ -79,13 +79,6 @@ class Choices:
             transform.color_jitter,
         )
 
-    def augmentations(self, key: int) -> tuple[np.ndarray, np.ndarray]:
-        """See `augmentations`: (operations, arguments) of one sample."""
-        numbers = uniform_numbers(self.seed, np.uint64(key))
-        return augmentations(
-            numbers, self.layers, self.probability, self.magnitude, self.deviation, self.most, self.jitter
-        )
-
     def of_batch(self, keys: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Everything about the samples of uint64 keys [B], given int64 [B, 2] heights and widths of their images.
 

@@ -97,7 +97,7 @@ def test_mistakes_are_one_sentence(words, sentence, capsys, tmp_path, monkeypatc
     [
         (["crawl", "c", "--surce", "gbif"], "Perhaps you meant:"),
         (["train", "demo/species", "--resum"], "--resume"),
-        (["evaluate"], "RUN"),
+        (["export"], "RUN"),
         (["demo", "--ranks", "two"], "--ranks"),
     ],
 )

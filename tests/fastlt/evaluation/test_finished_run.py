@@ -2,6 +2,7 @@
 
 import csv
 import json
+import stat
 import subprocess
 import sys
 
@@ -15,24 +16,19 @@ from fastlt.run_folder import RunFolder
 
 pytestmark = pytest.mark.medium
 
-PLAIN_TIMM = """
+# As a colleague would use it, who has timm and not fastlt.
+WITH_ITS_OWN_LINES = """
 import json, sys
 from pathlib import Path
-import timm, torch
+import torch
 from PIL import Image
-from safetensors.torch import load_file
-from torchvision.transforms.functional import normalize, to_tensor
-export, images = Path(sys.argv[1]), Path(sys.argv[2])
-about = json.loads((export / "model.json").read_text())
-model = timm.create_model(about["name"], num_classes=len(about["labels"]), **about["arguments"])
-model.load_state_dict(load_file(export / "model.safetensors"))
-model.eval()
+sys.path.insert(0, sys.argv[1])
+from load import about, model, transform
 correct = total = 0
 for label, name in enumerate(about["labels"]):
-    for file in sorted((images / name).iterdir()):
-        pixels = normalize(to_tensor(Image.open(file).convert("RGB")), about["mean"], about["std"])
+    for file in sorted(Path(sys.argv[2], name).iterdir()):
         with torch.no_grad():
-            correct += int(model(pixels[None]).argmax() == label)
+            correct += int(model(transform(Image.open(file).convert("RGB"))[None]).argmax() == label)
         total += 1
 print(json.dumps({"correct": correct, "total": total, "fastlt": "fastlt" in sys.modules}))
 """
@@ -44,11 +40,40 @@ def test_export_gives_the_same_top1_in_plain_timm(workshop, trained):
     evaluation = json.loads((trained / "evaluation_val.json").read_text())
     done = workshop.fastlt("export", "trained", "--out", "exported")
     assert done.returncode == 0, done.stderr
-    command = [sys.executable, "-c", PLAIN_TIMM, "exported", "species/val"]
+    command = [sys.executable, "-c", WITH_ITS_OWN_LINES, "exported", "species/val"]
     found = json.loads(subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True).stdout)
     assert found["total"] == evaluation["num_images"] == 45
     assert found["fastlt"] is False
     assert evaluation["top1"] == pytest.approx(100 * found["correct"] / found["total"], abs=1e-9)
+
+
+def test_export_names_what_an_image_shows(workshop, trained):
+    """The command that `fastlt export` prints; its files may be read by whoever may read others of the same user."""
+    done = workshop.fastlt("export", "trained", "--out", "for_colleagues")
+    assert "try it:  python for_colleagues/load.py IMAGE" in done.stdout
+    image = next((workshop.folder / "species" / "val" / "genus00_species0").iterdir())
+    command = [sys.executable, "for_colleagues/load.py", str(image)]
+    named = subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True)
+    assert named.returncode == 0, named.stderr
+    scores = [float(line.split()[0]) for line in named.stdout.splitlines()]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+    ordinary = workshop.folder / "ordinary"
+    ordinary.write_text("")
+    files = {path.name: path for path in (workshop.folder / "for_colleagues").iterdir()}
+    assert set(files) >= {"model.safetensors", "model.json", "load.py"}
+    for name in ("model.safetensors", "model.json", "load.py"):
+        assert stat.S_IMODE(files[name].stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+
+
+def test_several_runs_are_evaluated_at_once(workshop, trained):
+    done = workshop.fastlt("evaluate", "trained", "trained")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("trained, last weights (epoch 2), val, 45 images, float32") == 2
+    done = workshop.fastlt("evaluate", "trained", "nowhere")
+    assert "nowhere is not a run" in done.stderr
+    assert done.stdout == ""
+    assert "name a run" in workshop.fastlt("evaluate").stderr
 
 
 def test_per_class_csv_and_report(workshop, trained):

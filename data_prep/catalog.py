@@ -130,10 +130,10 @@ class Catalog:
 
     # Settings: what stages remember
 
-    def setting(self, name: str, default: str = "") -> str:
-        """A remembered value."""
+    def setting(self, name: str) -> str:
+        """A remembered value, or ""."""
         row = self._run("SELECT value FROM setting WHERE name = ?", [name]).fetchone()
-        return row[0] if row else default
+        return row[0] if row else ""
 
     def remember(self, name: str, value: str) -> None:
         """Keeps a value under a name."""
@@ -434,14 +434,14 @@ class Catalog:
     # All of it
 
     def status(self) -> dict[str, Any]:
-        """Counts of every stage: {table: {state: number, or {reason: number} where there are reasons}}."""
+        """Counts of every stage: {table: {state: {reason, "" for none: number}}}, and of pairs, answers and shards."""
         found: dict[str, Any] = {}
         for table in ("target", "category", "search", "candidate", "image"):
             states: dict[str, Any] = {}
             grouped = f"SELECT state, reason, count(*) FROM {table} GROUP BY state, reason ORDER BY state, 3 DESC"
             for state, reason, number in self._run(grouped):
                 states.setdefault(state, {})[reason] = number
-            found[table] = {s: r[""] if set(r) == {""} else r for s, r in states.items()}
+            found[table] = states
         pairs = "SELECT count(*) FROM neighbor JOIN category ON category.id = category WHERE state = 'kept'"
         found["neighbor"] = self._number(pairs)
         costs = self.answer_costs()

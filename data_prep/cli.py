@@ -67,8 +67,8 @@ class Discover:
 class Crawl:
     """Fetch images of the auxiliary categories into WebDataset shards.
 
-    Images come from public image sources, which are asked for each category, or from a list of URLs. Stopped in any
-    way, the same command goes on where it was.
+    Images come from public image sources, which are asked for each category, or from a list of URLs. If it is
+    interrupted, run the same command again to continue.
     """
 
     catalog: CatalogFile
@@ -88,6 +88,8 @@ class Crawl:
                 "say how sites can reach you: --contact you@example.org, or a page, or set FASTLT_CONTACT."
             )
         endpoints = dict(entry.partition("=")[::2] for entry in search.source_url)
+        if unused := sorted(name for name, url in endpoints.items() if not url or name not in search.source):
+            raise OptionError(f"--source-url {unused[0]}: give NAME=URL, with a NAME that --source has.")
         unknown = sorted({*search.source, *endpoints} - set(SOURCES))
         if unknown:
             raise OptionError(f"there is no image source {unknown[0]!r}, only {', '.join(SOURCES)}.")
@@ -168,13 +170,13 @@ class Status:
 class Encode:
     """Write images of target and auxiliary classes as an encoded data set, ready to train on.
 
-    Says what it will cost before it starts. Stopped in any way, the same command goes on where it was.
+    Says what it will cost before it starts. If it is interrupted, run the same command again to continue.
     """
 
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """The folder to make."""
     inputs: OmitArgPrefixes[EncodeInputs] = field(default_factory=EncodeInputs)
-    storage: OmitArgPrefixes[EncodeOptions] = field(default_factory=EncodeOptions)
+    options: OmitArgPrefixes[EncodeOptions] = field(default_factory=EncodeOptions)
     check: Flag = False
     """Write nothing: read all of OUT, which is there, and say what is damaged."""
 
@@ -183,10 +185,10 @@ class Encode:
         from fastlt.data_prep.encode.encode import encode
 
         if self.check:
-            num_images = check_encoded(self.out, self.storage.workers)
+            num_images = check_encoded(self.out, self.options.workers)
             print(f"{self.out}: all {num_images:,} images are whole, and files, index and labels agree")
             return
-        space = encode(self.out, self.inputs, self.storage)
+        space = encode(self.out, self.inputs, self.options)
         print(
             f"{self.out}: {space.num_targets} target and {len(space.auxiliary_names)} auxiliary classes, "
             f"{len(space.neighbors)} neighbor pairs, {sum(space.counts):,} training images"

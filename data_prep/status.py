@@ -17,11 +17,11 @@ def status_text(found: dict[str, Any]) -> str:
     """A line for each stage, below it the reasons, most frequent first."""
     lines = []
     for table, title in _TITLES.items():
-        states = {s: n if isinstance(n, int) else sum(n.values()) for s, n in found[table].items()}
+        states = {state: sum(reasons.values()) for state, reasons in found[table].items()}
         counts = ", ".join(f"{number:,} {state}" for state, number in states.items()) or "none"
         lines.append(f"{title:<21}{sum(states.values()):>10,}   {counts}")
         for state, reasons in found[table].items():
-            if not isinstance(reasons, int):
+            if set(reasons) != {""}:
                 lines += [f"{'':<21}{number:>10,}     {state}: {why or '-'}" for why, number in reasons.items()]
         if table == "category":
             lines.append(f"{'neighbor pairs':<21}{found['neighbor']:>10,}")

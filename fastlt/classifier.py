@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from fastlt.kernels import NeighborSilencingHead, NeighborTable
+from fastlt.kernels import NeighborSilencingHead
 from fastlt.label_space import LabelSpace
 from fastlt.recipe import ModelRecipe, Recipe
 
@@ -85,11 +86,9 @@ class Classifier(nn.Module):
 def _whole_head(recipe: Recipe, label_space: LabelSpace, in_features: int) -> NeighborSilencingHead:
     head = NeighborSilencingHead(
         in_features,
-        *head_arguments(recipe, label_space),
+        **head_arguments(recipe, label_space),
         feature_norm=recipe.model.feature_norm,
         cosine_scale=recipe.model.cosine_scale,
-        impl=recipe.loss.impl,
-        memory_limit=recipe.loss.memory_limit,
     )
     file = recipe.model.class_embeddings
     if file:
@@ -103,19 +102,39 @@ def _whole_head(recipe: Recipe, label_space: LabelSpace, in_features: int) -> Ne
     return head
 
 
-def head_arguments(recipe: Recipe, label_space: LabelSpace) -> tuple[NeighborTable, Tensor, float, float, float]:
-    """What every head is told: silenced sets, images of each class an epoch sees [C], tau, lambda_s, smoothing."""
+def head_arguments(recipe: Recipe, label_space: LabelSpace) -> dict[str, Any]:
+    """What every head is told, whole or sharded: its arguments by name."""
     loss = recipe.loss
-    counts = torch.from_numpy(label_space.epoch_counts(recipe.data.auxiliary_per_class))
-    return label_space.table(loss.silence), counts, loss.tau, loss.lambda_s, loss.label_smoothing
+    return {
+        "table": label_space.table(loss.silence),
+        "class_counts": torch.from_numpy(label_space.epoch_counts(recipe.data.auxiliary_per_class)),
+        "tau": loss.tau,
+        "lambda_s": loss.lambda_s,
+        "label_smoothing": loss.label_smoothing,
+        "impl": loss.impl,
+        "memory_limit": loss.memory_limit,
+    }
 
 
 def backbone_arguments(model: ModelRecipe, image_size: int) -> dict[str, Any]:
     """Arguments of timm.create_model that shape the network."""
     arguments = dict(model.arguments)
-    if "vit" in model.name:  # their position embeddings are made for one size
-        arguments.setdefault("img_size", image_size)
+    if "img_size" not in arguments and _is_made_for_one_size(model.name, image_size):
+        arguments["img_size"] = image_size
     return arguments
+
+
+@cache
+def _is_made_for_one_size(name: str, image_size: int) -> bool:
+    """Whether a timm model has to be told the size of its images, as one with position embeddings or windows has."""
+    with torch.device("meta"):
+        try:
+            timm.create_model(name, num_classes=0, img_size=image_size)
+        except TypeError:  # an argument that it does not have
+            return False
+        except (RuntimeError, AssertionError, ValueError):  # a size, or a name, that is said when it is really made
+            return True
+        return True
 
 
 def create_backbone(model: ModelRecipe, image_size: int) -> nn.Module:

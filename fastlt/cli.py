@@ -80,7 +80,7 @@ class Evaluate:
     Writes evaluation_SPLIT.json and per_class_SPLIT.csv into each run.
     """
 
-    run_folders: RunFolders
+    runs: RunFolders
     """The folders of the runs."""
     split: Annotated[Literal["val", "test"] | None, arg(metavar="{val,test}", help_behavior_hint="")] = None
     """The split (default: test where there is one, else val)."""
@@ -90,33 +90,14 @@ class Evaluate:
     """Another encoded data set of the same target classes."""
 
     def run(self) -> None:
+        from fastlt.evaluation.finished_run import evaluate_run
         from fastlt.run_folder import RunFolder
 
-        _require_runs(self.run_folders)
-        for path in self.run_folders:
+        _require_runs(self.runs)
+        for path in self.runs:
             RunFolder(path).require_begun()
-        for path in self.run_folders:
-            self._evaluate(path)
-
-    def _evaluate(self, path: Path) -> None:
-        from fastlt.dataset.encoded import EncodedDataset
-        from fastlt.evaluation.finished_run import FinishedRun
-        from fastlt.recipe import load_recipe
-        from fastlt.run_folder import RunFolder
-
-        folder = RunFolder(path)
-        data = EncodedDataset.open(self.data or load_recipe(folder.recipe).data.path)
-        split = self.split or ("test" if "test" in data.splits else "val")
-        weights = self.weights or folder.weights_for(split)
-        run = FinishedRun(path, weights)
-        result = run.evaluate(split, self.data)
-        files = folder.evaluation(split), folder.per_class(split)
-        epoch, precision = run.about["epoch"], str(run.model.compute_dtype).removeprefix("torch.")
-        about = {"split": split, "weights": weights, "epoch": epoch, "data": str(data.path), "precision": precision}
-        result.save(*files, run.label_space, **about)
-        print(f"{path}, {weights} weights (epoch {epoch}), {split}, {result.num_images:,} images, {precision}")
-        print(f"{result.row()}  MCE {result.mce:.1f}")
-        print(f"written: {files[0]}, {files[1]}")
+        for path in self.runs:
+            print(evaluate_run(path, self.split, self.weights, self.data))
 
 
 @dataclass(frozen=True)
@@ -128,15 +109,15 @@ class Export:
     out: OptionalFolder = None
     """The folder to make (default: RUN/export)."""
     weights: Literal["last", "best"] = "last"
-    """The weights."""
+    """Which weights to export."""
 
     def run(self) -> None:
+        from fastlt.evaluation.export import export
         from fastlt.evaluation.finished_run import FinishedRun
 
-        out = self.out or self.run_folder / "export"
-        FinishedRun(self.run_folder, self.weights).export(out)
-        print(f"written: {', '.join(str(out / name) for name in ('model.safetensors', 'model.json', 'load.py'))}")
-        print(f"try it:  python {out / 'load.py'} IMAGE")
+        files = export(FinishedRun(self.run_folder, self.weights), self.out or self.run_folder / "export")
+        print(f"written: {', '.join(map(str, files))}")
+        print(f"try it:  python {files[-1]} IMAGE")
 
 
 @dataclass(frozen=True)
@@ -146,7 +127,7 @@ class Report:
     runs: RunFolders
     """The folders of the runs."""
     out: Path = Path("report.html")
-    """The page."""
+    """Where to write the page."""
     sheet: OptionalFile = None
     """The contact sheet of `fastlt filter`, to be shown too."""
 
@@ -154,8 +135,8 @@ class Report:
         from fastlt.evaluation.report import report, text_table
 
         _require_runs(self.runs)
-        report(list(self.runs), self.out, self.sheet)
-        print(f"{text_table(list(self.runs))}\n\nwritten: {self.out}")
+        report(self.runs, self.out, self.sheet)
+        print(f"{text_table(self.runs)}\n\nwritten: {self.out}")
 
 
 @dataclass(frozen=True)
@@ -165,7 +146,7 @@ class Draw:
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """The folder to make."""
     seed: int = 0
-    """Of all that is random."""
+    """Random seed."""
 
     def run(self) -> None:
         from fastlt.demo.species import draw_dataset

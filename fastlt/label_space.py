@@ -95,8 +95,10 @@ class LabelSpace:
     def num_classes(self) -> int:
         return len(self.target_names) + len(self.auxiliary_names)
 
-    def without_auxiliary(self) -> LabelSpace:
-        """The target classes alone: what a baseline trains on and what inference keeps."""
+    def trained(self, auxiliary: bool) -> LabelSpace:
+        """The classes that a run trains on: all of them, or, as a baseline does, the targets alone."""
+        if auxiliary:
+            return self
         counts = self.counts[: self.num_targets]
         return replace(self, auxiliary_names=(), counts=counts, neighbors=())
 

@@ -20,7 +20,9 @@ _TRAIN = Path(train.__file__)
 
 
 def devices() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; told without importing torch."""
+    """The GPUs to train on, as CUDA_VISIBLE_DEVICES names them; told without importing torch."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -42,7 +44,7 @@ def launch(words: Sequence[str], ranks: int) -> int:
     visible = devices()
     accelerator = os.environ.get("DS_ACCELERATOR", "cuda" if visible else "cpu")
     if accelerator == "cuda" and 0 < len(visible) < ranks:
-        raise ValueError(f"--ranks {ranks}: one GPU for each is needed; there are {len(visible)}.")
+        raise ValueError(f"--ranks {ranks} needs {ranks} GPUs, but only {len(visible)} are visible.")
     environment = os.environ | {"DS_ACCELERATOR": accelerator}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     if ranks == 1:

@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fastlt.dataset.encoded import EncodedDataset
-from fastlt.label_space import LabelSpace
 from fastlt.recipe import Recipe
 from fastlt.run_folder import RunFolder
 
@@ -26,24 +25,15 @@ def check(recipe: Recipe, resume: bool, ranks: int) -> None:
         ValueError: something is wrong; the message says what to do.
     """
     RunFolder(recipe.output).require_startable(resume)
-    check_images(trained_label_space(EncodedDataset.open(recipe.data.path), recipe), recipe)
-    check_model_name(recipe.model.name)
-    recipe.optimizer.micro_batch(ranks)
-
-
-def trained_label_space(data: EncodedDataset, recipe: Recipe) -> LabelSpace:
-    """The classes a run trains on: those of the data set, without auxiliaries where the recipe says so."""
-    return data.label_space if recipe.data.auxiliary else data.label_space.without_auxiliary()
-
-
-def check_images(label_space: LabelSpace, recipe: Recipe) -> None:
-    """Raises ValueError where an epoch does not fill a batch."""
-    images = int(label_space.epoch_counts(recipe.data.auxiliary_per_class).sum())
+    space = EncodedDataset.open(recipe.data.path).label_space.trained(recipe.data.auxiliary)
+    images = int(space.epoch_counts(recipe.data.auxiliary_per_class).sum())
     if images < recipe.optimizer.batch_size:
         raise ValueError(
             f"an epoch has {images} images, fewer than one batch of {recipe.optimizer.batch_size}: lower "
             "optimizer.batch_size."
         )
+    check_model_name(recipe.model.name)
+    recipe.optimizer.micro_batch(ranks)
 
 
 def check_model_name(name: str) -> None:

@@ -147,7 +147,7 @@ class OptimizerRecipe(_Section):
         """
         if self.batch_size % (ranks * self.accumulation):
             raise ValueError(
-                f"optimizer.batch_size={self.batch_size} does not divide by {ranks} ranks x {self.accumulation} "
+                f"optimizer.batch_size={self.batch_size} is not divisible by {ranks} ranks x {self.accumulation} "
                 "accumulation steps."
             )
         return self.batch_size // (ranks * self.accumulation)
@@ -161,7 +161,7 @@ class EngineRecipe(_Section):
     shard_classes: bool = False
     """Split the classifier's rows over the ranks, for label spaces too large for one device; with ZeRO 0."""
     channels_last: bool = True
-    """Memory layout of images and convolutions."""
+    """Memory layout of convolutions, with ZeRO 0; images always have it."""
     activation_checkpointing: bool = False
     """Compute the backbone's activations twice instead of keeping them: less memory, about a third more time."""
     compile: bool = False

@@ -66,10 +66,13 @@ class RunFolder:
         """The weights to evaluate on a split: the best ones were chosen on val, and so would look too good there."""
         return "best" if split == "test" and self.weights("best").is_file() else "last"
 
-    def latest_checkpoint(self) -> Path | None:
-        """The newest complete checkpoint, or None."""
-        found = sorted(self.checkpoints.glob("step-*"))
-        return found[-1] if found else None
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint of this step."""
+        return self.checkpoints / f"step-{step:09d}"
+
+    def all_checkpoints(self) -> list[Path]:
+        """Those that are complete, the newest one last."""
+        return sorted(self.checkpoints.glob("step-*"))
 
     def records(self) -> list[dict[str, Any]]:
         """The records of the log in order; a line that was cut off by a kill is left out.
@@ -110,7 +113,7 @@ class RunFolder:
         file = self.weights(which)
         if not file.is_file():
             others = [other for other in get_args(Weights) if self.weights(other).is_file()]
-            why = f"it has {others[0]} weights alone" if others else "the run has not finished an epoch"
+            why = f"it has only {others[0]} weights" if others else "the run has not finished an epoch"
             raise ValueError(f"there are no weights at {file}: {why}.")
         with safe_open(file, framework="pt") as stored:
             about = {name: json.loads(value) for name, value in (stored.metadata() or {}).items()}

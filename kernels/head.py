@@ -26,7 +26,6 @@ class NeighborSilencingLoss(nn.Module):
         tau, lambda_s, label_smoothing, ignore_index, reduction, impl: see `neighbor_silencing_loss`.
     """
 
-    class_counts: Tensor | None
     _logit_bias: Tensor | None
     _indptr: Tensor
     _indices: Tensor
@@ -47,11 +46,10 @@ class NeighborSilencingLoss(nn.Module):
             table, class_counts, tau, lambda_s=lambda_s, label_smoothing=label_smoothing, ignore_index=ignore_index,
             reduction=reduction,
         )  # fmt: skip
-        self.tau, self.lambda_s, self.label_smoothing = tau, lambda_s, label_smoothing
+        self.lambda_s, self.label_smoothing = lambda_s, label_smoothing
         self.ignore_index, self.reduction, self.impl = ignore_index, reduction, impl
         self._auxiliary_start = table.auxiliary_start
         for name, value in {
-            "class_counts": class_counts,
             "_logit_bias": objective.logit_bias,
             "_indptr": table.indptr,
             "_indices": table.indices,

@@ -101,10 +101,5 @@ class NeighborTable:
         mask.scatter_(1, labels[:, None], False)
         return mask
 
-    def num_silenced(self, labels: Tensor) -> Tensor:
-        """|N(y)| for each label: int64 [B]."""
-        inside = self.num_classes - self.auxiliary_start - 1
-        return self._row_lengths(labels) + torch.where(labels >= self.auxiliary_start, inside, 0)
-
     def _row_lengths(self, labels: Tensor) -> Tensor:
         return self.indptr[labels + 1] - self.indptr[labels]

@@ -19,10 +19,11 @@ import numpy as np
 from bench.harness.timing import Unavailable
 from bench.harness.turns import Tick
 from bench.inputs.image_sets import BUILD
+from fastlt.cores import available_cores
 from fastlt.dataset.beton import JPEG, read_tables
 
 BATCH = 64
-CORES = len(os.sched_getaffinity(0))
+CORES = available_cores()
 RAND_AUGMENT = {"crop": None, "full": "rand-m9-mstd0.5-inc1"}
 SETTINGS = {
     "timm": "Pillow without SIMD, fast_collate, persistent workers, no epoch ends within a run",

@@ -31,13 +31,12 @@ from bench.suites import kernels as kernel_suite
 from bench.suites import train_arms
 from fastlt.classifier import create_backbone, device_dtype
 from fastlt.recipe import Recipe, load_recipe
-from fastlt.training.flops import forward_flops
-from fastlt.training.step_stats import peak_flops
+from fastlt.training.flops import forward_flops, peak_flops
 
 ROUNDS, SECONDS, WARM_UP = 15, 4.0, 1.0  # many, as a machine's own ups and downs are larger than what is looked for
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_WARM_UP = 2, 0.3, 0.1
 LOSS_SECONDS, QUICK_LOSS_SECONDS = 1.0, 0.05
-SPACES = ("1k", "inat18", "262k")  # of bench/cases.py: 1,000, 32,568 and 262,144 classes
+SPACES = ("1k", "inat18", "262k")  # of bench/inputs/label_spaces.py: 1,000, 32,568 and 262,144 classes
 WHOLE = "forward+backward"
 PHOTOGRAPHS, PHOTOGRAPH_CLASSES = 8192, 1000
 INAT18_IMAGES = 437_513

@@ -7,7 +7,6 @@ processes and written down in batches. Memory depends on the limits, never on ho
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 from collections import Counter
@@ -17,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tqdm import tqdm
 from yarl import URL
 
+from fastlt.cores import available_cores
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.crawl.addresses import host_of
 from fastlt.data_prep.crawl.decode_pool import DecodePool
@@ -69,7 +69,7 @@ class _Crawl:
         self._writer = ImageWriter(writing, options.shards.images_per_shard, radius)
         self._fetcher = Fetcher(options.politeness, options.limits)
         # One process more than cores, as one always waits for its next image.
-        number = options.workers or (os.cpu_count() or 1) + 1
+        number = options.workers or available_cores() + 1
         self._decoders = DecodePool(number, options.images, options.limits.max_pixels, options.limits.max_bytes)
         self._outcomes: asyncio.Queue[Outcome | tuple[str, str] | None] = asyncio.Queue(2 * _BATCH)
         self._taken: set[int] = set()  # candidates whose outcome is not committed

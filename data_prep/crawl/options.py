@@ -63,7 +63,7 @@ class Politeness:
 
 @dataclass(frozen=True)
 class Limits:
-    """What is too much."""
+    """Limits on downloads and images."""
 
     max_megabytes: float = 20.0
     """Largest file that is fetched, in MB."""
@@ -140,3 +140,9 @@ class CrawlOptions:
     """Processes that decode images; 0 starts one more than there are cores."""
     retry: Flag = False
     """Try again what failed in an earlier crawl."""
+
+    def __post_init__(self) -> None:
+        if self.per_category < 1:
+            raise OptionError(f"--per-category is {self.per_category}; give at least 1.")
+        if self.workers < 0:
+            raise OptionError(f"--workers is {self.workers}; give a number of processes, or 0 for all cores.")

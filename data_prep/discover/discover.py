@@ -43,7 +43,7 @@ class Discovered:
     def sentence(self, path: Path, status: dict[str, Any]) -> str:
         """The run in a few lines; `status` is the catalog's."""
         targets, categories = (
-            {state: n if isinstance(n, int) else sum(n.values()) for state, n in status[table].items()}
+            {state: sum(reasons.values()) for state, reasons in status[table].items()}
             for table in ("target", "category")
         )
         short = f" ({targets['short']:,} short of what was wanted)" if "short" in targets else ""

@@ -35,7 +35,7 @@ HTTP_RETRIED = (408, 409, 425)  # besides 429 and 5xx
 
 
 class EndpointError(ValueError):
-    """Asking on makes no sense."""
+    """There is no point in asking again."""
 
 
 class UnansweredError(Exception):
@@ -161,7 +161,7 @@ class Llm:
                     waited += wait
                     if waited > self._endpoint.max_wait:
                         self._stop(
-                            f"{self._where} is asked too much and wants {wait:,.0f} s of peace ({_said(error)}); one "
+                            f"{self._where} limits our rate and asks for a wait of {wait:,.0f} s ({_said(error)}); one "
                             f"question waits {self._endpoint.max_wait:,.0f} s at most, as --max-wait says"
                         )
                 else:
@@ -234,7 +234,7 @@ class Llm:
             self._stop(f"{self._where} failed at {FAILED_IN_A_ROW} questions in a row ({_said(error)})")
 
     def _postpone(self, error: APIError, sent: int) -> tuple[float, float]:
-        """Seconds until the next try, and the time of it; where the endpoint asks for patience, everyone waits."""
+        """Seconds until the next attempt, and the time of it; where the endpoint asks for patience, everyone waits."""
         response = getattr(error, "response", None)
         told = retry_after(response.headers) if response is not None else None
         wait = told or min(MAX_BACKOFF, 0.5 * 2 ** (sent - 1)) * random.uniform(0.75, 1.25)

@@ -29,7 +29,7 @@ class EndpointOptions:
     """Questions at a time."""
     max_tokens_total: OptionalInt = None
     """Tokens, prompts and answers, that the catalog may cost over all runs (default: no limit). A question is taken to
-    cost as much as the dearest so far, so only the first ones can pass the limit."""
+    cost as much as the most expensive so far, so only the first ones can pass the limit."""
     attempts: int = 6
     """Attempts per question, while the server fails."""
     max_wait: float = 600.0

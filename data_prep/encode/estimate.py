@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastlt.cores import available_cores
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.encode.stored_image import stored_images
 from fastlt.dataset.images import ImageName
@@ -28,7 +28,7 @@ def announce(images: Sequence[ImageName], options: EncodeOptions, folder: Path) 
     start = time.monotonic()
     found = [image for image in stored_images(tried, options) if isinstance(image, StoredImage)]
     seconds = (time.monotonic() - start) / max(len(tried), 1)
-    workers = min(options.num_workers, os.cpu_count() or 1)
+    workers = min(options.num_workers, available_cores())
     took = _duration(seconds * len(images) / workers)
     if options.format == "plain":
         print(f"about {took} on {options.num_workers} processes", flush=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Literal
 
+from fastlt.cores import available_cores
 from fastlt.dataset.encoded import Format
 from fastlt.options import Flag, OptionalInt, OptionError
 
@@ -44,4 +44,4 @@ class EncodeOptions:
     @property
     def num_workers(self) -> int:
         """Processes that are started."""
-        return self.workers or os.cpu_count() or 1
+        return self.workers or available_cores()

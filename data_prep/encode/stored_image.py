@@ -6,20 +6,19 @@ import io
 from collections.abc import Sequence
 from contextlib import suppress
 
-import simplejpeg
-
 from fastlt.data_prep.encode.options import SMART_BYTES, EncodeOptions
 from fastlt.dataset.images import (
     BrokenImageError,
     ImageName,
     broken_if_it_fails,
     decode_image,
+    decode_jpeg,
+    is_upright,
     open_image,
     read_bytes,
 )
 from fastlt.dataset.stored import StoredImage
 
-_ORIENTATION = 274  # EXIF tag
 # Sampling factors of (luma, chroma, chroma) that TurboJPEG, FFCV's decoder, has a name for: 4:4:4, 4:2:2, 4:2:0, 4:4:0.
 _SAMPLINGS = [[(w, h), (1, 1), (1, 1)] for w, h in ((1, 1), (2, 1), (2, 2), (1, 2))]
 
@@ -72,12 +71,12 @@ def _as_it_is(content: bytes, options: EncodeOptions) -> StoredImage | None:
             and image.mode == "RGB"
             and not image.info.get("progressive")
             and [(w, h) for _, w, h, _ in getattr(image, "layer", [])] in _SAMPLINGS
-            and image.getexif().get(_ORIENTATION, 1) == 1
+            and is_upright(image)
             and max(image.size) <= (options.max_resolution or max(image.size))
             and not (options.mode == "smart" and 3 * width * height <= SMART_BYTES)
         )
     if as_it_is:
         with suppress(ValueError):
-            simplejpeg.decode_jpeg(content)  # raises where libjpeg warns
+            decode_jpeg(content)  # raises where libjpeg warns
             return StoredImage(content, False, width, height)
     return None

@@ -26,10 +26,12 @@ from fastlt.data_prep.filter.embedding_store import RowStore
 from fastlt.data_prep.filter.options import EncoderOptions
 from fastlt.data_prep.perceptual.hash import perceptual_hash
 from fastlt.dataset.images import BrokenImageError, read_image
+from fastlt.evaluation.finished_run import FinishedRun
 from fastlt.loaders.normalize import Normalize
 from fastlt.loaders.workers import WORKERS, end_with_parent, start_server
 from fastlt.recipe import ModelRecipe
 
+_SEED = 0x5EED  # of the weights that a file does not bring
 _Sample = tuple[Tensor | None, tuple[int, int] | None, str]
 
 
@@ -121,17 +123,10 @@ def run_encoder(run: Path) -> Encoder:
     Raises:
         ValueError: no run, or no weights in it.
     """
-    from fastlt.evaluation.finished_run import (
-        FinishedRun,  # here, as it needs DeepSpeed, which the workers need not load
-    )
-
     finished = FinishedRun(run)
     data, crop = finished.recipe.data, finished.recipe.augment.crop_pct
     title = f"{finished.recipe.model.name} of {run}, epoch {finished.about['epoch']},"
     return Encoder(title, finished.model.backbone, data.image_size, crop, "bicubic", finished.model.normalization)
-
-
-_SEED = 0x5EED  # of the weights that a file does not bring
 
 
 def _require_loaded(backbone: nn.Module, recipe: ModelRecipe, size: int, file: Path) -> None:

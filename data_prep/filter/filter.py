@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fastlt.atomic import new_file
+from fastlt.cores import available_cores
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.filter.embed import Encoder, embed, open_embeddings
 from fastlt.data_prep.filter.embedding_store import file_keys
@@ -126,7 +127,7 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
         if source
     }
     folder = catalog.path.with_name(f"{catalog.path.stem}_embeddings")
-    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    workers = available_cores() if options.workers is None else options.workers
     with open_embeddings(folder, encoder) as store:
         training = {"training": [path for files in targets.values() for path in files]}
         for what, paths in (training | splits).items():

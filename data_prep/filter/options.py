@@ -57,7 +57,7 @@ class FilterOptions:
     batch_size: int = 128
     """Images embedded at once."""
     workers: OptionalInt = None
-    """Processes that read images (default: one for each core)."""
+    """Processes that read images (default: one for each core); 0 reads them in this one."""
 
     def __post_init__(self) -> None:
         if self.gamma1 != "auto" and not self.gamma1 < self.gamma2:
@@ -66,5 +66,9 @@ class FilterOptions:
             )
         if not 0 < self.duplicate <= 1:
             raise OptionError(f"--duplicate {self.duplicate} must be a cosine above 0, at most 1: 1 finds copies only.")
+        if self.batch_size < 1:
+            raise OptionError(f"--batch-size is {self.batch_size}; give at least 1.")
+        if self.workers is not None and self.workers < 0:
+            raise OptionError(f"--workers is {self.workers}; give a number of processes, or leave it out.")
         if not 0 < self.wrong_share < 1:
             raise OptionError(f"--wrong-share {self.wrong_share} must lie between 0 and 1.")

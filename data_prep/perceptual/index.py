@@ -8,11 +8,12 @@ Shapes: N hashes in the index, M queries, K chunks.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numba import njit
+
+from fastlt.cores import available_cores
 
 _MAX_RADIUS = 15  # 16 chunks of 4 bits: beyond, a scan of everything is as good
 _BUCKET_BITS = 16  # of a chunk, to keep the tables small
@@ -57,12 +58,21 @@ class HashIndex:
 
     def nearest(self, hashes: np.ndarray) -> np.ndarray:
         """The index of the closest added hash within the radius of each query, or -1; int64 [M] to int64 [M]."""
-        return self._search(hashes, np.full(len(hashes), self._size))
+        found = np.empty(len(hashes), np.int64)
+        tail = self._hashes[self._sorted : self._size]
+        sets = (self._by_chunk, self._index, self._starts, self._shifts, self._masks, tail, self._sorted, self.radius)
 
-    def earlier(self) -> np.ndarray:
-        """For each added hash the closest one within the radius that was added before it, or -1; int64 [N]."""
-        self._sort()
-        return self._search(self._hashes[: self._size].view(np.int64), np.arange(self._size))
+        def block(first: int) -> None:
+            part = slice(first, first + _BLOCK)
+            _search(hashes[part].view(np.uint64), *sets, found[part])
+
+        blocks = range(0, len(hashes), _BLOCK)
+        if len(blocks) == 1:
+            block(0)
+        elif len(blocks):
+            with ThreadPoolExecutor(available_cores()) as threads:
+                list(threads.map(block, blocks))
+        return found
 
     def _sort(self) -> None:
         """Orders all hashes by each of their chunks: [K, N] hashes and indices, [K, buckets + 1] starts."""
@@ -77,23 +87,6 @@ class HashIndex:
             self._by_chunk[k] = hashes[self._index[k]]
             self._starts[k, 1:] = np.cumsum(np.bincount(bucket, minlength=self._starts.shape[1] - 1))
 
-    def _search(self, queries: np.ndarray, limits: np.ndarray) -> np.ndarray:
-        found = np.empty(len(queries), np.int64)
-        tail = self._hashes[self._sorted : self._size]
-        sets = (self._by_chunk, self._index, self._starts, self._shifts, self._masks, tail, self._sorted, self.radius)
-
-        def block(first: int) -> None:
-            part = slice(first, first + _BLOCK)
-            _search(queries[part].view(np.uint64), limits[part], *sets, found[part])
-
-        blocks = range(0, len(queries), _BLOCK)
-        if len(blocks) == 1:
-            block(0)
-        elif len(blocks):
-            with ThreadPoolExecutor(os.cpu_count()) as threads:
-                list(threads.map(block, blocks))
-        return found
-
 
 @njit(nogil=True, cache=True)
 def _popcount(x):
@@ -104,17 +97,17 @@ def _popcount(x):
 
 
 @njit(nogil=True, cache=True)
-def _search(queries, limits, by_chunk, index, starts, shifts, masks, tail, tail_start, radius, found):
+def _search(queries, by_chunk, index, starts, shifts, masks, tail, tail_start, radius, found):
     for q in range(len(queries)):
         query, best, at = queries[q], radius + 1, -1
         for k in range(len(shifts)):
             bucket = (query >> shifts[k]) & masks[k]
             for i in range(starts[k, bucket], starts[k, bucket + np.uint64(1)]):
                 distance = np.int64(_popcount(query ^ by_chunk[k, i]))
-                if distance <= best and index[k, i] < limits[q] and (distance < best or index[k, i] < at):
+                if distance <= best and (distance < best or index[k, i] < at):
                     best, at = distance, index[k, i]
         for i in range(len(tail)):
             distance = np.int64(_popcount(query ^ tail[i]))
-            if distance < best and tail_start + i < limits[q]:
+            if distance < best:
                 best, at = distance, tail_start + i
         found[q] = at

@@ -19,7 +19,6 @@ from fastlt.label_space import LabelSpace
 Format = Literal["ffcv", "webdataset", "plain"]
 # Each of these modules has SUFFIX, Layout and places; those whose images have names also image_names.
 FORMATS: dict[Format, ModuleType] = {"ffcv": beton, "webdataset": webdataset, "plain": plain}
-SPLITS = ("train", "val", "test")
 MANIFEST_VERSION = 1
 
 

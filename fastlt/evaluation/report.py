@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,65 @@ SPEEDS = (
 )
 
 
-def report(runs: list[Path], out: Path, sheet: Path | None = None) -> None:
+@dataclass(frozen=True)
+class Shown:
+    """A run as the page shows it.
+
+    Attributes:
+        label: what it is called: the folder's name, with as many of those above it as tell it from the others.
+        log: its records.
+        numbers: accuracies and calibration, empty before the first evaluation.
+        about: of which split, weights and epoch these are.
+    """
+
+    label: str
+    log: list[dict[str, Any]]
+    numbers: dict[str, float | None]
+    about: str
+
+    @property
+    def cells(self) -> list[str]:
+        """The numbers as text, in the order of `COLUMNS`."""
+        return ["-" if self.numbers.get(name) is None else f"{self.numbers[name]:.1f}" for name in COLUMNS]
+
+
+def read_runs(paths: Sequence[Path]) -> list[Shown]:
+    """Runs with what `fastlt evaluate` found on the test split, else on val, else the last evaluation in the log.
+
+    Raises:
+        ValueError: a folder is no run.
+    """
+    return [_read(RunFolder(path), label) for path, label in zip(paths, _labels(paths), strict=True)]
+
+
+def _read(folder: RunFolder, label: str) -> Shown:
+    log = folder.records()
+    evaluated = next((s for s in ("test", "val") if folder.evaluation(s).is_file()), None)
+    found: dict[str, Any]
+    if evaluated:
+        found = json.loads(folder.evaluation(evaluated).read_text())
+        about = f"{evaluated}, {found['weights']} weights, epoch {found['epoch']}"
+    else:
+        found = next((r for r in reversed(log) if r["kind"] == "eval"), {})
+        about = f"while training, epoch {found['epoch']}" if found else ""
+    return Shown(label, log, {name: found[name] for name in COLUMNS if name in found}, about)
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    whole = [path.resolve() for path in paths]
+    labels = [path.name for path in whole]
+    depth = 1
+    while len(set(labels)) < len(set(whole)):
+        depth += 1
+        labels = ["/".join(path.parts[-depth:]) for path in whole]
+    return labels
+
+
+def report(paths: Sequence[Path], out: Path, sheet: Path | None = None) -> None:
     """Writes the page; a run is a folder with a log and, after `fastlt evaluate`, an evaluation.
 
     Args:
-        runs: their folders.
+        paths: the folders of the runs.
         out: the page.
         sheet: contact sheet of `fastlt filter`, to be shown in it.
 
@@ -45,81 +100,57 @@ def report(runs: list[Path], out: Path, sheet: Path | None = None) -> None:
     """
     if sheet and not sheet.is_file():
         raise ValueError(f"there is no contact sheet at {sheet}: `fastlt filter` writes one.")
-    folders = [RunFolder(run) for run in runs]
-    logs = {run.path.name: run.records() for run in folders}
-    widest = max((LabelSpace.load(run.label_space) for run in folders), key=lambda space: space.num_classes)
+    runs = read_runs(paths)
+    spaces = [LabelSpace.load(RunFolder(path).label_space) for path in paths]
     pictures = {
-        "Training images of each class": _histogram(widest),
-        "Curves": _curves(logs),
-        "Accuracy on the target classes": _bars({run.name: results(run).numbers for run in runs}),
-        "Speed": _speed(logs),
+        "Training images of each class": _histogram(max(spaces, key=lambda space: space.num_classes)),
+        "Curves": _curves(runs),
+        "Accuracy on the target classes": _bars(runs),
+        "Speed": _speed(runs),
     }
     body = "".join(f"<h2>{title}</h2>\n<img src='{_data_url(figure)}'>\n" for title, figure in pictures.items())
     if sheet:  # in a frame of its own: it has its own style, and what is in it comes from the web
         page = html.escape(sheet.read_text())
         body += f'<h2>What filter kept and dropped</h2>\n<iframe sandbox srcdoc="{page}"></iframe>\n'
-    title = ", ".join(html.escape(run.name) for run in runs)
+    title = ", ".join(html.escape(run.label) for run in runs)
     style = "body{font:16px sans-serif;margin:2em auto;max-width:60em}img{max-width:100%}"
     style += "td,th{padding:.2em 1em;text-align:right}iframe{width:100%;height:50em;border:1px solid silver}"
     page = f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{style}</style>\n"
-    write_text(out, f"{page}<h1>{title}</h1>\n{_html_table(runs)}\n{body}{_speed_table(logs)}\n")
+    write_text(out, f"{page}<h1>{title}</h1>\n{_accuracy_table(runs)}\n{body}{_speed_table(runs)}\n")
 
 
-@dataclass(frozen=True)
-class Results:
-    """The numbers of a run, and whose they are: which split, weights and epoch; empty before the first evaluation."""
-
-    numbers: dict[str, float | None]
-    about: str
-
-
-def results(run: Path) -> Results:
-    """What `fastlt evaluate` found on the test split, else on val, else the last evaluation in the log."""
-    folder = RunFolder(run)
-    evaluated = next((s for s in ("test", "val") if folder.evaluation(s).is_file()), None)
-    found: dict[str, Any]
-    if evaluated:
-        found = json.loads(folder.evaluation(evaluated).read_text())
-        about = f"{evaluated}, {found['weights']} weights, epoch {found['epoch']}"
-    else:
-        found = next((r for r in reversed(folder.records()) if r["kind"] == "eval"), {})
-        about = f"while training, epoch {found['epoch']}" if found else ""
-    return Results({name: found[name] for name in COLUMNS if name in found}, about)
-
-
-def text_table(runs: list[Path]) -> str:
+def text_table(paths: Sequence[Path]) -> str:
     """The many/medium/few table of several runs, in percent, for a terminal."""
-    width = max(len(run.name) for run in runs)
+    runs = read_runs(paths)
+    width = max(len(run.label) for run in runs)
     lines = [" " * width + "".join(f"{name:>9}" for name in COLUMNS)]
     for run in runs:
-        lines.append(f"{run.name:<{width}}" + "".join(f"{cell:>9}" for cell in _cells(run)) + f"  {results(run).about}")
+        lines.append(f"{run.label:<{width}}" + "".join(f"{cell:>9}" for cell in run.cells) + f"  {run.about}")
     return "\n".join(lines)
 
 
-def _cells(run: Path) -> list[str]:
-    numbers = results(run).numbers
-    return ["-" if numbers.get(name) is None else f"{numbers[name]:.1f}" for name in COLUMNS]
+def _accuracy_table(runs: list[Shown]) -> str:
+    return _table([*COLUMNS, "of"], {run.label: [*run.cells, run.about] for run in runs})
 
 
-def _html_table(runs: list[Path]) -> str:
-    head = "".join(f"<th>{name}" for name in ("", *COLUMNS, "of"))
-    rows = []
-    for run in runs:
-        cells = "".join(f"<td>{cell}" for cell in (*_cells(run), html.escape(results(run).about)))
-        rows.append(f"<tr><th>{html.escape(run.name)}{cells}")
-    return f"<table><tr>{head}{''.join(rows)}</table>"
-
-
-def _speed_table(logs: dict[str, list[dict[str, Any]]]) -> str:
+def _speed_table(runs: list[Shown]) -> str:
     """Medians over each run, where it ended or its train records give them."""
-    shown = [speed for speed in SPEEDS if any(speed[0] in r for log in logs.values() for r in log)]
-    rows = []
-    for name, log in logs.items():
-        found = median_speed(log)
-        cells = (f"{factor * found[key]:{form}}" if key in found else "-" for key, _, factor, form in shown)
-        rows.append(f"<tr><th>{html.escape(name)}" + "".join(f"<td>{cell}" for cell in cells))
-    head = "".join(f"<th>{name}" for name in ("", *(heading for _, heading, _, _ in shown)))
-    return f"<table><tr>{head}{''.join(rows)}</table>"
+    shown = [speed for speed in SPEEDS if any(speed[0] in r for run in runs for r in run.log)]
+    found = {run.label: median_speed(run.log) for run in runs}
+    rows = {
+        label: [f"{factor * speed[key]:{form}}" if key in speed else "-" for key, _, factor, form in shown]
+        for label, speed in found.items()
+    }
+    return _table([heading for _, heading, _, _ in shown], rows)
+
+
+def _table(headings: list[str], rows: dict[str, list[str]]) -> str:
+    head = "".join(f"<th>{heading}" for heading in ("", *headings))
+    lines = (
+        f"<tr><th>{html.escape(label)}" + "".join(f"<td>{html.escape(cell)}" for cell in cells)
+        for label, cells in rows.items()
+    )
+    return f"<table><tr>{head}{''.join(lines)}</table>"
 
 
 def _histogram(space: LabelSpace) -> Figure:
@@ -135,39 +166,39 @@ def _histogram(space: LabelSpace) -> Figure:
     return figure
 
 
-def _curves(logs: dict[str, list[dict[str, Any]]]) -> Figure:
+def _curves(runs: list[Shown]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    for name, log in logs.items():
-        train = [r for r in log if r["kind"] == "train"]
-        left.plot([r["epoch"] for r in train], [r["loss"] for r in train], label=name, linewidth=1)
-        evaluations = [r for r in log if r["kind"] == "eval"]
-        right.plot([r["epoch"] for r in evaluations], [r["all"] for r in evaluations], label=name, marker=".")
+    for run in runs:
+        train = [r for r in run.log if r["kind"] == "train"]
+        left.plot([r["epoch"] for r in train], [r["loss"] for r in train], label=run.label, linewidth=1)
+        evaluations = [r for r in run.log if r["kind"] == "eval"]
+        right.plot([r["epoch"] for r in evaluations], [r["all"] for r in evaluations], label=run.label, marker=".")
     left.set(xlabel="epoch", ylabel="training loss")
-    right.set(xlabel="epoch", ylabel="accuracy on validation classes, %")
+    right.set(xlabel="epoch", ylabel="mean per-class accuracy, %")
     right.legend(fontsize="small")
     return figure
 
 
-def _speed(logs: dict[str, list[dict[str, Any]]]) -> Figure:
+def _speed(runs: list[Shown]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    for name, log in logs.items():
-        train = [r for r in log if r["kind"] == "train"]
+    for run in runs:
+        train = [r for r in run.log if r["kind"] == "train"]
         epochs = [r["epoch"] for r in train]
-        left.plot(epochs, [r["images_per_s"] for r in train], label=name, linewidth=1)
-        right.plot(epochs, [100 * r["data_wait"] for r in train], label=name, linewidth=1)
+        left.plot(epochs, [r["images_per_s"] for r in train], label=run.label, linewidth=1)
+        right.plot(epochs, [100 * r["data_wait"] for r in train], label=run.label, linewidth=1)
     left.set(xlabel="epoch", ylabel="images/s", ylim=0)
     right.set(xlabel="epoch", ylabel="time waiting for data, %", ylim=0)
     right.legend(fontsize="small")
     return figure
 
 
-def _bars(table: dict[str, dict[str, float | None]]) -> Figure:
+def _bars(runs: list[Shown]) -> Figure:
     figure, axes = plt.subplots(figsize=(9, 3.2))
     groups = COLUMNS[:4]
-    width = 0.8 / max(len(table), 1)
-    for i, (name, numbers) in enumerate(table.items()):
-        heights = [numbers.get(group) or 0.0 for group in groups]
-        bars = axes.bar([g + i * width for g in range(len(groups))], heights, width, label=name)
+    width = 0.8 / len(runs)
+    for i, run in enumerate(runs):
+        heights = [run.numbers.get(group) or 0.0 for group in groups]
+        bars = axes.bar([g + i * width for g in range(len(groups))], heights, width, label=run.label)
         axes.bar_label(bars, fmt="%.1f", fontsize=7)
     axes.set_xticks([g + 0.4 - width / 2 for g in range(len(groups))], groups)
     axes.set_ylabel("mean per-class accuracy, %")

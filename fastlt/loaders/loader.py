@@ -6,6 +6,7 @@ Shapes: B batch, H = W image size.
 from __future__ import annotations
 
 import json
+import math
 from collections import deque
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -101,7 +102,8 @@ class EvalLoader:
     ) -> None:
         self.reader, self.normalize, self.batch_size, self.labels = reader, normalize, batch_size, labels
         self.indices = np.arange(len(labels))[rank::world_size]
-        self.stands_in = -(-len(labels) // world_size) % batch_size == 1 and len(self.indices) % batch_size == 0
+        most = math.ceil(len(labels) / world_size)  # samples of rank 0
+        self.stands_in = math.ceil(most / batch_size) > math.ceil(len(self.indices) / batch_size)
         if self.stands_in:
             self.indices = np.append(self.indices, 0)
 

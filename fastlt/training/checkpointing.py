@@ -44,6 +44,7 @@ class Progress:
         best: best validation accuracy so far, and its epoch.
         label_space: digest of the classes the weights belong to.
         world_size, zero_stage: what the optimizer state was split for.
+        shard_classes: whether the head's rows were.
     """
 
     step: int
@@ -52,13 +53,15 @@ class Progress:
     label_space: str
     world_size: int
     zero_stage: int
+    shard_classes: bool
     version: int = _VERSION
 
     def require_fit(self, now: Progress, checkpoint: Path) -> None:
         """Checks that a run as it is now can go on from here.
 
         Raises:
-            ValueError: other classes, another batch size, another ZeRO stage, or under ZeRO another number of ranks.
+            ValueError: other classes, another batch size, ZeRO stage or kind of head, or under ZeRO another number of
+                ranks.
         """
         if self.label_space != now.label_space:
             raise ValueError(
@@ -74,6 +77,9 @@ class Progress:
                 f"{checkpoint} was written with engine.zero_stage={self.zero_stage}, not {now.zero_stage}: "
                 "resume with the same stage."
             )
+        if self.shard_classes != now.shard_classes:
+            was = str(self.shard_classes).lower()
+            raise ValueError(f"{checkpoint} was written with engine.shard_classes={was}: set it so to resume.")
         if self.zero_stage and self.world_size != now.world_size:
             raise ValueError(
                 f"{checkpoint} holds optimizer state split over {self.world_size} ranks (ZeRO {self.zero_stage}), "
@@ -95,7 +101,7 @@ def read_progress(checkpoint: Path) -> Progress:
 
 def save(run: RunFolder, progress: Progress, keep: int, parts: Sequence[Part]) -> None:
     """Writes a checkpoint; called by all ranks. It gets its name only when every rank's part is on the disk."""
-    final = run.checkpoints / f"step-{progress.step:09d}"
+    final = run.checkpoint(progress.step)
     if final.exists():  # saved a moment ago, for another reason
         return
     temporary = final.with_name(f".{final.name}.partial")
@@ -111,7 +117,7 @@ def save(run: RunFolder, progress: Progress, keep: int, parts: Sequence[Part]) -
     if main:
         (temporary / _PROGRESS).write_text(json.dumps(asdict(progress)))
         publish_folder(temporary, final)
-        for old in sorted(run.checkpoints.glob("step-*"))[:-keep]:
+        for old in run.all_checkpoints()[:-keep]:
             shutil.rmtree(old)
     dist.barrier()
 

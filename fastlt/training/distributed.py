@@ -10,6 +10,8 @@ import socket
 import deepspeed
 import torch
 
+from fastlt.cores import share_of_cores
+
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -22,7 +24,8 @@ def join_process_group() -> torch.device:
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     _require_gpu()
-    if not torch.cuda.is_available():
+    uses_gpu = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    if not uses_gpu:
         # Of use to inference alone, and compiled anew for every checkout.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -39,7 +42,7 @@ def join_process_group() -> torch.device:
             f"port {os.environ['MASTER_PORT']}, at which the ranks meet, is in use, perhaps by another training on "
             "this machine: choose another one with --master_port (deepspeed) or --master-port (torchrun)."
         ) from None
-    if torch.cuda.is_available():
+    if uses_gpu:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
         return device
@@ -49,6 +52,8 @@ def join_process_group() -> torch.device:
 
 def _require_gpu() -> None:
     """Raises ValueError where there is no GPU for this rank, though one was asked for."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return
     local, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if gpus == 0 and os.environ.get("DS_ACCELERATOR") == "cuda":
         raise ValueError(
@@ -72,9 +77,3 @@ def prepare_cpu() -> None:
     if set_option := getattr(ctypes.CDLL(None), "mallopt", None):  # glibc's alone
         set_option(_M_TRIM_THRESHOLD, -1)  # never
         set_option(_M_MMAP_MAX, 0)
-
-
-def share_of_cores() -> int:
-    """CPU cores of this machine for each of its ranks, at least 1."""
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
-    return max(1, len(os.sched_getaffinity(0)) // ranks_here)

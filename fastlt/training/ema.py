@@ -26,7 +26,11 @@ class Ema:
 
     def __init__(self, live: Callable[[], dict[str, Tensor]], decay: float) -> None:
         self.live, self.decay = live, decay
-        self.tensors = {name: tensor.detach().float().clone() for name, tensor in live().items()}
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins with the weights as they are now."""
+        self.tensors = {name: tensor.detach().float().clone() for name, tensor in self.live().items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -53,11 +57,11 @@ class Ema:
 
 
 @contextmanager
-def all_in_place(averages: Sequence[Ema]) -> Iterator[None]:
+def all_in_place(emas: Sequence[Ema]) -> Iterator[None]:
     """`Ema.in_place` of several, or of none."""
     with ExitStack() as stack:
-        for average in averages:
-            stack.enter_context(average.in_place())
+        for ema in emas:
+            stack.enter_context(ema.in_place())
         yield
 
 
@@ -85,14 +89,14 @@ class EngineEma(Ema):
             whole[0].all_gather(whole)
 
     def save(self, folder: Path) -> None:
-        """Writes the averages into a checkpoint's folder; called by all ranks."""
+        """Writes the average into a checkpoint's folder; called by all ranks."""
         if self.partitioned or self.engine.global_rank == 0:
             save_file({n: t.contiguous() for n, t in self.tensors.items()}, self._file(folder))
 
     def load(self, folder: Path) -> None:
-        """Reads them; to be called when the weights are loaded: a checkpoint without averages begins with these."""
+        """Reads them; to be called when the weights are loaded: without an average there, it begins with these."""
         if not self._file(folder).is_file():
-            self.tensors = {name: tensor.detach().float().clone() for name, tensor in self.live().items()}
+            self.restart()
             return
         for name, average in load_file(self._file(folder)).items():
             self.tensors[name].copy_(average)

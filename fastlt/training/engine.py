@@ -1,4 +1,4 @@
-"""DeepSpeed's engine: its settings, the user's own merged under ours, and its part of a checkpoint."""
+"""DeepSpeed's engine: its settings, the user's own with ours, and its part of a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ _OURS_ALONE = {
     "bf16": "engine.precision",
     "fp16": "engine.precision",
     "amp": "engine.precision",
+    "torch_autocast": "engine.precision",
 }
 
 
@@ -84,15 +85,15 @@ def _user_settings(told: Path | dict[str, Any] | None) -> dict[str, Any]:
     return settings
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """What a user says (`below`), completed by what we say (`above`).
+def _merge(user: dict[str, Any], ours: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """What a user says, completed by what we say.
 
     Raises:
         ValueError: they contradict each other.
     """
-    merged = dict(below)
-    for name, value in above.items():
-        said, full = below.get(name, value), f"{where}{name}"
+    merged = dict(user)
+    for name, value in ours.items():
+        said, full = user.get(name, value), f"{where}{name}"
         if isinstance(value, dict):
             if not isinstance(said, dict):
                 raise ValueError(f"engine.deepspeed has {full}={said!r}, where DeepSpeed takes an object.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from fastlt.label_space import LabelSpace
 from fastlt.recipe import Recipe
+from fastlt.training.checkpointing import Part
 from fastlt.training.ema import Ema
-from fastlt.training.sharded_head import FOLDER, ShardedHead
+from fastlt.training.sharded_head import ShardedHead
 
 
 class Head(Protocol):
@@ -20,7 +20,12 @@ class Head(Protocol):
 
     @property
     def emas(self) -> Sequence[Ema]:
-        """Averages of what this head holds beside the engine."""
+        """Averages (EMA) of what this head holds beside the engine."""
+        ...
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """What a checkpoint has of this head beside the engine."""
         ...
 
     def loss(self, images: Tensor, labels: Tensor, mixed_labels: Tensor | None, mixed_weight: Any) -> Tensor:
@@ -39,14 +44,6 @@ class Head(Protocol):
         """What the engine does not hold, on the host, under a classifier's names."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """See `checkpointing.Part`."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """See `checkpointing.Part`."""
-        ...
-
 
 def build_head(recipe: Recipe, label_space: LabelSpace, engine: Any, device: torch.device) -> Head:
     """The head that the recipe asks for, around an engine whose model has one or gives features."""
@@ -57,6 +54,7 @@ class WholeHead:
     """A head that the engine's module holds: all is done there."""
 
     emas: Sequence[Ema] = ()
+    parts: Sequence[Part] = ()
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
@@ -75,11 +73,3 @@ class WholeHead:
     def whole_weights(self) -> dict[str, Tensor]:
         """Nothing: the engine has them."""
         return {}
-
-    def save(self, folder: Path) -> None:
-        """Nothing: the engine has saved it."""
-
-    def load(self, folder: Path) -> None:
-        """Raises ValueError for a checkpoint whose rows were split."""
-        if (folder / FOLDER).is_dir():
-            raise ValueError(f"{folder} was written with engine.shard_classes=true: set it to resume.")

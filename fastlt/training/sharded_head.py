@@ -19,7 +19,7 @@ from fastlt.recipe import Recipe
 from fastlt.training.ema import Ema
 from fastlt.training.optimizer import make_optimizer, set_learning_rate
 
-FOLDER = "classes"
+_FOLDER = "classes"
 
 
 class ShardedHead:
@@ -31,15 +31,12 @@ class ShardedHead:
     def __init__(self, recipe: Recipe, label_space: LabelSpace, engine: Any, device: torch.device) -> None:
         self.engine, self.num_targets = engine, label_space.num_targets
         self.head = ShardedNeighborSilencingHead(
-            engine.module.in_features,
-            *head_arguments(recipe, label_space),
-            impl=recipe.loss.impl,
-            memory_limit=recipe.loss.memory_limit,
-            seed=recipe.seed,
+            engine.module.in_features, **head_arguments(recipe, label_space), seed=recipe.seed
         ).to(device)
         groups = param_groups_weight_decay(self.head, recipe.optimizer.weight_decay)
         self.optimizer = make_optimizer([g | {"part": "head", "lr_scale": 1.0} for g in groups], recipe.optimizer)
         decay = recipe.optimizer.ema_decay
+        self.parts = [self]
         self.emas = [Ema(lambda: dict(self.head.named_parameters()), decay)] if decay else []
 
     def loss(self, images: Tensor, labels: Tensor, mixed_labels: Tensor | None, mixed_weight: Any) -> Tensor:
@@ -64,26 +61,24 @@ class ShardedHead:
 
     def save(self, folder: Path) -> None:
         """Writes rows, optimizer state and average into a checkpoint."""
-        checkpoint.save(self._state(), checkpoint_id=folder / FOLDER, process_group=self.head.group)
+        checkpoint.save(self._state(), checkpoint_id=folder / _FOLDER, process_group=self.head.group)
 
     def load(self, folder: Path) -> None:
-        """Reads what was saved on any number of ranks.
-
-        Raises:
-            ValueError: the checkpoint holds no split classifier.
-        """
-        if not (folder / FOLDER).is_dir():
-            raise ValueError(f"{folder} was written with engine.shard_classes=false: set it to resume.")
+        """Reads what was saved on any number of ranks; without an average there, it begins with the rows."""
         if not self.optimizer.state:  # made by a first step, which is taken back by what is loaded
             for parameter in self.head.parameters():
                 parameter.grad = torch.zeros_like(parameter)
             self.step(0.0)
-        state = self._state()
-        checkpoint.load(state, checkpoint_id=folder / FOLDER, process_group=self.head.group)
+        saved = checkpoint.FileSystemReader(folder / _FOLDER).read_metadata().state_dict_metadata
+        state = {name: value for name, value in self._state().items() if name in saved}
+        checkpoint.load(state, checkpoint_id=folder / _FOLDER, process_group=self.head.group)
         for name, value in state.items():
             if isinstance(value, Tensor) and value.ndim == 0:  # step counts are no parts of a whole
                 owner, key = name.split(".")
                 self.optimizer.state[getattr(self.head, owner)][key] = value
+        for ema in self.emas:
+            if not any(name.endswith(".ema") for name in saved):
+                ema.restart()
 
     def _state(self) -> dict[str, Tensor]:
         """Rows, their moments as `weight.exp_avg`, their average: parts of wholes in the memory of what is trained."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import signal
 import time
@@ -17,6 +16,7 @@ from timm.utils import distribute_bn
 from torch import Tensor
 
 from fastlt.classifier import Classifier
+from fastlt.cores import share_of_cores
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.evaluation.metrics import Evaluation, evaluate
 from fastlt.loaders.loader import EvalLoader, TrainLoader
@@ -24,20 +24,19 @@ from fastlt.loaders.normalize import Normalize
 from fastlt.loaders.readers import open_reader
 from fastlt.loaders.sampler import EpochPlan
 from fastlt.loaders.transform import eval_transform, train_transform
-from fastlt.preflight import check_images, trained_label_space
 from fastlt.recipe import Recipe, changed_keys, load_recipe
 from fastlt.run_folder import RunFolder
 from fastlt.training import checkpointing
 from fastlt.training.batch_augment import BatchAugment
 from fastlt.training.checkpointing import Progress
-from fastlt.training.distributed import join_process_group, share_of_cores
+from fastlt.training.distributed import join_process_group
 from fastlt.training.ema import EngineEma, all_in_place
 from fastlt.training.engine import EngineState, start_engine, whole_weights
-from fastlt.training.flops import forward_flops
 from fastlt.training.heads import build_head
+from fastlt.training.log_windows import LogWindows
 from fastlt.training.optimizer import learning_rate, set_learning_rate
 from fastlt.training.run_log import RunLog
-from fastlt.training.step_stats import LogWindow, StepStats, memory_bytes, peak_flops
+from fastlt.training.step_stats import StepStats
 
 
 class Trainer:
@@ -57,8 +56,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, resume: bool = False) -> None:
         self.recipe, self.folder = recipe, RunFolder(recipe.output)
         data = EncodedDataset.open(recipe.data.path)
-        self.label_space = trained_label_space(data, recipe)
-        check_images(self.label_space, recipe)
+        self.label_space = data.label_space.trained(recipe.data.auxiliary)
         self.folder.require_startable(resume)
         self.device = join_process_group()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
@@ -71,6 +69,8 @@ class Trainer:
         if recipe.engine.compile:
             model.backbone.compile()
         self.plan = EpochPlan.of(self.label_space, recipe.data.auxiliary_per_class, recipe.seed)
+        # Without a validation split the test split is watched, but nothing is chosen by it.
+        self.held_out = "val" if "val" in data.splits else "test"
         self.train_loader, self.val_loader = self._open_loaders(data, model)
         self.steps_per_epoch = len(self.plan) / recipe.optimizer.batch_size
         self.engine = start_engine(model, recipe, self.micro_batch)
@@ -78,7 +78,12 @@ class Trainer:
         decay = recipe.optimizer.ema_decay
         engine_emas = [EngineEma(self.engine, decay)] if decay else []
         self.emas = [*engine_emas, *self.head.emas]
-        self.parts: list[checkpointing.Part] = [self.head, EngineState(self.engine), *engine_emas, self.train_loader]
+        self.parts: list[checkpointing.Part] = [
+            *self.head.parts,
+            EngineState(self.engine),
+            *engine_emas,
+            self.train_loader,
+        ]
         self.augment = BatchAugment(recipe.augment, self.device)
         self.step, self.best = 0, {"all": -1.0, "epoch": -1}
         said = self._resume() if resume else []
@@ -92,9 +97,8 @@ class Trainer:
             self.log.say(line)
         self._told_to_stop = False
         self._stats = StepStats(self.device)
-        self._window: LogWindow | None = None
-        self._flops = 3 * forward_flops(recipe.model, recipe.data.image_size, self.label_space.num_classes)
-        self._saved_at = time.monotonic()
+        num_classes = self.label_space.num_classes
+        self._windows = LogWindows(self._stats, self.log, recipe, num_classes, self.steps_per_epoch)
 
     def run(self) -> None:
         """Trains to the end, or until SIGTERM or SIGINT; either way what was learned is saved."""
@@ -139,7 +143,7 @@ class Trainer:
                 ema.update(self.step)
             self._stats.end_step()
             if self.step % self.recipe.log.steps == 0 or self.step == end:
-                stop, save = self._log_and_check_signals(rate, end)
+                stop, save = self._windows.end(self.step, rate, self._told_to_stop, is_last=self.step == end)
                 if (stop or save) and self.step < end:  # at the end the epoch is finished and saved as one
                     self._save()
                 if stop:
@@ -161,43 +165,6 @@ class Trainer:
         """Steps done when every image of this epoch has been learned; the last of them may begin the next one."""
         return self.plan.steps_before(epoch + 1, self.recipe.optimizer.batch_size)
 
-    def _log_and_check_signals(self, rate: float, end: int) -> tuple[bool, bool]:
-        """Ends a log window: logs the one before it, and tells (whether to stop, whether to save), as all ranks agree.
-
-        What a window holds is on its way to the host while the next one runs, so nobody waits for the device; the last
-        one is read where one waits anyway: when saving, stopping, and at the end of an epoch.
-        """
-        before, minutes = self._window, self.recipe.checkpoint.minutes
-        stop, save = self._read(before) if before else (False, False)
-        due = bool(minutes) and not save and time.monotonic() - self._saved_at > 60 * minutes
-        self._window = self._stats.end(self.step, self._told_to_stop, due and self.rank == 0, rate)
-        if stop or save or self.step == end:
-            stops, saves = self._read(self._window)
-            stop, save, self._window = stop or stops, save or saves, None
-        return stop, save
-
-    def _read(self, window: LogWindow) -> tuple[bool, bool]:
-        """Logs a window; (whether to stop, whether to save), the same on all ranks.
-
-        Raises:
-            ValueError: the loss is not finite.
-        """
-        loss, stop, save = window.read()
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss} at step {window.step}: lower optimizer.blr, warm up longer or set "
-                "optimizer.clip_grad; the checkpoints before it are good."
-            )
-        speed = window.speed()
-        values = {"epoch": window.step / self.steps_per_epoch, "loss": loss, "lr": window.rate} | speed
-        values["memory_gb"] = memory_bytes(self.device) / 1e9
-        if peak := peak_flops(self.device):
-            values["mfu"] = self._flops * values["images_per_s"] / self.world_size / peak
-        self.log.write("train", window.step, **values)
-        step_seconds = self.recipe.optimizer.batch_size / speed["images_per_s"]
-        self.log.progress(window.step, loss, speed["images_per_s"], speed["data_wait"], step_seconds)
-        return stop, save
-
     def _finish_epoch(self, epoch: int, save: bool) -> None:
         done = epoch + 1
         final = done == self.recipe.optimizer.epochs
@@ -214,7 +181,7 @@ class Trainer:
             result = evaluate(self.head.logits(), self.val_loader, self.label_space, self.device)
             weights = whole_weights(self.engine) | self.head.whole_weights()
         about = {"epoch": epoch + 1, "label_space": self.label_space.digest(), "evaluation": _without_classes(result)}
-        better = self.chooses and result.all > self.best["all"]
+        better = self.held_out == "val" and result.all > self.best["all"]
         if better:
             self.best = {"all": result.all, "epoch": epoch + 1}
         if self.rank == 0:
@@ -228,25 +195,25 @@ class Trainer:
     def _save(self) -> None:
         self._share_batch_statistics()
         checkpointing.save(self.folder, self._progress(), self.recipe.checkpoint.keep, self.parts)
-        self._saved_at = time.monotonic()
+        self._windows.saved()
 
     def _progress(self) -> Progress:
         recipe, space = self.recipe, self.label_space.digest()
         batch_size, stage = recipe.optimizer.batch_size, recipe.engine.zero_stage
-        return Progress(self.step, batch_size, self.best, space, self.world_size, stage)
+        return Progress(self.step, batch_size, self.best, space, self.world_size, stage, recipe.engine.shard_classes)
 
     def _resume(self) -> list[str]:
         """Goes on at the newest checkpoint; one that was killed before its first begins anew. Tells where and how."""
         before = load_recipe(self.folder.recipe)
         changed = [f"  {key}: {old} -> {new}" for key, (old, new) in changed_keys(before, self.recipe).items()]
         said = ["changed keys:", *changed] if changed else []
-        checkpoint = self.folder.latest_checkpoint()
-        if not checkpoint:
+        checkpoints = self.folder.all_checkpoints()
+        if not checkpoints:
             return [f"{self.folder.path} has no checkpoint yet: starting over", *said]
-        progress = checkpointing.restore(checkpoint, self._progress(), self.parts)
+        progress = checkpointing.restore(checkpoints[-1], self._progress(), self.parts)
         self.step, self.best = progress.step, progress.best
         epoch = self.step / self.steps_per_epoch
-        return [f"resumed at step {self.step:,} (epoch {epoch:.1f}) from {checkpoint}", *said]
+        return [f"resumed at step {self.step:,} (epoch {epoch:.1f}) from {checkpoints[-1]}", *said]
 
     def _share_batch_statistics(self) -> None:
         """Averages BatchNorm's running statistics over the ranks; they are linear, so it does not matter when."""
@@ -256,16 +223,13 @@ class Trainer:
     def _open_loaders(self, data: EncodedDataset, model: Classifier) -> tuple[TrainLoader, EvalLoader]:
         recipe = self.recipe
         workers = recipe.data.workers or share_of_cores()
-        # Without a validation split the test split is watched, but nothing is chosen by it.
-        self.chooses = "val" in data.splits
-        held_out = "val" if self.chooses else "test"
         normalize = Normalize(*model.normalization, self.device)
         transforms = train_transform(recipe, normalize.mean), eval_transform(recipe)
         train, val = (
             open_reader(data, split, transform, self.micro_batch, workers, recipe.data.loader, self.device)
-            for split, transform in zip(("train", held_out), transforms, strict=True)
+            for split, transform in zip(("train", self.held_out), transforms, strict=True)
         )
-        labels = data.split("train").labels(), data.split(held_out).labels()
+        labels = data.split("train").labels(), data.split(self.held_out).labels()
         return (
             TrainLoader(train, self.plan, labels[0], normalize, self.micro_batch, self.rank, self.world_size),
             EvalLoader(val, labels[1], normalize, self.micro_batch, self.rank, self.world_size),
@@ -280,10 +244,10 @@ class Trainer:
             f"{self.steps_per_epoch:.1f} steps of {recipe.optimizer.batch_size} on {self.world_size} "
             f"{self.device.type} ranks, {self.engine.module.compute_dtype}, ZeRO {recipe.engine.zero_stage}"
         ]
-        if not self.chooses:
+        if self.held_out == "test":
             lines.append(
                 f"warning: {recipe.data.path} has no validation split: the accuracies below are those of the test "
-                "split, the last weights are kept and none are chosen. Choosing anything by them would flatter it."
+                "split, the last weights are kept and none are chosen. Do not select a model by them."
             )
         return lines
 

@@ -29,7 +29,7 @@ def test_silenced_sets(space):
 
 
 def test_without_auxiliary_keeps_the_targets(space):
-    targets = space.without_auxiliary()
+    targets = space.trained(auxiliary=False)
     assert (targets.num_classes, targets.neighbors, targets.counts) == (4, (), (101, 100, 20, 19))
     assert targets.digest() != space.digest()
 

@@ -45,7 +45,7 @@ def test_ctrl_c_to_the_command_alone_ends_its_ranks_which_save(workshop, ranks):
     said = out.read_text()
     assert "saved; continue with --resume" in said
     stopped_at = max(r["step"] for r in run.records())
-    assert run.latest_checkpoint() == run.checkpoints / f"step-{stopped_at:09d}"
+    assert run.all_checkpoints()[-1] == run.checkpoint(stopped_at)
     left = subprocess.run(["pgrep", "-f", f"output={run.path.name}"], capture_output=True, text=True).stdout
     assert not left.split(), "ranks train on"
 

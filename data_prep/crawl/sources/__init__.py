@@ -1,4 +1,4 @@
-"""Where images of a category may be found: public APIs, one module each, and lists of URLs (`url_lists`)."""
+"""Where images of a category may be found: public APIs, one module each."""
 
 from fastlt.data_prep.crawl.sources.commons import Commons
 from fastlt.data_prep.crawl.sources.gbif import Gbif

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from fastlt.dataset.beton import JPEG, read_tables
 from fastlt.dataset.encoded import EncodedDataset
+from fastlt.dataset.images import decode_jpeg
 from fastlt.loaders.choices import Choices, augmentations, is_flipped, random_crop, uniform_numbers
 from fastlt.loaders.compiled import compiled
 from fastlt.loaders.ffcv import jpeg
-from fastlt.loaders.ffcv.jpeg import decode_jpeg
+from fastlt.loaders.ffcv.jpeg import decode_window
 from fastlt.loaders.ffcv.pixel_operations import apply_operations
 from fastlt.loaders.resample import resize_crop
 from fastlt.loaders.sample_keys import sample_index, split_keys
@@ -109,7 +110,7 @@ class FFCVImages:
             content = self._mapped[start : start + int(self._num_bytes[index])]
             if mode == JPEG:
                 try:
-                    pixels = jpeg.decode_whole(content)
+                    pixels = decode_jpeg(content)
                 except ValueError:
                     return index
                 if pixels.shape != (height, width, 3):
@@ -142,7 +143,7 @@ def _pixels(mapped, row, num_bytes, top, left, h, w, memory):
     content = mapped[row["data_ptr"] : row["data_ptr"] + num_bytes]
     height, width = np.int64(row["height"]), np.int64(row["width"])
     if row["mode"] == JPEG:
-        pixels, first, decoded = decode_jpeg(content, height, width, top, left, h, w, memory)
+        pixels, first, decoded = decode_window(content, height, width, top, left, h, w, memory)
         return pixels, 0, left - first, decoded
     return content.reshape(height, width, 3), top, left, True
 

@@ -1,6 +1,6 @@
 """A JPEG's window decoded from compiled code; the C part is compiled when it is first needed.
 
-Where it cannot be compiled, `decode_whole` takes its place: simplejpeg, at the same settings, so with the same pixels.
+Where it cannot be compiled, `dataset/images.py` decodes in its place: the same pixels, but all of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 
 import llvmlite.binding
 import numpy as np
-import simplejpeg
 from numba import types
 
 from fastlt.loaders.compiled import compiled, folder
@@ -71,15 +70,6 @@ _decode: Any = types.ExternalFunction(
 )
 
 
-def decode_whole(content: np.ndarray) -> np.ndarray:
-    """All pixels of a JPEG, uint8 [H, W, 3], without the C part.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    return simplejpeg.decode_jpeg(content, fastdct=False, fastupsample=False, strict=True)
-
-
 def say_what_is_missing() -> None:
     """Tells people, once for all ranks, what decoding without the C part costs."""
     global _said
@@ -94,7 +84,7 @@ def say_what_is_missing() -> None:
 
 
 @compiled
-def decode_jpeg(content, height, width, top, left, rows, columns, memory):
+def decode_window(content, height, width, top, left, rows, columns, memory):
     """Decodes a window of an image.
 
     Args:

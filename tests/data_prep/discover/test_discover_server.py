@@ -66,7 +66,7 @@ def test_too_many_requests_are_waited_out_by_all(desk):
 def test_a_server_that_wants_to_be_left_alone_for_too_long(desk):
     desk.server.answer = lambda q: obliging(q) if q.title == "shark" else error(429, "not today", retry_after="86400")
     said = desk.refusal("--concurrency", 1, "--max-wait", 3600)
-    assert "is asked too much and wants 86,400 s of peace (429: " in said
+    assert "limits our rate and asks for a wait of 86,400 s (429: " in said
     assert "2 of 3 target classes are not finished" in said
     assert len(desk.server.asked) == 2
     assert len(desk.neighbors()["shark"]) == 3

@@ -11,6 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from fastlt.evaluation.export import export
 from fastlt.evaluation.finished_run import FinishedRun
 from fastlt.run_folder import RunFolder
 
@@ -147,7 +148,7 @@ def write_run(folder, recipe_model: str):
 
 def logits_of_export(folder, images: torch.Tensor) -> torch.Tensor:
     """What plain timm makes of the exported run."""
-    FinishedRun(folder / "run").export(folder / "export")
+    export(FinishedRun(folder / "run"), folder / "export")
     described = json.loads((folder / "export" / "model.json").read_text())
     plain = timm.create_model(described["name"], num_classes=2, **described["arguments"]).eval()
     plain.load_state_dict(load_file(folder / "export" / "model.safetensors"))

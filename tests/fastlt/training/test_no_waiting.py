@@ -49,6 +49,6 @@ def test_steps_and_log_lines_do_not_wait(process_group):
                 ended.append(meter.end(step, False, False, 0.1))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    for stretch in ended:
-        assert np.isfinite(stretch.read()[0])
-        assert stretch.speed()["step_ms"] > 0
+    for window in ended:
+        assert np.isfinite(window.read()[0])
+        assert window.speed()["step_ms"] > 0

@@ -70,21 +70,23 @@ class Catalog:
             self._run("PRAGMA journal_mode = WAL")
             self._run("PRAGMA synchronous = NORMAL")  # a power cut may cost the last commits, never order
             self._run("PRAGMA foreign_keys = ON")
-            self._create_or_migrate()
+            self._create_or_migrate(create)
         except sqlite3.DatabaseError as error:
             self.connection.close()
             raise ValueError(f"{path} cannot be used as a catalog: {error}.") from None
 
-    def _create_or_migrate(self) -> None:
+    def _create_or_migrate(self, create: bool) -> None:
         with self.transaction():  # two processes may open the same old catalog
             version = self._number("PRAGMA user_version")
-            if version > schema.VERSION:
+            if not 0 <= version <= schema.VERSION:
                 raise sqlite3.DatabaseError(
                     f"it has version {version}, this fastlt reads up to {schema.VERSION}: install a newer fastlt"
                 )
             if version == 0:
                 if self._number("SELECT count(*) FROM sqlite_schema"):
                     raise sqlite3.DatabaseError("it is another program's database")
+                if not create:
+                    raise sqlite3.DatabaseError("it is empty")
                 steps = [schema.SCHEMA]
             else:
                 steps = [schema.MIGRATIONS[number] for number in range(version, schema.VERSION)]

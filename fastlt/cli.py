@@ -17,7 +17,6 @@ from fastlt.options import (
     Flag,
     OptionalFile,
     OptionalFolder,
-    OptionalInt,
     OptionError,
     RunFolder,
     RunFolders,
@@ -40,14 +39,16 @@ class Train:
     """Keys of the recipe to set, for example optimizer.epochs=3; `fastlt recipe` explains all keys."""
     resume: Flag = False
     """Go on with the run at its newest checkpoint."""
-    ranks: OptionalInt = None
-    """Processes (default: one for each GPU, or one on the CPU)."""
+    ranks: int = 0
+    """Processes; 0 starts one for each GPU, or one on the CPU."""
 
     def run(self) -> None:
         from fastlt.launch import devices, launch
         from fastlt.preflight import check
         from fastlt.recipe import load_recipe
 
+        if self.ranks < 0:
+            raise OptionError(f"--ranks is {self.ranks}; give a number of processes, or 0 for one on each GPU.")
         ranks = self.ranks or len(devices()) or 1
         check(load_recipe(self.recipe, self.overrides), self.resume, ranks)
         words = ["--config", self.recipe, *["--resume"] * self.resume, *self.overrides]
@@ -82,10 +83,10 @@ class Evaluate:
 
     runs: RunFolders
     """The folders of the runs."""
-    split: Annotated[Literal["val", "test"] | None, arg(metavar="{val,test}", help_behavior_hint="")] = None
-    """The split (default: test where there is one, else val)."""
-    weights: Annotated[Literal["last", "best"] | None, arg(metavar="{last,best}", help_behavior_hint="")] = None
-    """The weights (default: best, which val has chosen, on test; last on val)."""
+    split: Literal["auto", "val", "test"] = "auto"
+    """The split; auto takes test where there is one, else val."""
+    weights: Literal["auto", "last", "best"] = "auto"
+    """Which weights; auto takes the best ones, which val has chosen, on test, and the last ones on val."""
     data: OptionalFolder = None
     """Another encoded data set of the same target classes."""
 
@@ -97,7 +98,9 @@ class Evaluate:
         for path in self.runs:
             RunFolder(path).require_begun()
         for path in self.runs:
-            print(evaluate_run(path, self.split, self.weights, self.data))
+            split = None if self.split == "auto" else self.split
+            weights = None if self.weights == "auto" else self.weights
+            print(evaluate_run(path, split, weights, self.data))
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class Export:
         from fastlt.evaluation.finished_run import FinishedRun
 
         files = export(FinishedRun(self.run_folder, self.weights), self.out or self.run_folder / "export")
-        print(f"written: {', '.join(map(str, files))}")
+        print(f"written: {', '.join(map(str, files))} ({self.weights} weights)")
         print(f"try it:  python {files[-1]} IMAGE")
 
 
@@ -191,7 +194,7 @@ _BY_NAME = {name: command for group in COMMANDS.values() for name, command in gr
 def main(words: list[str] | None = None) -> int:
     """Runs one command; users' mistakes end it with one sentence and status 1 (2 for words that make no sense)."""
     words = sys.argv[1:] if words is None else words
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0
     if words[0] == "--version":
@@ -206,15 +209,28 @@ def main(words: list[str] | None = None) -> int:
         print(f"fastlt: error: there is no command {name!r}; {meant}", file=sys.stderr)
         return 2
     try:
+        if name == "train":
+            _require_no_dashes(rest)
         parse(_BY_NAME[name], f"fastlt {name}", keys_last(rest) if name == "train" else rest).run()
-    except (ValueError, OptionError, OSError, sqlite3.OperationalError) as error:  # the last one is a full disk, mostly
+    except (ValueError, OptionError, OSError) as error:
         print(f"fastlt: error: {error}", file=sys.stderr)
+        return 1
+    except sqlite3.DatabaseError as error:  # a full disk, mostly
+        print(f"fastlt: error: the catalog cannot be used: {error}.", file=sys.stderr)
         return 1
     except SystemExit as end:
         return int(end.code or 0)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _require_no_dashes(words: list[str]) -> None:
+    """Raises OptionError for a recipe's key that is written like an option."""
+    for word in words:
+        key = word.partition("=")[0].removeprefix("--")
+        if word.startswith("--") and key not in ("resume", "ranks", "help") and not "resume".startswith(key):
+            raise OptionError(f"{word}: keys of the recipe are written without dashes, for example optimizer.epochs=3.")
 
 
 def _require_runs(runs: tuple[Path, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,14 +16,18 @@ from pathlib import Path
 import psutil
 
 from fastlt import train
+from fastlt.stopping import signal_when_parent_ends, stop_signals
 
 _TRAIN = Path(train.__file__)
 
 
 def devices() -> list[str]:
-    """The GPUs to train on, as CUDA_VISIBLE_DEVICES names them; told without importing torch."""
-    if os.environ.get("DS_ACCELERATOR") == "cpu":
-        return []
+    """The GPUs to train on; none where DS_ACCELERATOR=cpu."""
+    return [] if os.environ.get("DS_ACCELERATOR") == "cpu" else _visible_gpus()
+
+
+def _visible_gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them, which DeepSpeed's launcher sets anew; told without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -32,7 +37,9 @@ def devices() -> list[str]:
 def launch(words: Sequence[str], ranks: int) -> int:
     """Trains on that many ranks of this machine; returns the exit status. One rank needs no launcher.
 
-    SIGINT or SIGTERM to this process alone is passed on to the ranks, which save and end; a second one kills them.
+    SIGINT, SIGTERM or SIGHUP to this process is passed on to the ranks, which save and end; a second one kills them.
+    The status is then 128 and the signal's number, as shells have it. Where this process is killed, the ranks save and
+    end too.
 
     Args:
         words: of the command line of `train.py`.
@@ -41,47 +48,64 @@ def launch(words: Sequence[str], ranks: int) -> int:
     Raises:
         ValueError: there are fewer GPUs than ranks.
     """
-    visible = devices()
-    accelerator = os.environ.get("DS_ACCELERATOR", "cuda" if visible else "cpu")
-    if accelerator == "cuda" and 0 < len(visible) < ranks:
-        raise ValueError(f"--ranks {ranks} needs {ranks} GPUs, but only {len(visible)} are visible.")
+    gpus = len(devices())
+    accelerator = os.environ.get("DS_ACCELERATOR", "cuda" if gpus else "cpu")
+    if accelerator == "cuda" and 0 < gpus < ranks:
+        raise ValueError(f"--ranks {ranks} needs {ranks} GPUs, but only {gpus} are visible.")
     environment = os.environ | {"DS_ACCELERATOR": accelerator}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    if ranks == 1:
-        os.execve(sys.executable, [sys.executable, str(_TRAIN), *words], environment)
-    with socket.create_server(("127.0.0.1", 0)) as free:  # somebody else may be training on this machine
-        port = free.getsockname()[1]
-    # The launcher of one machine: `deepspeed` itself would import torch once more to find that there is but one, and
-    # would not take both a number of ranks and CUDA_VISIBLE_DEVICES.
-    machine = {"localhost": [visible[rank] if rank < len(visible) else str(rank) for rank in range(ranks)]}
-    world = base64.urlsafe_b64encode(json.dumps(machine).encode()).decode()
-    launcher = [sys.executable, "-m", "deepspeed.launcher.launch", "--quiet", f"--world_info={world}"]
-    command = [*launcher, f"--master_port={port}", str(_TRAIN), *words]
+    command = [sys.executable, str(_TRAIN), *words]
+    if ranks > 1:
+        command[1:1] = _launcher(ranks, _visible_gpus())
     # In a session of its own, so that Ctrl-C comes here alone.
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    told = 0
+    end = signal.SIGTERM if ranks == 1 else signal.SIGKILL  # ranks see the launcher's end, and save
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, preexec_fn=lambda: signal_when_parent_ends(end)
+    )
+    told: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
-        nonlocal told
-        told += 1
-        if told == 1:
-            _stop_ranks(process.pid)
-        else:
+        told.append(number)
+        training = _training_ranks(process.pid)
+        if len(told) == 1 and len(training) == ranks:
+            print("fastlt: saving, then stopping; press again to stop at once", file=sys.stderr, flush=True)
+            for rank in training:  # not the launcher, which would kill them
+                rank.send_signal(signal.SIGTERM)
+        else:  # there is nothing to save yet, or the user cannot wait
             os.killpg(process.pid, signal.SIGKILL)
 
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in stop_signals()}
     try:
-        return process.wait()
+        status = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    return 128 + told[0] if told else status
 
 
-def _stop_ranks(launcher: int) -> None:
-    """Asks the ranks to save and end: the launcher would kill them."""
-    for child in psutil.Process(launcher).children(recursive=True):
+def _launcher(ranks: int, visible: Sequence[str]) -> list[str]:
+    """Words for Python that start the launcher of one machine.
+
+    `deepspeed` itself would import torch once more to find that there is but one machine, and would not take both a
+    number of ranks and CUDA_VISIBLE_DEVICES.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:  # somebody else may be training on this machine
+        port = free.getsockname()[1]
+    machine = {"localhost": [visible[rank] if rank < len(visible) else str(rank) for rank in range(ranks)]}
+    world = base64.urlsafe_b64encode(json.dumps(machine).encode()).decode()
+    return ["-m", "deepspeed.launcher.launch", "--quiet", f"--world_info={world}", f"--master_port={port}"]
+
+
+def _training_ranks(started: int) -> list[psutil.Process]:
+    """Those ranks that would save when told to end: before, SIGTERM has no handler."""
+    process, found = psutil.Process(started), []
+    for rank in (process, *process.children(recursive=True)):
         try:
-            if any(word.startswith("--local_rank=") for word in child.cmdline()):
-                child.send_signal(signal.SIGTERM)
-        except psutil.NoSuchProcess:
+            words = rank.cmdline()
+            if str(_TRAIN) in words and "deepspeed.launcher.launch" not in words:
+                caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{rank.pid}/status").read_text())
+                if caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
+                    found.append(rank)
+        except (psutil.NoSuchProcess, OSError):
             continue
+    return found

@@ -25,7 +25,7 @@ Names = Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_
 # Positional ones that several commands have.
 CatalogFile = Annotated[Positional[Path], arg(metavar="CATALOG")]
 RunFolder = Annotated[Positional[Path], arg(metavar="RUN")]
-RunFolders = Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
+RunFolders = Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]", help_behavior_hint="")]
 
 
 class OptionError(Exception):

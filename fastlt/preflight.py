@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from functools import cache
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from fastlt.run_folder import RunFolder
 
 
 def check(recipe: Recipe, resume: bool, ranks: int) -> None:
-    """Checks run folder, data set, model and batch size.
+    """Checks data set, model, batch size and run folder.
 
     Args:
         recipe: of the run.
@@ -24,7 +25,6 @@ def check(recipe: Recipe, resume: bool, ranks: int) -> None:
     Raises:
         ValueError: something is wrong; the message says what to do.
     """
-    RunFolder(recipe.output).require_startable(resume)
     space = EncodedDataset.open(recipe.data.path).label_space.trained(recipe.data.auxiliary)
     images = int(space.epoch_counts(recipe.data.auxiliary_per_class).sum())
     if images < recipe.optimizer.batch_size:
@@ -34,6 +34,8 @@ def check(recipe: Recipe, resume: bool, ranks: int) -> None:
         )
     check_model_name(recipe.model.name)
     recipe.optimizer.micro_batch(ranks)
+    _require_writable(recipe.output)
+    RunFolder(recipe.output).require_startable(resume)
 
 
 def check_model_name(name: str) -> None:
@@ -44,6 +46,13 @@ def check_model_name(name: str) -> None:
     close = difflib.get_close_matches(architecture, _model_names(), 1)
     meant = f"; did you mean {close[0]}?" if close else ""
     raise ValueError(f"model.name={name}: timm has no such model{meant} (timm.list_models() has all names)")
+
+
+def _require_writable(output: Path) -> None:
+    """Raises ValueError where the folder of the run cannot be made."""
+    there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ValueError(f"output={output} cannot be made: {there} is not a folder that you may write to.")
 
 
 @cache

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fastlt.atomic import write_text
 from fastlt.kernels.options import MEMORY_LIMIT, Implementation
@@ -37,13 +37,13 @@ _MEANT = {
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataRecipe(_Section):
     path: Path
     """Encoded data set, made by `fastlt encode`."""
-    image_size: int = Field(224, ge=8)
+    image_size: int = Field(224, ge=8, le=8192)
     """Side of the training and test images, in pixels."""
     auxiliary: bool = True
     """Train on the auxiliary classes too; false leaves them out of images, labels and prior."""
@@ -74,6 +74,20 @@ class AugmentRecipe(_Section):
     """Alpha of cutmix; 0 turns it off."""
     crop_pct: float = Field(0.875, gt=0, le=1)
     """Side of the center crop at test time over the shorter side of the image."""
+
+    @field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _from_small_to_large(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("must be two numbers above 0, the smaller one first")
+        return value
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _within_the_image(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[1] > 1:
+            raise ValueError("must be fractions of the image, at most 1")
+        return value
 
 
 class ModelRecipe(_Section):
@@ -191,7 +205,7 @@ class LogRecipe(_Section):
 class Recipe(_Section):
     output: Path
     """Folder of the run."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """With epoch, step and sample it determines all randomness."""
     data: DataRecipe
     augment: AugmentRecipe = AugmentRecipe()
@@ -204,6 +218,8 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        if self.output == Path():
+            raise ValueError("output names no folder")
         if self.optimizer.head_only_epochs > self.optimizer.epochs:
             raise ValueError("optimizer.head_only_epochs exceeds optimizer.epochs")
         if self.engine.shard_classes:
@@ -279,7 +295,11 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"recipe {path}: {'; '.join(map(_explain, error.errors()))}.") from None
+        # A word that was typed is not the file's fault.
+        typed = {word.partition("=")[0] for word in overrides}
+        keys = [".".join(str(part) for part in e["loc"]) for e in error.errors()]
+        where = "" if all(any(f"{k}.".startswith(f"{t}.") for t in typed) for k in keys) else f"recipe {path}: "
+        raise ValueError(f"{where}{'; '.join(dict.fromkeys(map(_explain, error.errors())))}.") from None
 
 
 def recipe_keys(section: type[BaseModel] | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -322,17 +342,34 @@ def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in above:
+        raise ValueError(f"recipe {path} is its own base.")
     try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ValueError(f"recipe {path} cannot be read: {error.strerror}.") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is not valid YAML: {error}.") from None
+        values = yaml.load(path.read_text(), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {path} cannot be read: {error}.") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
         raise ValueError(f"recipe {path} is empty or not a mapping.")
     base = values.pop("base", None)
-    return _merge(_read_yaml(path.parent / base), values) if base else values
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ValueError(f"recipe {path}: base is {base!r}, not the name of a recipe beside it.")
+    return _merge(_read_yaml(path.parent / base, (*above, path.resolve())), values)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -349,7 +386,13 @@ def _explain(error: Any) -> str:
         return _explain_unknown(key)
     if error["type"] == "missing":
         return f"key {key!r} is missing"
-    return f"{key}: {error['msg']}" if key else error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    if key.startswith("engine.deepspeed"):  # pydantic names every type that it tried
+        return "engine.deepspeed must be a JSON file or a mapping of DeepSpeed's settings"
+    message = message.removeprefix("Input ").replace("valid ", "").partition(", unable to parse")[0]
+    return f"{key}={error['input']} {message}"
 
 
 def _explain_unknown(key: str) -> str:
@@ -365,5 +408,5 @@ def _explain_unknown(key: str) -> str:
     said = f"unknown key {key!r}; did you mean {meant}?" if meant else f"unknown key {key!r}"
     section = key.rpartition(".")[0]
     inside = [name.removeprefix(f"{section}.") for name in known if name.startswith(f"{section}.")]
-    where = f"known in {section!r} are" if section else "sections are"
+    where = f"known in {section!r} are" if section else "known are"
     return f"{said} ({where} {', '.join(inside if section else sections)}; `fastlt recipe` explains them)"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import statistics
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -42,8 +45,29 @@ class RunFolder:
         """Raises ValueError where there is nothing to resume, or something that a new run would overwrite."""
         if resume and not self.is_begun:
             raise ValueError(f"{self.path} holds no run to resume: start without --resume.")
-        if self.is_begun and not resume:
+        if not resume and self._has_something_to_lose:
             raise ValueError(f"{self.path} holds a run already: add --resume to continue it or set another output.")
+
+    @property
+    def _has_something_to_lose(self) -> bool:
+        """Not so where a run failed at its start, which may simply be started again."""
+        kept = [self.weights(which) for which in get_args(Weights)]
+        written = self.log.is_file() and self.log.stat().st_size > 0
+        return written or bool(self.all_checkpoints()) or any(file.is_file() for file in kept)
+
+    def claim(self) -> None:
+        """Makes the folder if there is none, and holds it for this process until that ends.
+
+        Raises:
+            ValueError: another process trains here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._held = os.open(self.path, os.O_RDONLY)
+        with suppress(OSError):  # some network file systems have no locks
+            try:
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is training in {self.path}: wait, or set another output.") from None
 
     def require_begun(self) -> None:
         """Raises ValueError where no run was started."""
@@ -108,14 +132,18 @@ class RunFolder:
         Raises:
             ValueError: no such file, or weights of another label space.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         file = self.weights(which)
         if not file.is_file():
             others = [other for other in get_args(Weights) if self.weights(other).is_file()]
             why = f"it has only {others[0]} weights" if others else "the run has not finished an epoch"
             raise ValueError(f"there are no weights at {file}: {why}.")
-        with safe_open(file, framework="pt") as stored:
+        try:
+            stored = safe_open(file, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged ({error}): resume the run to have it written again.") from None
+        with stored:
             about = {name: json.loads(value) for name, value in (stored.metadata() or {}).items()}
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         if about.get("label_space") != label_space:

@@ -1,6 +1,7 @@
 """One rank of a training, as a launcher starts it: `deepspeed fastlt/train.py --config RECIPE [key=value ...]`."""
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,11 @@ class TrainRank:
 
     def run(self) -> None:
         """Trains; ends the process where it cannot."""
+        from fastlt.stopping import signal_when_parent_ends
         from fastlt.training.failures import exit_with_one_sentence
 
+        if "LOCAL_RANK" in os.environ:  # a launcher that is killed leaves no rank behind: they save and end
+            signal_when_parent_ends(signal.SIGTERM)
         with exit_with_one_sentence():
             from fastlt.preflight import check
             from fastlt.recipe import load_recipe

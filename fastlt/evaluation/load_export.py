@@ -18,6 +18,8 @@ how = {key: about[key] for key in ("crop_pct", "interpolation", "mean", "std")}
 transform = create_transform((3, about["image_size"], about["image_size"]), **how)
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+        sys.exit(f"usage: python {sys.argv[0]} IMAGE")
     with torch.inference_mode():
         probabilities = model(transform(Image.open(sys.argv[1]).convert("RGB"))[None])[0].softmax(0)
     for label in probabilities.argsort(descending=True)[:5].tolist():

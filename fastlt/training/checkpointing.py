@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from fastlt.atomic import publish_folder
 from fastlt.run_folder import RunFolder
@@ -91,9 +93,12 @@ def read_progress(checkpoint: Path) -> Progress:
     """Progress of a checkpoint, without loading its weights.
 
     Raises:
-        ValueError: it was written by another version of fastlt.
+        ValueError: it is damaged, or was written by another version of fastlt.
     """
-    fields = json.loads((checkpoint / _PROGRESS).read_text())
+    try:
+        fields = json.loads((checkpoint / _PROGRESS).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(_damaged(checkpoint, error)) from None
     if fields.get("version") != _VERSION:
         raise ValueError(f"{checkpoint} was written by another version of fastlt: finish this run with that one.")
     return Progress(**fields)
@@ -131,10 +136,20 @@ def restore(checkpoint: Path, now: Progress, parts: Sequence[Part]) -> Progress:
         parts: as they were saved.
 
     Raises:
-        ValueError: the checkpoint does not fit.
+        ValueError: the checkpoint is damaged, or does not fit.
     """
     progress = read_progress(checkpoint)
     progress.require_fit(now, checkpoint)
     for part in parts:
-        part.load(checkpoint)
+        try:
+            part.load(checkpoint)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+            raise ValueError(_damaged(checkpoint, error)) from error
     return progress
+
+
+def _damaged(checkpoint: Path, error: Exception) -> str:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
+    return (
+        f"{checkpoint} cannot be loaded ({reason}): if it is damaged, remove it, and --resume takes the one before it."
+    )

@@ -31,6 +31,13 @@ def exit_with_one_sentence() -> Iterator[None]:
         if os.environ.get("FASTLT_TRACE"):
             traceback.print_exc()
         _leave()
+    except KeyboardInterrupt:  # before training, when there is nothing to save
+        os._exit(128 + signal.SIGINT)
+    except OSError as error:  # a full disk, a folder that is not writable
+        print(f"fastlt: error: {error} (rank {rank})", file=sys.stderr, flush=True)
+        if os.environ.get("FASTLT_TRACE"):
+            traceback.print_exc()
+        _leave()
     except Exception:
         print(f"fastlt: rank {rank} failed", file=sys.stderr, flush=True)
         traceback.print_exc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -26,6 +27,7 @@ from fastlt.loaders.sampler import EpochPlan
 from fastlt.loaders.transform import eval_transform, train_transform
 from fastlt.recipe import Recipe, changed_keys, load_recipe
 from fastlt.run_folder import RunFolder
+from fastlt.stopping import stop_signals
 from fastlt.training import checkpointing
 from fastlt.training.batch_augment import BatchAugment
 from fastlt.training.checkpointing import Progress
@@ -58,6 +60,8 @@ class Trainer:
         data = EncodedDataset.open(recipe.data.path)
         self.label_space = data.label_space.trained(recipe.data.auxiliary)
         self.folder.require_startable(resume)
+        if os.environ.get("RANK", "0") == "0":
+            self.folder.claim()
         self.device = join_process_group()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.micro_batch = recipe.optimizer.micro_batch(self.world_size)
@@ -88,7 +92,6 @@ class Trainer:
         self.step, self.best = 0, {"all": -1.0, "epoch": -1}
         said = self._resume() if resume else []
         if self.rank == 0:
-            self.folder.path.mkdir(parents=True, exist_ok=True)
             recipe.save(self.folder.recipe)
             self.label_space.save(self.folder.label_space)
         total = self._end_of(recipe.optimizer.epochs - 1)
@@ -101,8 +104,8 @@ class Trainer:
         self._windows = LogWindows(self._stats, self.log, recipe, num_classes, self.steps_per_epoch)
 
     def run(self) -> None:
-        """Trains to the end, or until SIGTERM or SIGINT; either way what was learned is saved."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Trains to the end, or until SIGINT, SIGTERM or SIGHUP; either way what was learned is saved."""
+        for number in stop_signals():
             signal.signal(number, self._on_signal)
         batches = iter(self.train_loader)  # one for all epochs: workers live on, and read ahead while we evaluate
         epochs = range(self.recipe.optimizer.epochs)

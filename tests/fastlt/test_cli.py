@@ -128,7 +128,7 @@ assert not {"torch", "timm", "deepspeed", "numba"} & set(sys.modules)
         "fewer than one batch of 4096: lower optimizer.batch_size",
         "did you mean optimizer.epochs?",
         "checked holds no run to resume",
-        "optimizer.batch_size=16 does not divide by 3 ranks x 1 accumulation steps",
+        "optimizer.batch_size=16 is not divisible by 3 ranks x 1 accumulation steps",
     ):
         assert sentence in done.stderr
     assert not (workshop.folder / "checked").exists()

@@ -41,8 +41,9 @@ def test_ctrl_c_to_the_command_alone_ends_its_ranks_which_save(workshop, ranks):
     process = start(workshop, out, *words)
     wait_for_step(run, process, out, 3)
     os.kill(process.pid, signal.SIGINT)  # to this process, not to its group
-    process.wait(timeout=60)
+    assert process.wait(timeout=60) == 128 + signal.SIGINT
     said = out.read_text()
+    assert "fastlt: saving, then stopping" in said
     assert "saved; continue with --resume" in said
     stopped_at = max(r["step"] for r in run.records())
     assert run.all_checkpoints()[-1] == run.checkpoint(stopped_at)
@@ -55,6 +56,48 @@ def test_ctrl_c_to_the_command_alone_ends_its_ranks_which_save(workshop, ranks):
     assert f"resumed at step {stopped_at} (epoch " in said
     assert re.search(r"changed keys:\n  optimizer.epochs: 200 -> 3\n", said)
     assert "epoch 3/3" in said
+
+
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGHUP, 2)])
+def test_ranks_do_not_outlive_the_command_and_save(workshop, number, ranks):
+    run, out = RunFolder(workshop.folder / f"gone-{number}-{ranks}"), workshop.folder / f"gone-{number}-{ranks}.out"
+    process = start(workshop, out, f"output={run.path.name}", "optimizer.epochs=2000", "--ranks", str(ranks))
+    wait_for_step(run, process, out, 3)
+    os.kill(process.pid, number)
+    process.wait(timeout=60)
+    assert_all_end(run)
+    assert run.all_checkpoints(), out.read_text()
+
+
+@pytest.mark.parametrize(("ranks", "seconds"), [(1, 2.0), (2, 2.0), (2, 4.0)])
+def test_ctrl_c_while_it_starts(workshop, ranks, seconds):
+    run, out = RunFolder(workshop.folder / f"early-{ranks}-{seconds}"), workshop.folder / f"early-{ranks}-{seconds}.out"
+    process = start(workshop, out, f"output={run.path.name}", "optimizer.epochs=2000", "--ranks", str(ranks))
+    time.sleep(seconds)
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(timeout=30) == 128 + signal.SIGINT, out.read_text()
+    assert "Traceback" not in out.read_text()
+    assert_all_end(run)
+    process = start(workshop, out, f"output={run.path.name}", "optimizer.epochs=1", "--ranks", str(ranks))
+    assert process.wait(timeout=120) == 0, out.read_text()  # nothing that lies there is in its way
+
+
+def test_two_trainings_in_one_folder_are_one_too_many(workshop):
+    run, out, other = RunFolder(workshop.folder / "one"), workshop.folder / "one.out", workshop.folder / "other.out"
+    process = start(workshop, out, "output=one", "optimizer.epochs=2000")
+    wait_for_step(run, process, out, 1)
+    second = start(workshop, other, "output=one", "optimizer.epochs=2000", "--resume")
+    assert second.wait(timeout=60) == 1
+    assert other.read_text() == "fastlt: error: another process is training in one: wait, or set another output.\n"
+    os.kill(process.pid, signal.SIGINT)
+    process.wait(timeout=60)
+
+
+def assert_all_end(run: RunFolder) -> None:
+    deadline = time.monotonic() + 60
+    while subprocess.run(["pgrep", "-f", f"output={run.path.name}( |$)"], capture_output=True, text=True).stdout:
+        assert time.monotonic() < deadline, "processes are left"
+        time.sleep(0.2)
 
 
 def test_the_console_shows_where_a_run_is(workshop):
@@ -108,7 +151,7 @@ def test_ranks_get_the_gpus_that_the_user_may_use(workshop, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cuda")
     process = start(workshop, out, "output=too-many", "--ranks", "4")
     assert process.wait(timeout=60) == 1
-    assert out.read_text() == "fastlt: error: --ranks 4: one GPU for each is needed; there are 3.\n"
+    assert out.read_text() == "fastlt: error: --ranks 4 needs 4 GPUs, but only 3 are visible.\n"
 
 
 def test_a_missing_gpu_is_a_sentence(workshop):

@@ -277,7 +277,7 @@ def test_sources_feed_the_crawl(tmp_path):
             licenses = {row[0] for row in catalog.connection.execute("SELECT license FROM candidate")}
             sources = {row[0] for row in catalog.connection.execute("SELECT DISTINCT source FROM candidate")}
         assert sources == set(names)
-        assert status["search"] == {"done": 3}
+        assert status["search"] == {"done": {"": 3}}
         assert set(status["candidate"]) == {"fetched"}
         assert "" not in licenses
 
@@ -368,7 +368,7 @@ def test_a_full_disk_is_said_and_gone_on_from(tmp_path):
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     with Catalog(tmp_path / "larger" / "c.sqlite") as catalog:
-        assert catalog.status()["candidate"] == {"fetched": 600}
+        assert catalog.status()["candidate"] == {"fetched": {"": 600}}
         names = []
         for shard in catalog.shards_folder.glob("*.tar"):
             with tarfile.open(shard) as tar:

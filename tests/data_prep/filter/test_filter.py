@@ -243,7 +243,7 @@ def test_url_lists_without_targets_and_neighbors(tmp_path, colors, paintings):
     judged(path, colors, paintings, PLAIN)
     assert [row[4] for row in states(path)] == ["red", "green", "blue", "red"]
     with Catalog(path) as catalog:
-        assert catalog.status()["target"] == {"open": 3}
+        assert catalog.status()["target"] == {"open": {"": 3}}
 
 
 def test_other_thresholds_embed_nothing(tmp_path, colors, paintings):

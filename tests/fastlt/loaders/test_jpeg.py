@@ -13,7 +13,7 @@ from fastlt.data_prep.encode.encode import encode
 from fastlt.data_prep.encode.inputs import EncodeInputs
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.loaders.ffcv import jpeg
-from fastlt.loaders.ffcv.jpeg import decode_jpeg
+from fastlt.loaders.ffcv.jpeg import decode_window
 
 pytestmark = pytest.mark.medium
 
@@ -44,7 +44,7 @@ def test_window_has_the_pixels_of_the_whole(sampling, progressive):
         for _ in range(40):
             h, w = rng.integers(1, height + 1), rng.integers(1, width + 1)
             top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
-            pixels, first, decoded = decode_jpeg(content, height, width, top, left, h, w, memory)
+            pixels, first, decoded = decode_window(content, height, width, top, left, h, w, memory)
             assert decoded
             window = pixels[:, left - first : left - first + w]
             np.testing.assert_array_equal(window, whole[top : top + h, left : left + w])
@@ -56,15 +56,15 @@ def test_damage_is_told_wherever_it_lies():
     height, width = whole.shape[:2]
     memory = np.empty(whole.size, np.uint8)
     window = height, width, 20, 30, 40, 50
-    assert decode_jpeg(content, *window, memory)[2]
-    assert not decode_jpeg(content, width, height, 20, 30, 40, 50, memory)[2], "it is of another size"
-    assert not decode_jpeg(np.zeros(1000, np.uint8), *window, memory)[2]
+    assert decode_window(content, *window, memory)[2]
+    assert not decode_window(content, width, height, 20, 30, 40, 50, memory)[2], "it is of another size"
+    assert not decode_window(np.zeros(1000, np.uint8), *window, memory)[2]
     for length in (0, 100, len(content) // 8, len(content) // 2, len(content) * 7 // 8):
-        assert not decode_jpeg(content[:length], *window, memory)[2]
+        assert not decode_window(content[:length], *window, memory)[2]
     for place in (len(content) // 4, len(content) // 2, len(content) * 7 // 8):  # above, in and below the window
         damaged = content.copy()
         damaged[place : place + 100] = 0
-        assert not decode_jpeg(damaged, *window, memory)[2]
+        assert not decode_window(damaged, *window, memory)[2]
 
 
 READS = """

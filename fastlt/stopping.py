@@ -1,0 +1,21 @@
+"""What ends a run early: signals from the user or the cluster, and the end of the process that started it."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Signals that mean "save and end"; a hangup does not where nohup has it ignored."""
+    wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    return [number for number in wanted if signal.getsignal(number) != signal.SIG_IGN]
+
+
+def signal_when_parent_ends(number: int) -> None:
+    """Has the kernel send this process a signal when its parent ends, however it ends; Linux's alone."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, number)

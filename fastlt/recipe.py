@@ -35,6 +35,26 @@ _MEANT = {
 }
 """What other programs call a key of ours."""
 
+_WHOLE, _NUMBER, _SWITCH = "must be a whole number", "must be a number", "must be true or false"
+_MUST = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "literal_error": "must be {expected}",
+    "int_parsing": _WHOLE,
+    "int_type": _WHOLE,
+    "int_from_float": _WHOLE,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "finite_number": _NUMBER,
+    "bool_parsing": _SWITCH,
+    "bool_type": _SWITCH,
+    "string_type": "must be text",
+    "tuple_type": "must be two numbers, such as [0.1, 1]",
+}
+"""What pydantic's kinds of mistakes are in plain words; its context fills them in."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
@@ -298,7 +318,11 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         # A word that was typed is not the file's fault.
         typed = {word.partition("=")[0] for word in overrides}
         keys = [".".join(str(part) for part in e["loc"]) for e in error.errors()]
-        where = "" if all(any(f"{k}.".startswith(f"{t}.") for t in typed) for k in keys) else f"recipe {path}: "
+        where = (
+            ""
+            if all(any(f"{k}.".startswith(f"{t}.") or t.startswith(f"{k}.") for t in typed) for k in keys)
+            else f"recipe {path}: "
+        )
         raise ValueError(f"{where}{'; '.join(dict.fromkeys(map(_explain, error.errors())))}.") from None
 
 
@@ -391,8 +415,8 @@ def _explain(error: Any) -> str:
         return message
     if key.startswith("engine.deepspeed"):  # pydantic names every type that it tried
         return "engine.deepspeed must be a JSON file or a mapping of DeepSpeed's settings"
-    message = message.removeprefix("Input ").replace("valid ", "").partition(", unable to parse")[0]
-    return f"{key}={error['input']} {message}"
+    must = _MUST.get(error["type"], message.removeprefix("Input "))
+    return f"{key} is {error['input']!r}; it {must.format(**error.get('ctx', {}))}"
 
 
 def _explain_unknown(key: str) -> str:

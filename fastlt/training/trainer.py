@@ -108,16 +108,19 @@ class Trainer:
         for number in stop_signals():
             signal.signal(number, self._on_signal)
         batches = iter(self.train_loader)  # one for all epochs: workers live on, and read ahead while we evaluate
-        epochs = range(self.recipe.optimizer.epochs)
-        for epoch in (e for e in epochs if self._end_of(e) > self.step):
+        left = [e for e in range(self.recipe.optimizer.epochs) if self._end_of(e) > self.step]
+        for epoch in left:
             stop = self._train_epoch(epoch, batches)
             if self.step == self._end_of(epoch):
                 self._finish_epoch(epoch, save=stop)
-            if stop:
+            if stop and self.step < self._end_of(left[-1]):
                 self.log.say(f"stopped at step {self.step}, saved; continue with --resume")
                 break
         else:
-            self.log.summarize()
+            if left:
+                self.log.summarize()
+            else:
+                self.log.say("this run is finished; more optimizer.epochs would go on with it")
         batches.close()
         self.log.close()
         dist.destroy_process_group()

@@ -71,6 +71,13 @@ def test_catalogs_that_are_none(old, tmp_path):
         connection.execute("CREATE TABLE theirs (a)")
     with pytest.raises(ValueError, match="another program's database"):
         Catalog(other)
+    (tmp_path / "empty.sqlite").write_text("")
+    with pytest.raises(ValueError, match="cannot be used as a catalog: it is empty"):
+        Catalog(tmp_path / "empty.sqlite")
+    with sqlite3.connect(old) as connection:
+        connection.execute("PRAGMA user_version = -3")
+    with pytest.raises(ValueError, match="it has version -3"):
+        Catalog(old)
     (tmp_path / "text.sqlite").write_text("no database, but long enough to be read as one " * 100)
     with pytest.raises(ValueError, match="cannot be used as a catalog"):
         Catalog(tmp_path / "text.sqlite")

@@ -43,19 +43,54 @@ def test_overrides_base_and_round_trip(tmp_path):
             "optimizer.epoch=3",
             "unknown key 'optimizer.epoch'; did you mean optimizer.epochs? (known in 'optimizer' are name",
         ),
-        ("optimiser.epochs=3", "unknown key 'optimiser'; did you mean optimizer? (sections are output, seed"),
-        ("optimizer.epochs=many", "optimizer.epochs: Input should be a valid integer"),
+        ("optimiser.epochs=3", "unknown key 'optimiser'; did you mean optimizer? (known are output, seed"),
+        ("optimizer.epochs=many", "optimizer.epochs is 'many'; it must be a whole number."),
         ("optimizer.epochs", "not of the form key=value"),
-        ("engine.zero_stage=4", "engine.zero_stage: Input should be 0, 1, 2 or 3"),
-        ("loss.lambda_s=2", "loss.lambda_s: Input should be less than or equal to 1"),
+        ("engine.zero_stage=4", "engine.zero_stage is 4; it must be 0, 1, 2 or 3."),
+        ("loss.lambda_s=2", "loss.lambda_s is 2; it must be at most 1."),
         ("optimizer.head_only_epochs=99", "head_only_epochs exceeds"),
         ("model.name=[", "not valid YAML"),
+        (
+            "augment.crop_scale=[1, 0.1]",
+            "augment.crop_scale is [1, 0.1]; it must be two numbers above 0, the smaller one",
+        ),
+        ("augment.crop_scale=[0.1, 2]", "must be fractions of the image, at most 1"),
+        ("augment.crop_ratio=[-1, .nan]", "augment.crop_ratio"),
+        ("augment.crop_scale=3", "it must be two numbers"),
+        ("optimizer.blr=.inf", "optimizer.blr is inf; it must be a number"),
+        ("optimizer.warmup_epochs=.inf", "it must be a number"),
+        ("engine.deepspeed=3", "engine.deepspeed must be a JSON file or a mapping"),
+        ("data.image_size=99999999999", "it must be at most 8192"),
+        ("seed=99999999999999999999999999", "seed is 99999999999999999999999999; it must be below 9223372036854775808"),
+        ("output=", "output"),
+        ("optimizer.lr=1", "did you mean optimizer.blr (lr = blr * batch_size / 256)?"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(word, sentence):
     with pytest.raises(ValueError) as error:
         load_recipe(ROOT / "configs" / "demo" / "species.yaml", [word])
     assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "species.yaml" not in str(error.value) or "exceeds" in sentence, "the file is not at fault"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"base: odd.yaml", "odd.yaml is its own base."),
+        (b"base: 3", "base is 3, not the name of a recipe beside it."),
+        (b"base: [a]", "base is ['a'], not the name"),
+        (b"seed: 1\noutput: a\nseed: 2", "key 'seed' stands twice"),
+        (b"seed: " + 3000 * b"[", "is not valid YAML"),
+        (b"seed: \xff\xfe", "cannot be read"),
+    ],
+)
+def test_odd_files_are_told_in_one_sentence(tmp_path, content, sentence):
+    (tmp_path / "odd.yaml").write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        load_recipe(tmp_path / "odd.yaml")
+    assert sentence in str(error.value)
+    assert "odd.yaml" in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import stat
 import subprocess
 import sys
@@ -95,6 +96,41 @@ def test_per_class_csv_and_report(workshop, trained):
     assert "<iframe sandbox srcdoc=" in page
     assert "<script>" not in page
     assert "no contact sheet at" in workshop.fastlt("report", "trained", "--sheet", "nowhere.html").stderr
+
+
+def test_runs_of_one_name_are_told_apart(workshop, trained):
+    for folder in ("a", "b"):
+        shutil.copytree(trained, workshop.folder / folder / "run")
+    done = workshop.fastlt("report", "a/run", "b/run", "--out", "page.html")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:3]] == ["a/run", "b/run"]
+    page = (workshop.folder / "page.html").read_text()
+    assert page.count("<th>a/run") == page.count("<th>b/run") == 2, "a row of accuracy, and one of speed"
+
+
+def test_damaged_weights_and_checkpoints_are_a_sentence(workshop, trained):
+    copy = workshop.folder / "damaged-run"
+    shutil.copytree(trained, copy)
+    for name in ("last", "best"):
+        with (copy / f"{name}.safetensors").open("r+b") as file:
+            file.truncate(1000)
+    for command in ("evaluate", "export"):
+        done = workshop.fastlt(command, "damaged-run")
+        assert done.returncode == 1
+        assert "last.safetensors is damaged" in done.stderr
+        assert done.stderr.count("\n") == 1
+    checkpoint = sorted((copy / "checkpoints").iterdir())[-1]
+    with next(checkpoint.glob("mp_rank_00*")).open("r+b") as file:
+        file.truncate(1000)
+    again = ["train", "recipe.yaml", "data.path=encoded", "output=damaged-run", "--resume"]
+    done = workshop.fastlt(*again)
+    assert done.returncode == 1
+    assert f"{checkpoint.name} cannot be loaded (" in done.stderr
+    assert "Traceback" not in done.stderr
+    (checkpoint / "progress.json").write_text("")
+    assert f"{checkpoint.name} cannot be loaded (Expecting value" in workshop.fastlt(*again).stderr
+    shutil.rmtree(checkpoint)
+    assert workshop.fastlt(*again).returncode == 0
 
 
 def test_log_has_what_people_look_for(trained):

@@ -94,7 +94,7 @@ def test_ranks_share_the_global_batches(data):
         assert same(joined, whole)
 
 
-@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 7), (2, 8), (3, 5), (4, 11)])
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 7), (2, 8), (2, 1), (3, 5), (4, 11)])
 def test_evaluation_sees_each_sample_once(data, world_size, batch_size):
     labels = data.split("val").labels()
     seen, lengths = [], set()

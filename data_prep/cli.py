@@ -35,7 +35,7 @@ class Discover:
     """The target classes: text with a line `name<TAB>count` for each, JSON {name: count} or {name: {"count", "title",
     "synonyms"}}, COCO's or iNaturalist's JSON with "categories", or a folder of class folders."""
     endpoint: OmitArgPrefixes[EndpointOptions]
-    questions: OmitArgPrefixes[DiscoverOptions] = field(default_factory=DiscoverOptions)
+    question: OmitArgPrefixes[DiscoverOptions] = field(default_factory=DiscoverOptions)
     counts: OptionalSource = None
     """The training images of each class, in any of the same forms."""
     neighbors_out: OptionalFile = None
@@ -48,13 +48,13 @@ class Discover:
         from fastlt.data_prep.discover.prompt import Prompt
         from fastlt.data_prep.inputs.class_lists import read_targets
 
-        Prompt.read(self.questions.prompt)  # mistakes show before there is a catalog
+        Prompt.read(self.question.prompt)  # mistakes show before there is a catalog
         classes = read_targets(self.classes, self.counts)
         with Catalog(self.catalog, create=True) as catalog:
             # Answers are committed as they come, so Ctrl-C ends at once: canceling what is in flight was seen to hang.
             before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
             try:
-                found = discover(catalog, classes, self.endpoint, self.questions)
+                found = discover(catalog, classes, self.endpoint, self.question)
             finally:
                 signal.signal(signal.SIGINT, before)
             status, neighbors = catalog.status(), catalog.neighbors()
@@ -74,7 +74,7 @@ class Crawl:
     catalog: CatalogFile
     """The catalog file; the shards go beside it."""
     search: OmitArgPrefixes[SearchOptions] = field(default_factory=SearchOptions)
-    crawl: OmitArgPrefixes[CrawlOptions] = field(default_factory=CrawlOptions)
+    crawl: Annotated[OmitArgPrefixes[CrawlOptions], arg(name="")] = field(default_factory=CrawlOptions)
 
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
@@ -120,8 +120,8 @@ class Filter:
     catalog: CatalogFile
     """The catalog file."""
     encoder: OmitArgPrefixes[EncoderOptions]
-    targets: OmitArgPrefixes[TargetImages] = field(default_factory=TargetImages)
-    keep: OmitArgPrefixes[FilterOptions] = field(default_factory=FilterOptions)
+    target: OmitArgPrefixes[TargetImages] = field(default_factory=TargetImages)
+    selection: OmitArgPrefixes[FilterOptions] = field(default_factory=FilterOptions)
     sheet: OptionalFile = None
     """The page with pictures of what was kept and dropped (default: CATALOG_sheet.html)."""
     pictures: int = 8
@@ -134,9 +134,9 @@ class Filter:
         from fastlt.data_prep.filter.filter import judge, require_split, summary, write_report, write_states
 
         path = self.catalog
-        require_split(self.targets)
+        require_split(self.target)
         with Catalog(path) as catalog, catalog.lock("filter"):
-            judgment = judge(catalog, open_encoder(self.encoder), self.targets, self.keep)
+            judgment = judge(catalog, open_encoder(self.encoder), self.target, self.selection)
             sheet = self.sheet or path.with_name(f"{path.stem}_sheet.html")
             if judgment.num_kept:
                 write_states(catalog, judgment)
@@ -175,8 +175,8 @@ class Encode:
 
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """The folder to make."""
-    inputs: OmitArgPrefixes[EncodeInputs] = field(default_factory=EncodeInputs)
-    options: OmitArgPrefixes[EncodeOptions] = field(default_factory=EncodeOptions)
+    input: OmitArgPrefixes[EncodeInputs] = field(default_factory=EncodeInputs)
+    encoding: OmitArgPrefixes[EncodeOptions] = field(default_factory=EncodeOptions)
     check: Flag = False
     """Write nothing: read all of OUT, which is there, and say what is damaged."""
 
@@ -185,10 +185,10 @@ class Encode:
         from fastlt.data_prep.encode.encode import encode
 
         if self.check:
-            num_images = check_encoded(self.out, self.options.workers)
+            num_images = check_encoded(self.out, self.encoding.workers)
             print(f"{self.out}: all {num_images:,} images are whole, and files, index and labels agree")
             return
-        space = encode(self.out, self.inputs, self.options)
+        space = encode(self.out, self.input, self.encoding)
         print(
             f"{self.out}: {space.num_targets} target and {len(space.auxiliary_names)} auxiliary classes, "
             f"{len(space.neighbors)} neighbor pairs, {sum(space.counts):,} training images"

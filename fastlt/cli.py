@@ -59,18 +59,19 @@ class Train:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Explain recipes: every key with its default and meaning, or one of our recipes as it stands."""
+    """Explain recipes: every key with its default and meaning, one key, or one of our recipes as it stands."""
 
     name: Annotated[Positional[str], arg(metavar="[NAME]", help_behavior_hint="")] = ""
-    """A recipe to print with what it is based on: a file, or the name of one of ours."""
+    """A recipe to print, with its base: a file, or the name of one of ours. Or a key, such as optimizer.blr."""
 
     def run(self) -> None:
         from fastlt.recipe import explained, load_recipe, packaged_recipes
 
-        if self.name:
+        if explanation := explained(self.name):
+            print(explanation)
+        elif self.name:
             print(load_recipe(self.name).text(), end="")
-        else:
-            print(explained())
+        if not self.name:
             print(f"\nrecipes that come with fastlt: {', '.join(packaged_recipes())}")
 
 

@@ -279,8 +279,9 @@ def find_recipe(name: str | Path) -> Path:
     ours = packaged_recipes()
     if str(name).removesuffix(".yaml") in ours:
         return ours[str(name).removesuffix(".yaml")]
-    close = difflib.get_close_matches(str(name), ours, 1) or [", ".join(ours)]
-    raise ValueError(f"there is no recipe {name}: it is neither a file nor one of ours; did you mean {close[0]}?")
+    close = difflib.get_close_matches(str(name), ours, 1)
+    meant = f"did you mean {close[0]}?" if close else f"ours are {', '.join(ours)}."
+    raise ValueError(f"there is no recipe {str(name)[:100]!r}: it is neither a file nor one of ours; {meant}")
 
 
 def packaged_recipes() -> dict[str, Path]:
@@ -335,11 +336,13 @@ def recipe_keys(section: type[BaseModel] | None = None, prefix: str = "") -> Ite
             yield f"{prefix}{name}", field
 
 
-def explained() -> str:
-    """Every key with its default and meaning, section by section, for people."""
+def explained(only: str = "") -> str:
+    """Every key with its default and meaning, section by section, for people; `only` one key or section of them."""
     lines: list[str] = []
     section = ""
     for key, field in recipe_keys():
+        if only and not f"{key}.".startswith(f"{only}."):
+            continue
         if key.rpartition(".")[0] != section:
             section = key.rpartition(".")[0]
             lines.append("")
@@ -348,7 +351,7 @@ def explained() -> str:
         meaning = " ".join((field.description or "").split())
         lines.append(f"{key} ({default})")
         lines += textwrap.wrap(meaning, 92, initial_indent="    ", subsequent_indent="    ")
-    return "\n".join(lines)
+    return "\n".join(lines).lstrip("\n")
 
 
 def changed_keys(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:

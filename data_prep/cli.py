@@ -131,7 +131,9 @@ class Filter:
         from fastlt.data_prep.catalog import Catalog
         from fastlt.data_prep.filter.contact_sheet import write_sheet
         from fastlt.data_prep.filter.embed import open_encoder
-        from fastlt.data_prep.filter.filter import judge, require_split, summary, write_report, write_states
+        from fastlt.data_prep.filter.filter import judge
+        from fastlt.data_prep.filter.inputs import require_split
+        from fastlt.data_prep.filter.judgment import summary, write_report, write_states
 
         path = self.catalog
         require_split(self.target)

@@ -21,7 +21,8 @@ from torch import nn
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.filter.contact_sheet import write_sheet
 from fastlt.data_prep.filter.embed import Encoder, RowStore, timm_encoder
-from fastlt.data_prep.filter.filter import judge, write_report, write_states
+from fastlt.data_prep.filter.filter import judge
+from fastlt.data_prep.filter.judgment import write_report, write_states
 from fastlt.data_prep.filter.options import FilterOptions
 from fastlt.data_prep.inputs.images import TargetImages
 from fastlt.data_prep.perceptual.hash import perceptual_hash

@@ -1,0 +1,149 @@
+"""What filter decided about every image: counted, written into the catalog, and told.
+
+N is the number of crawled images in shapes.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastlt.atomic import new_file
+from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.filter.options import FilterOptions
+
+KEPT = "kept"
+BROKEN, TOO_FAR, TOO_NEAR, LIKE_ANOTHER = "broken", "too far", "too near", "looks like another category"
+NEAR_DUPLICATE = "near-duplicate of a {} image"
+_MAX_NAMED = 20
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """What becomes of every image; arrays are in the order of `ids`.
+
+    Attributes:
+        ids, categories: catalog ids of the images and of their categories, int64 [N].
+        names: the images, as `read_image` takes them.
+        targets: {name: training images}, whose order `nearest` counts in.
+        similarity, nearest: to which prototype; float32 [N] (NaN of broken images) and int64 [N] (-1).
+        reasons: why an image is dropped, "" of kept ones; object [N].
+        likes: {position: (what it is like, cosine)}: a path for near-duplicates, or the title of another category.
+        broken: {position: why}.
+        gamma1, margin: thresholds as given or found; margin None without `own_category`.
+        encoder: for people.
+    """
+
+    ids: np.ndarray
+    categories: np.ndarray
+    names: Sequence[str]
+    targets: dict[str, list[Path]]
+    similarity: np.ndarray
+    nearest: np.ndarray
+    reasons: np.ndarray
+    likes: dict[int, tuple[str, float]]
+    broken: dict[int, str]
+    options: FilterOptions
+    gamma1: float
+    margin: float | None
+    encoder: str
+
+    def counts(self) -> dict[str, int]:
+        """{reason, or kept: images}, most frequent first."""
+        return dict(Counter(reason or KEPT for reason in self.reasons).most_common())
+
+    def thresholds(self) -> str:
+        """For people."""
+        found = " (found)" if self.options.gamma1 == "auto" else ""
+        parts = [f"kept between {self.gamma1:.3f}{found} and {self.options.gamma2:.3f}"]
+        parts += [f"near-duplicates from cosine {self.options.duplicate} or within {self.options.hash_radius} bits"]
+        parts += ["centered"] if self.options.center else []
+        parts += [f"own category ahead by more than {self.margin:.3f}"] if self.margin is not None else []
+        return ", ".join(parts)
+
+    @property
+    def num_kept(self) -> int:
+        return int((self.reasons == "").sum())
+
+    def require_kept(self) -> None:
+        """Is loud about a filter that drops everything.
+
+        Raises:
+            ValueError: no image is kept.
+        """
+        if not self.num_kept:
+            low, high = np.nanmin(self.similarity), np.nanmax(self.similarity)
+            why = ", ".join(f"{number:,} {reason}" for reason, number in self.counts().items())
+            raise ValueError(
+                f"nothing is kept ({why}): similarities run from {low:.3f} to {high:.3f}, the thresholds are "
+                f"{self.gamma1:.3f} and {self.options.gamma2:.3f}. The catalog is left as it was."
+            )
+
+
+def write_states(catalog: Catalog, judgment: Judgment) -> None:
+    """Writes the states of all images in one transaction: the catalog never mixes two sets of thresholds."""
+    with catalog.transaction():
+        if not catalog.targets():  # a crawl of URL lists names no targets
+            catalog.enter_targets((n, n.replace("_", " "), "[]", len(paths)) for n, paths in judgment.targets.items())
+        ids = {row["name"]: row["id"] for row in catalog.targets()}
+        nearest = [ids[name] for name in judgment.targets] + [None]  # the last is -1
+        catalog.judge_images(list(_changes(catalog.images(), judgment, nearest)))
+        options = asdict(judgment.options) | {"gamma1": judgment.gamma1, "margin": judgment.margin}
+        catalog.remember("filter", json.dumps({"encoder": judgment.encoder} | options))
+
+
+def _changes(before: Iterator, judgment: Judgment, target_ids: Sequence[int | None]) -> Iterator[tuple]:
+    """Rows to write: a change of thresholds leaves most as they are."""
+    position = 0
+    for old in before:
+        if position == len(judgment.ids) or old["id"] != judgment.ids[position]:  # in an unfinished shard
+            continue
+        reason, similarity = judgment.reasons[position], float(judgment.similarity[position])
+        new = (
+            "dropped" if reason else KEPT,
+            reason,
+            None if np.isnan(similarity) else round(similarity, 6),
+            target_ids[judgment.nearest[position]],
+        )
+        if new != (old["state"], old["reason"], old["similarity"], old["nearest"]):
+            yield (*new, old["id"])
+        position += 1
+
+
+def write_report(catalog: Catalog, judgment: Judgment, path: Path) -> None:
+    """Writes a CSV of the near-duplicates, the images like another category and the broken ones: which, and of what."""
+    broken = {at: (why, float("nan")) for at, why in judgment.broken.items()}
+    with new_file(path) as temporary, temporary.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "url", "category", "reason", "like", "cosine"])
+        for at, (like, cosine) in sorted((judgment.likes | broken).items()):
+            image = int(judgment.ids[at])
+            row = catalog.candidate(image)
+            shown = "" if np.isnan(cosine) else f"{cosine:.4f}"
+            table.writerow([image, row["url"], row["category_name"], judgment.reasons[at], like, shown])
+
+
+def summary(catalog: Catalog, judgment: Judgment) -> str:
+    """What became of the images, for a terminal."""
+    lines = [f"{len(judgment.ids):,} images, {judgment.encoder}; {judgment.thresholds()}"]
+    lines += [f"{number:>10,}  {reason}" for reason, number in judgment.counts().items()]
+    if judgment.broken:
+        lines.append(f"broken, for example: {next(iter(judgment.broken.values()))}")
+    emptied = _emptied_categories(catalog, judgment)
+    if emptied:
+        more = f" and {len(emptied) - _MAX_NAMED:,} more" if len(emptied) > _MAX_NAMED else ""
+        names = ", ".join(emptied[:_MAX_NAMED])
+        lines.append(f"warning: nothing is left of {len(emptied):,} categories: {names}{more}")
+    return "\n".join(lines)
+
+
+def _emptied_categories(catalog: Catalog, judgment: Judgment) -> list[str]:
+    left = set(judgment.categories[judgment.reasons == ""].tolist())
+    emptied = set(judgment.categories.tolist()) - left
+    return [row["name"] for row in catalog.categories() if row["id"] in emptied]

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -72,7 +73,8 @@ def launch(words: Sequence[str], ranks: int) -> int:
             for rank in training:  # not the launcher, which would kill them
                 rank.send_signal(signal.SIGTERM)
         else:  # there is nothing to save yet, or the user cannot wait
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, signal.SIGKILL)
 
     before = {number: signal.signal(number, pass_on) for number in stop_signals()}
     try:
@@ -98,8 +100,12 @@ def _launcher(ranks: int, visible: Sequence[str]) -> list[str]:
 
 def _training_ranks(started: int) -> list[psutil.Process]:
     """Those ranks that would save when told to end: before, SIGTERM has no handler."""
-    process, found = psutil.Process(started), []
-    for rank in (process, *process.children(recursive=True)):
+    found: list[psutil.Process] = []
+    try:
+        tree = [psutil.Process(started), *psutil.Process(started).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return found
+    for rank in tree:
         try:
             words = rank.cmdline()
             if str(_TRAIN) in words and "deepspeed.launcher.launch" not in words:

@@ -157,7 +157,10 @@ def create_backbone(model: ModelRecipe, image_size: int) -> nn.Module:
         num_classes = config.num_classes if config and projected else 0
         return timm.create_model(model.name, pretrained=bool(model.pretrained), num_classes=num_classes, **arguments)
     except (RuntimeError, TypeError, OSError) as error:
-        raise ValueError(f"timm cannot make model {model.name!r} with {arguments}: {error}") from error
+        hint = ""
+        if isinstance(error, TypeError) and model.arguments:
+            hint = f". model.arguments are {model.arguments}: for another model, set others or {{}}"
+        raise ValueError(f"timm cannot make model {model.name!r} with {arguments}: {error}{hint}.") from error
 
 
 def embedding_size(file: Path) -> int:

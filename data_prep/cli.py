@@ -161,11 +161,11 @@ class Status:
 
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
-        from fastlt.data_prep.status import status_text
+        from fastlt.data_prep.status import status_text, without_empty_reasons
 
         with Catalog(self.catalog) as catalog:
             found = catalog.status()
-        print(json.dumps(found, indent=1) if self.json else status_text(found))
+        print(json.dumps(without_empty_reasons(found), indent=1) if self.json else status_text(found))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`fastlt status`: the counts of a catalog as text."""
+"""`fastlt status`: the counts of a catalog, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -31,3 +31,11 @@ def status_text(found: dict[str, Any]) -> str:
     shards = ", ".join(f"{number:,} {state}" for state, number in found["shard"].items()) or "none"
     lines.append(f"{'shards':<21}{sum(found['shard'].values()):>10,}   {shards}")
     return "\n".join(lines)
+
+
+def without_empty_reasons(found: dict[str, Any]) -> dict[str, Any]:
+    """For scripts: a state's number where it has no reasons, {reason: number} where it has."""
+    return found | {
+        table: {state: reasons[""] if set(reasons) == {""} else reasons for state, reasons in found[table].items()}
+        for table in _TITLES
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
@@ -60,8 +59,6 @@ class Trainer:
         data = EncodedDataset.open(recipe.data.path)
         self.label_space = data.label_space.trained(recipe.data.auxiliary)
         self.folder.require_startable(resume)
-        if os.environ.get("RANK", "0") == "0":
-            self.folder.claim()
         self.device = join_process_group()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.micro_batch = recipe.optimizer.micro_batch(self.world_size)
@@ -90,6 +87,8 @@ class Trainer:
         ]
         self.augment = BatchAugment(recipe.augment, self.device)
         self.step, self.best = 0, {"all": -1.0, "epoch": -1}
+        if self.rank == 0:
+            self.folder.claim()
         said = self._resume() if resume else []
         if self.rank == 0:
             recipe.save(self.folder.recipe)

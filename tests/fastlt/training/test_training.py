@@ -107,7 +107,7 @@ def test_sharded_classes_go_on_with_another_number_of_ranks(workshop):
     done = workshop.train(*words, "optimizer.epochs=2", ranks=2)
     assert done.returncode == 0, done.stdout + done.stderr
     done = workshop.train(*words[:2], "optimizer.epochs=3", "--resume", ranks=1)
-    assert "was written with engine.shard_classes=true: set it to resume." in done.stderr
+    assert "was written with engine.shard_classes=true: set it so to resume." in done.stderr
     done = workshop.train(*words, "optimizer.epochs=3", "--resume", ranks=1)
     assert done.returncode == 0, done.stdout + done.stderr
     logged = losses(workshop.folder / "resharded")
@@ -181,7 +181,7 @@ def test_wrong_recipes_end_with_one_sentence(workshop, trained):
         ("output=nowhere", "--resume"): "holds no run to resume",
         ("output=trained", "--resume", "data.auxiliary=false"): "belongs to another label space",
         ("model.name=resnet99",): "timm has no such model; did you mean resnet",
-        ("optimizer.batch_size=15", "optimizer.accumulation=2"): "does not divide by 1 ranks x 2 accumulation steps",
+        ("optimizer.batch_size=15", "optimizer.accumulation=2"): "is not divisible by 1 ranks x 2 accumulation steps",
         ("optimizer.batch_size=2048",): "fewer than one batch",
         ("augment.rand_augment=rand-m9",): "take those, or data.loader=plain",
         ("model.class_embeddings=e",): "set model.cosine_scale",

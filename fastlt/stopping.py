@@ -9,9 +9,12 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
 def stop_signals() -> list[signal.Signals]:
-    """Signals that mean "save and end"; a hangup does not where nohup has it ignored."""
-    wanted = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    return [number for number in wanted if signal.getsignal(number) != signal.SIG_IGN]
+    """Signals that mean "save and end"; a hangup does not where nohup has it ignored.
+
+    SIGINT does in the background too, where shells have it ignored: whoever sends it there means it.
+    """
+    hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *hangup]
 
 
 def signal_when_parent_ends(number: int) -> None:

@@ -106,7 +106,7 @@ def test_only_one_at_a_time_and_only_of_the_same(folder):
     first.kill()
     first.wait()
     for other in (EncodeOptions(format="webdataset", quality=80), EncodeOptions(format="plain")):
-        with pytest.raises(ValueError, match="of other images or with other settings: type that command again"):
+        with pytest.raises(ValueError, match="with other images or settings: repeat that command to finish it"):
             encode(folder / "busy", sources, other)
     shutil.rmtree(folder / ".busy.partial")
 

@@ -160,7 +160,9 @@ def create_backbone(model: ModelRecipe, image_size: int) -> nn.Module:
         hint = ""
         if isinstance(error, TypeError) and model.arguments:
             hint = f". model.arguments are {model.arguments}: for another model, set others or {{}}"
-        raise ValueError(f"timm cannot make model {model.name!r} with {arguments}: {error}{hint}.") from error
+        raise ValueError(
+            f"timm cannot make model {model.name!r} with {arguments}: {str(error).rstrip('.')}{hint}."
+        ) from error
 
 
 def embedding_size(file: Path) -> int:

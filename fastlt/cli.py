@@ -99,9 +99,7 @@ class Evaluate:
         for path in self.runs:
             RunFolder(path).require_begun()
         for path in self.runs:
-            split = None if self.split == "auto" else self.split
-            weights = None if self.weights == "auto" else self.weights
-            print(evaluate_run(path, split, weights, self.data))
+            print(evaluate_run(path, self.split, self.weights, self.data))
 
 
 @dataclass(frozen=True)
@@ -227,10 +225,10 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _require_no_dashes(words: list[str]) -> None:
-    """Raises OptionError for a recipe's key that is written like an option."""
+    """Raises OptionError for a recipe's key that is written like an option; tyro takes it for another mistake."""
     for word in words:
         key = word.partition("=")[0].removeprefix("--")
-        if word.startswith("--") and key not in ("resume", "ranks", "help") and not "resume".startswith(key):
+        if word.startswith("--") and not difflib.get_close_matches(key, ("resume", "ranks", "help"), 1):
             raise OptionError(f"{word}: keys of the recipe are written without dashes, for example optimizer.epochs=3.")
 
 

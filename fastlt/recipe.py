@@ -51,7 +51,10 @@ _MUST = {
     "bool_parsing": _SWITCH,
     "bool_type": _SWITCH,
     "string_type": "must be text",
-    "tuple_type": "must be two numbers, such as [0.1, 1]",
+    "path_type": "must be a path",
+    "dict_type": "must have keys of its own",
+    "model_type": "must have keys of its own",
+    "value_error": "{error}",
 }
 """What pydantic's kinds of mistakes are in plain words; its context fills them in."""
 
@@ -236,10 +239,15 @@ class Recipe(_Section):
     checkpoint: CheckpointRecipe = CheckpointRecipe()
     log: LogRecipe = LogRecipe()
 
+    @field_validator("output")
+    @classmethod
+    def _is_named(cls, value: Path) -> Path:
+        if value == Path():
+            raise ValueError("names no folder")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.output == Path():
-            raise ValueError("output names no folder")
         if self.optimizer.head_only_epochs > self.optimizer.epochs:
             raise ValueError("optimizer.head_only_epochs exceeds optimizer.epochs")
         if self.engine.shard_classes:
@@ -306,25 +314,24 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ValueError(f"{word!r} is not of the form key=value, for example optimizer.epochs=3.")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ValueError(f"the value in {word!r} is not valid YAML.") from None
+        value = _parsed(text, f"the value in {word[:100]!r}")
         for part in reversed(key.split(".")):
             value = {part: value}
         values = _merge(values, value)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
+        mistakes = error.errors()
+        typed = [word.partition("=")[0] for word in overrides]
+        keys = [".".join(map(str, mistake["loc"])) for mistake in mistakes]
         # A word that was typed is not the file's fault.
-        typed = {word.partition("=")[0] for word in overrides}
-        keys = [".".join(str(part) for part in e["loc"]) for e in error.errors()]
-        where = (
-            ""
-            if all(any(f"{k}.".startswith(f"{t}.") or t.startswith(f"{k}.") for t in typed) for k in keys)
-            else f"recipe {path}: "
-        )
-        raise ValueError(f"{where}{'; '.join(dict.fromkeys(map(_explain, error.errors())))}.") from None
+        by_hand = all(any(_is_within(key, word) or _is_within(word, key) for word in typed) for key in keys)
+        said = "; ".join(dict.fromkeys(_explain(mistake, values) for mistake in mistakes))
+        raise ValueError(f"{'' if by_hand else f'recipe {path}: '}{said.rstrip('.')}.") from None
+
+
+def _is_within(key: str, section: str) -> bool:
+    return f"{key}.".startswith(f"{section}.")
 
 
 def recipe_keys(section: type[BaseModel] | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -341,7 +348,7 @@ def explained(only: str = "") -> str:
     lines: list[str] = []
     section = ""
     for key, field in recipe_keys():
-        if only and not f"{key}.".startswith(f"{only}."):
+        if only and not _is_within(key, only):
             continue
         if key.rpartition(".")[0] != section:
             section = key.rpartition(".")[0]
@@ -380,15 +387,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _parsed(text: str, what: str) -> Any:
+    """The value of a YAML text. Raises ValueError, which begins with `what`, where it is none."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}.") from None
+
+
 def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in above:
         raise ValueError(f"recipe {path} is its own base.")
     try:
-        values = yaml.load(path.read_text(), _Loader)
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {path} cannot be read: {error}.") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"recipe {path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    values = _parsed(text, f"recipe {path}")
     if not isinstance(values, dict):
         raise ValueError(f"recipe {path} is empty or not a mapping.")
     base = values.pop("base", None)
@@ -407,19 +421,24 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
+def _explain(mistake: Any, values: dict[str, Any]) -> str:
+    """One of pydantic's mistakes about these values, in plain words."""
+    key = ".".join(map(str, mistake["loc"]))
+    if mistake["type"] == "extra_forbidden":
         return _explain_unknown(key)
-    if error["type"] == "missing":
+    inside = next((known for known in recipe_keys() if key != known[0] and _is_within(key, known[0])), None)
+    if inside:  # of a value with parts, or one of several types that it may have
+        name, field = inside
+        value: Any = values
+        for part in name.split("."):
+            value = value[part]
+        default = "" if field.default is None else f" (default {json.dumps(field.default)})"
+        return f"{name} cannot be {value!r}: {' '.join((field.description or '').split()).rstrip('.')}{default}"
+    if mistake["type"] == "missing":
         return f"key {key!r} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
-    if key.startswith("engine.deepspeed"):  # pydantic names every type that it tried
-        return "engine.deepspeed must be a JSON file or a mapping of DeepSpeed's settings"
-    must = _MUST.get(error["type"], message.removeprefix("Input "))
-    return f"{key} is {error['input']!r}; it {must.format(**error.get('ctx', {}))}"
+    must = _MUST.get(mistake["type"])
+    said = must.format(**mistake.get("ctx", {})) if must else mistake["msg"]
+    return f"{key} is {mistake['input']!r}; it {said}" if key else said
 
 
 def _explain_unknown(key: str) -> str:

@@ -26,7 +26,6 @@ from fastlt.data_prep.filter.embedding_store import RowStore
 from fastlt.data_prep.filter.options import EncoderOptions
 from fastlt.data_prep.perceptual.hash import perceptual_hash
 from fastlt.dataset.images import BrokenImageError, read_image
-from fastlt.evaluation.finished_run import FinishedRun
 from fastlt.loaders.normalize import Normalize
 from fastlt.loaders.workers import WORKERS, end_with_parent, start_server
 from fastlt.recipe import ModelRecipe
@@ -123,6 +122,8 @@ def run_encoder(run: Path) -> Encoder:
     Raises:
         ValueError: no run, or no weights in it.
     """
+    from fastlt.evaluation.finished_run import FinishedRun  # loads numba, which the workers do without
+
     finished = FinishedRun(run)
     data, crop = finished.recipe.data, finished.recipe.augment.crop_pct
     title = f"{finished.recipe.model.name} of {run}, epoch {finished.about['epoch']},"

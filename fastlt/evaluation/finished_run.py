@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -58,13 +59,15 @@ class FinishedRun:
         return evaluate(model, loader, self.label_space, device)
 
 
-def evaluate_run(path: Path, split: str | None = None, weights: Weights | None = None, data: Path | None = None) -> str:
+def evaluate_run(
+    path: Path, split: str = "auto", weights: Weights | Literal["auto"] = "auto", data: Path | None = None
+) -> str:
     """Evaluates a run, writes what was found into its folder, and says it in three lines.
 
     Args:
         path: the run.
-        split: by default test where there is one, else val.
-        weights: by default the best ones on test, as val has chosen them, and the last ones on val.
+        split: "auto" takes test where there is one, else val.
+        weights: "auto" takes the best ones on test, as val has chosen them, and the last ones on val.
         data: another encoded data set of the same target classes.
 
     Raises:
@@ -73,8 +76,10 @@ def evaluate_run(path: Path, split: str | None = None, weights: Weights | None =
     folder = RunFolder(path)
     folder.require_begun()
     dataset = EncodedDataset.open(data or load_recipe(folder.recipe).data.path)
-    split = split or ("test" if "test" in dataset.splits else "val")
-    weights = weights or folder.weights_for(split)
+    if split == "auto":
+        split = "test" if "test" in dataset.splits else "val"
+    if weights == "auto":
+        weights = folder.weights_for(split)
     run = FinishedRun(path, weights)
     result = run.evaluate(split, data)
     files = folder.evaluation(split), folder.per_class(split)

@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 10
 
 @contextmanager
 def exit_with_one_sentence() -> Iterator[None]:
-    """Ends the process with status 1 on an error: a user's mistake as one sentence, others with a trace.
+    """Ends the process with status 1: the user's mistake, or the machine's, is one sentence, others have a trace.
 
     Recipes and data are the same everywhere, and 64 ranks would say a mistake 64 times: rank 0 speaks at once,
     and the launcher then ends the others. One that still lives after `PATIENCE_SECONDS` has a mistake of its own.
@@ -23,7 +23,7 @@ def exit_with_one_sentence() -> Iterator[None]:
     rank = os.environ.get("RANK", "0")
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # the latter: a full disk, a folder that may not be written to
         if rank != "0":  # nor leave first: that would break a collective in which rank 0 still is
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(PATIENCE_SECONDS)
@@ -33,11 +33,6 @@ def exit_with_one_sentence() -> Iterator[None]:
         _leave()
     except KeyboardInterrupt:  # before training, when there is nothing to save
         os._exit(128 + signal.SIGINT)
-    except OSError as error:  # a full disk, a folder that is not writable
-        print(f"fastlt: error: {error} (rank {rank})", file=sys.stderr, flush=True)
-        if os.environ.get("FASTLT_TRACE"):
-            traceback.print_exc()
-        _leave()
     except Exception:
         print(f"fastlt: rank {rank} failed", file=sys.stderr, flush=True)
         traceback.print_exc()

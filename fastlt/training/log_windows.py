@@ -28,9 +28,10 @@ class LogWindows:
 
     def __init__(self, stats: StepStats, log: RunLog, recipe: Recipe, num_classes: int, steps_per_epoch: float) -> None:
         self._stats, self._log, self._recipe, self._steps_per_epoch = stats, log, recipe, steps_per_epoch
-        # Forward once, backward twice; what is computed again to save memory does not count.
-        self._flops = 3 * forward_flops(recipe.model, recipe.data.image_size, num_classes)
         self._peak = peak_flops(stats.device)
+        if self._peak:
+            # Forward once, backward twice; what is computed again to save memory does not count.
+            self._flops = 3 * forward_flops(recipe.model, recipe.data.image_size, num_classes)
         self._unread: LogWindow | None = None
         self._saved_at = time.monotonic()
 

@@ -64,13 +64,19 @@ class ShardedHead:
         checkpoint.save(self._state(), checkpoint_id=folder / _FOLDER, process_group=self.head.group)
 
     def load(self, folder: Path) -> None:
-        """Reads what was saved on any number of ranks; without an average there, it begins with the rows."""
+        """Reads what was saved on any number of ranks; without an average there, it begins with the rows.
+
+        Raises:
+            ValueError: another optimizer's state was saved.
+        """
         if not self.optimizer.state:  # made by a first step, which is taken back by what is loaded
             for parameter in self.head.parameters():
                 parameter.grad = torch.zeros_like(parameter)
             self.step(0.0)
         saved = checkpoint.FileSystemReader(folder / _FOLDER).read_metadata().state_dict_metadata
-        state = {name: value for name, value in self._state().items() if name in saved}
+        state = {name: value for name, value in self._state().items() if name in saved or not name.endswith(".ema")}
+        if lacking := sorted(state.keys() - saved.keys()):
+            raise ValueError(f"{folder} has no {lacking[0]} of the head: resume with the optimizer.name of its run.")
         checkpoint.load(state, checkpoint_id=folder / _FOLDER, process_group=self.head.group)
         for name, value in state.items():
             if isinstance(value, Tensor) and value.ndim == 0:  # step counts are no parts of a whole

@@ -58,7 +58,6 @@ class Trainer:
         self.recipe, self.folder = recipe, RunFolder(recipe.output)
         data = EncodedDataset.open(recipe.data.path)
         self.label_space = data.label_space.trained(recipe.data.auxiliary)
-        self.folder.require_startable(resume)
         self.device = join_process_group()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.micro_batch = recipe.optimizer.micro_batch(self.world_size)
@@ -89,6 +88,7 @@ class Trainer:
         self.step, self.best = 0, {"all": -1.0, "epoch": -1}
         if self.rank == 0:
             self.folder.claim()
+            self.folder.require_startable(resume)  # another run may have come and gone while this one got ready
         said = self._resume() if resume else []
         if self.rank == 0:
             recipe.save(self.folder.recipe)

@@ -40,6 +40,11 @@ def test_recipe_explains_every_key(capsys):
         assert f"\n{key} (" in f"\n{out}"
         assert field.description
     assert "optimizer.ema_decay (default 0.0)" in out
+    _, one, _ = said(capsys, "recipe", "optimizer.blr")
+    assert one == "optimizer.blr (required)\n    Base learning rate: lr = blr * batch_size / 256.\n"
+    _, section, _ = said(capsys, "recipe", "log")
+    keys = [line.split()[0] for line in section.splitlines() if not line.startswith(" ")]
+    assert keys == ["log.steps", "log.eval_epochs", "log.tensorboard"]
     assert "demo/species" in out
     _, out, _ = said(capsys, "recipe", "tiny_imagenet_lt/resnet_smoke")
     assert "epochs: 2" in out
@@ -56,6 +61,18 @@ def test_recipe_explains_every_key(capsys):
             "unknown key 'optimizer.epoch'; did you mean optimizer.epochs?",
         ),
         (["train", "demo/species", "optimizer.lr=1"], "did you mean optimizer.blr (lr = blr * batch_size / 256)?"),
+        (["train", "demo/species", "--epochs=3"], "--epochs=3: keys of the recipe are written without dashes"),
+        (
+            ["train", "demo/species", "--optimizer.lr", "1"],
+            "--optimizer.lr: keys of the recipe are written without dash",
+        ),
+        (["train", "demo/species", "--ranks", "-1"], "--ranks is -1; give a number of processes"),
+        (
+            ["recipe", "no-such"],
+            "there is no recipe 'no-such': it is neither a file nor one of ours; ours are demo/species",
+        ),
+        (["crawl", "c", "--contact", "a", "--workers", "-1"], "--workers is -1"),
+        (["crawl", "c", "--contact", "a", "--source-url", "gbif"], "--source-url gbif: give NAME=URL"),
         (["train", "demo/species", "epochs=3"], "did you mean optimizer.epochs or checkpoint.epochs?"),
         (["train", "demo/species", "optimizer.average=0.9"], "'optimizer.average' is now called optimizer.ema_decay"),
         (["train", "demo/species", "augment.test_crop=1"], "'augment.test_crop' is now called augment.crop_pct"),
@@ -116,6 +133,7 @@ for words in (["data.path=nowhere"], ["model.name=resnet81"], ["optimizer.batch_
     assert main(["train", "recipe.yaml", "data.path=encoded", "output=checked", *words]) == 1
 assert main(["train", "recipe.yaml", "data.path=encoded", "output=checked", "--resume"]) == 1
 assert main(["train", "recipe.yaml", "data.path=encoded", "output=checked", "--ranks", "3"]) == 1
+assert main(["train", "recipe.yaml", "data.path=encoded", "output=encoded/manifest.json/x"]) == 1
 assert not {"torch", "timm", "deepspeed", "numba"} & set(sys.modules)
 """
     done = subprocess.run(
@@ -129,6 +147,7 @@ assert not {"torch", "timm", "deepspeed", "numba"} & set(sys.modules)
         "did you mean optimizer.epochs?",
         "checked holds no run to resume",
         "optimizer.batch_size=16 is not divisible by 3 ranks x 1 accumulation steps",
+        "output=encoded/manifest.json/x cannot be made: ",
     ):
         assert sentence in done.stderr
     assert not (workshop.folder / "checked").exists()

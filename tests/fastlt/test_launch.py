@@ -18,7 +18,14 @@ pytestmark = pytest.mark.slow
 def start(workshop, out, *words: str) -> subprocess.Popen:
     command = [str(BIN / "fastlt"), "train", "recipe.yaml", "data.path=encoded", *words]
     with out.open("w") as stream:
-        return subprocess.Popen(command, cwd=workshop.folder, stdout=stream, stderr=stream, start_new_session=True)
+        return subprocess.Popen(
+            command, cwd=workshop.folder, stdout=stream, stderr=stream, start_new_session=True, preexec_fn=in_front
+        )
+
+
+def in_front() -> None:
+    """As a terminal starts it: shells have what they start in the background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_step(run: RunFolder, process: subprocess.Popen, out, step: int) -> None:
@@ -91,6 +98,14 @@ def test_two_trainings_in_one_folder_are_one_too_many(workshop):
     assert other.read_text() == "fastlt: error: another process is training in one: wait, or set another output.\n"
     os.kill(process.pid, signal.SIGINT)
     process.wait(timeout=60)
+
+    both = [start(workshop, file, "output=both", "optimizer.epochs=1") for file in (out, other)]
+    assert sorted(process.wait(timeout=120) for process in both) == [0, 1]
+    said = sorted((file.read_text() for file in (out, other)), key=len)
+    assert said[0] in (
+        "fastlt: error: another process is training in both: wait, or set another output.\n",
+        "fastlt: error: both holds a run already: add --resume to continue it or set another output.\n",
+    )
 
 
 def assert_all_end(run: RunFolder) -> None:

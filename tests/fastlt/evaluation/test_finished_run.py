@@ -60,6 +60,8 @@ def test_export_names_what_an_image_shows(workshop, trained):
     scores = [float(line.split()[0]) for line in named.stdout.splitlines()]
     assert len(scores) == 5
     assert scores == sorted(scores, reverse=True)
+    named = subprocess.run(command[:2], cwd=workshop.folder, capture_output=True, text=True)
+    assert named.stderr == "usage: python for_colleagues/load.py IMAGE\n"
     ordinary = workshop.folder / "ordinary"
     ordinary.write_text("")
     files = {path.name: path for path in (workshop.folder / "for_colleagues").iterdir()}

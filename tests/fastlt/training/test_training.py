@@ -110,6 +110,11 @@ def test_sharded_classes_go_on_with_another_number_of_ranks(workshop):
     assert "was written with engine.shard_classes=true: set it so to resume." in done.stderr
     done = workshop.train(*words, "optimizer.epochs=3", "--resume", ranks=1)
     assert done.returncode == 0, done.stdout + done.stderr
+    more = [*words, "optimizer.epochs=4", "--resume"]
+    done = workshop.train(*more, "optimizer.name=sgd", ranks=1)
+    assert "of the head: resume with the optimizer.name of its run." in done.stderr
+    done = workshop.train(*more, "optimizer.ema_decay=0.9", ranks=1)  # an average that begins there
+    assert done.returncode == 0, done.stdout + done.stderr
     logged = losses(workshop.folder / "resharded")
     assert sorted(logged) == list(range(1, max(logged) + 1))
     assert logged[max(logged)] < logged[1]

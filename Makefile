@@ -3,7 +3,7 @@ export DS_ACCELERATOR ?= $(if $(wildcard /dev/nvidia0),cuda,cpu)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 pytest := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install install-dev demo test test-fast test-slow gpu lint clean
+.PHONY: install install-dev demo test test-fast test-slow gpu gpu-tests gpu-kernels gpu-shapes gpu-train lint clean
 
 install:
 	@tools/install.sh
@@ -26,12 +26,24 @@ test: install-dev
 test-slow: install-dev
 	@pytest --numprocesses 2 --dist worksteal -m slow
 
-# On a machine with a GPU: the tests for it, then the benchmarks of kernels and trainer; results go to bench/results.
-gpu: install-dev
-	@.venv/bin/pip install --quiet --constraint constraints.txt --editable ".[bench]"
-	@pytest -m "gpu or gpu_too"
-	@python bench/run.py kernels --device cuda
+# On a machine with a GPU, where perhaps nothing can be installed: see docs/gpu.md. Results go to bench/results.
+gpu_python = $(if $(PYTHON),$(PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))
+gpu_run = $(if $(WHEELS),$(gpu_python) -m pip install --quiet --no-index --no-deps --upgrade --target build/wheels $(WHEELS)/*.whl &&) \
+	PYTHONPATH=$(CURDIR)/build/wheels $(gpu_python)
+
+gpu-tests:
+	@$(gpu_run) -m pytest -m "gpu or gpu_too" tests/kernels
+
+gpu-kernels:
+	@$(gpu_run) bench/run.py kernels --device cuda --seconds 0.5
+
+gpu-shapes:
+	@$(gpu_run) bench/run.py shapes
+
+gpu-train: install-dev
 	@python bench/run.py train --device cuda
+
+gpu: gpu-tests gpu-kernels gpu-train
 
 # mypy and import-linter see the package as it is installed: kernels/, configs/ and data_prep/ inside fastlt/.
 lint: install-dev

@@ -26,6 +26,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this checkout, not 
 # One module of bench/suites each: what it measures, and on which devices.
 SUITES = {
     "kernels": ("the loss against other implementations", ("cpu", "cuda")),
+    "shapes": ("the kernels in every shape worth trying, on a GPU: their own tuning", ("cuda",)),
     "crawl": ("the crawler beside img2dataset, on the CPU", ("cpu",)),
     "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),
     "train": ("the trainer beside its bare model", ("cpu", "cuda")),
@@ -60,7 +61,8 @@ def main() -> int:
         parser.error("--device cuda: torch sees no GPU here; use --device cpu.")
     os.environ.setdefault("DS_ACCELERATOR", device)
     suite = importlib.import_module(f"bench.suites.{arguments.suite}")
-    suite.run(torch.device(device), arguments.quick, arguments.results)
+    chosen = {} if arguments.suite != "kernels" else {n: getattr(arguments, n) for n in ("cases", "without", "seconds")}
+    suite.run(torch.device(device), arguments.quick, arguments.results, **chosen)
     return 0
 
 
@@ -70,6 +72,10 @@ def _add(suites: argparse._SubParsersAction, name: str, what: str, devices: tupl
     suite.add_argument("--device", choices=devices, default=only, help=f"default: {only or 'cuda where there is one'}")
     suite.add_argument("--quick", action="store_true", help="small cases only, ends within a minute")
     results = Path(__file__).parent / "results"
+    if name == "kernels":
+        suite.add_argument("--cases", nargs="+", default=[""], metavar="TEXT", help="only cases named so: 131k, D=768")
+        suite.add_argument("--without", nargs="+", default=[], metavar="IMPL", help="what to leave out: compiled")
+        suite.add_argument("--seconds", type=float, metavar="S", help="for a pass of an implementation (default 3)")
     suite.add_argument("--results", type=Path, default=results, help="folder of records (default: bench/results)")
 
 

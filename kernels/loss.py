@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from . import implementations, operators
 from .neighbor_table import NeighborTable
 from .options import MEMORY_LIMIT, Implementation
 from .reference import reference_loss
+from .rows import Rows
 
 Reduction = Literal["mean", "sum", "none"]
 _NARROWEST_SLICE = 1024
@@ -105,8 +107,8 @@ def neighbor_silencing_loss(
         reduction: "mean" over rows that are not ignored (0 when there is none), "sum", "none".
         impl: "triton" (a GPU), "cpu" (numba; float32 and bfloat16), "reference" (plain torch), or
             "auto": the fused one of the device where it takes the dtype, else the reference.
-        inplace: let the gradient take the place of the logits in backward, which saves their size;
-            the logits must not be used by anything else. The reference does not do it.
+        inplace: let the gradient take the place of the logits, on a GPU as early as in forward, which
+            saves their size; nothing else may use the logits. The reference does not do it.
 
     Returns:
         A scalar, or [B] for reduction="none", in float32 (float64 for float64 logits).
@@ -188,6 +190,8 @@ def loss_of_logits(
     if resolved == "reference":
         return reduce_rows(_reference(logits, stacked_labels, weights, objective), stacked_labels, objective)
     arguments = row_arguments(stacked_labels, weights, objective, resolved)
+    if _takes_gradient_in_forward(logits, objective, resolved):
+        return _InForward.apply(logits, Rows(*arguments[:-1]), objective.reduction == "mean", inplace, resolved)
     if inplace and not torch.compiler.is_compiling():
         loss = _InPlace.apply(logits, *arguments)
     else:
@@ -234,6 +238,53 @@ def log_prior(counts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """log(n_j / sum_k n_k), [C], from counts or frequencies n_j > 0 of any dtype."""
     n = counts.to(dtype)
     return n.log() - n.sum().log()
+
+
+def _takes_gradient_in_forward(logits: Tensor, objective: Objective, impl: str) -> bool:
+    """Whether one kernel computes loss and gradient, which a scalar loss later multiplies by one number at most.
+
+    Not for float16, whose small gradients would be lost before the factor of a scaled loss reaches them.
+    """
+    wanted = objective.reduction != "none" and logits.requires_grad and torch.is_grad_enabled()
+    return wanted and impl == "triton" and logits.dtype != torch.float16 and not torch.compiler.is_compiling()
+
+
+class _InForward(torch.autograd.Function):
+    """Mean or sum of the loss, whose gradient is there when it is: backward multiplies by what comes from above.
+
+    It calls the kernels without the operators of `operators.py`, whose dispatch takes longer than small losses do.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, rows: Rows, mean: bool, inplace: bool, impl: str) -> Tensor:
+        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        ctx.passes, ctx.inplace = implementations.passes(impl, logits.device), inplace
+        out = logits if inplace else torch.empty_like(logits)
+        loss, saved, weight = ctx.passes.loss_and_gradient(logits, rows, mean, out)
+        if inplace:
+            torch.autograd.graph.increment_version(logits)
+            ctx.save_for_backward(logits)
+        else:
+            ctx.gradient, ctx.rows = out, rows
+            ctx.save_for_backward(logits, saved, weight)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        logits, *rest = ctx.saved_tensors
+        if ctx.inplace:
+            gradient = logits
+            torch.autograd.graph.increment_version(logits)  # a second backward raises
+        else:
+            gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:  # given away by an earlier backward
+            saved, weight = rest
+            gradient = torch.empty_like(logits)
+            ctx.passes.gradient(logits, 0, ctx.rows, saved, (grad_loss * weight).expand(len(logits)), gradient)
+        else:
+            ctx.passes.rescale(gradient, grad_loss)
+        return gradient, None, None, None, None
 
 
 class _InPlace(torch.autograd.Function):

@@ -21,8 +21,8 @@ STATE_ROWS = 5
 # it; the probability of all classes but the label; how many classes are not silenced (with smoothing, else 0).
 TOTAL = 2
 SAVED_ROWS = 5
-# Stands for the center of nothing: finite, so that differences to it are no NaN, and below every logit.
-LOWEST = -3e38
+# Stands for the center of nothing, to base e or 2: finite, so that differences to it are no NaN, and below every logit.
+LOWEST = -2e38
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,9 @@ def draw_kernels(measured: list[Record], file: Path, device: torch.device) -> Pa
             "B: features x weight to loss": [r for r in whole if r["D"] > 0],
         }.items()
     ):
-        _draw_times(axes[0, column], chosen)
-        _draw_memory(axes[1, column], chosen)
+        if chosen:
+            _draw_times(axes[0, column], chosen)
+            _draw_memory(axes[1, column], chosen)
         axes[0, column].set_title(title)
     names = [name for name in IMPLS if any(r["impl"] == name for r in whole)]
     figure.legend(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import subprocess
@@ -89,5 +90,10 @@ def _versions() -> dict[str, str]:
 
 @cache
 def _commit() -> str:
+    """The checkout's commit; where there is no git, what FASTLT_COMMIT says."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    try:
+        found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        found = ""
+    return found or os.environ.get("FASTLT_COMMIT", "")

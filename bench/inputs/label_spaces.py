@@ -68,14 +68,19 @@ class Case:
 
     @property
     def name(self) -> str:
-        B, D, C = self.sizes
-        dim = f"D={D} " if self.linear else ""
-        return f"{'B' if self.linear else 'A'} {self.space} B={B} {dim}C={C} {str(self.inputs[0].dtype)[6:]}"
+        batch, dim, _ = self.sizes
+        return name(self.space, batch, dim, self.inputs[0].dtype)
 
     def logits(self) -> Tensor:
         """[B, C], without a graph."""
         with torch.no_grad():
             return F.linear(*self.inputs) if self.linear else self.inputs[0]
+
+
+def name(space: str, batch: int, dim: int, dtype: torch.dtype) -> str:
+    """What a case is called in records and tables."""
+    what = f"D={dim} " if dim else ""
+    return f"{'B' if dim else 'A'} {space} B={batch} {what}C={sum(SPACES[space])} {str(dtype)[6:]}"
 
 
 def draw(space: str, batch: int, dim: int, dtype: torch.dtype, device: torch.device) -> Case:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,38 +17,59 @@ from torch import Tensor
 from bench.harness import pictures, records, tables, timing
 from bench.harness.records import Record
 from bench.harness.timing import Unavailable, Work
-from bench.inputs import label_spaces as cases
+from bench.inputs import label_spaces
 from bench.inputs.label_spaces import Case
 from bench.peers import losses as peers
 from bench.peers.losses import Loss
+from fastlt.kernels import triton_rows
 
 PASSES = ("forward", "backward", "forward+backward")
-GRID = {  # (label space, D; 0 for logits)
-    "cpu": [(s, 0) for s in ("imagenet_lt", "inat18", "131k")] + [(s, 768) for s in ("imagenet_lt", "inat18")],
-    "cuda": [(s, 0) for s in ("imagenet_lt", "inat18", "131k", "524k", "1M")]
-    + [("131k", 768), ("131k", 1024), ("131k", 2048), ("524k", 1024), ("1M", 1024)],
+GRID = {  # (label space, D; 0 for logits, B)
+    "cpu": [(s, 0, 256) for s in ("imagenet_lt", "inat18", "131k")]
+    + [(s, 768, 256) for s in ("imagenet_lt", "inat18")],
+    "cuda": [(s, 0, 4096) for s in ("inat18", "131k", "imagenet_lt", "1k", "524k", "1M")]
+    + [("inat18", 768, B) for B in (4096, 1024, 256)]
+    + [("131k", D, 4096) for D in (768, 1024, 2048)]
+    + [(s, 1024, 4096) for s in ("524k", "1M")],
 }
 QUICK = [("imagenet_lt", 0), ("imagenet_lt", 768)]
-BATCH = {"cpu": 256, "cuda": 4096}
 DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of losses against each other, relative
 TOO_SLOW = 10.0  # seconds of one call beyond which an implementation is left out
 SECONDS, QUICK_SECONDS = 3.0, 0.1  # for a pass of an implementation
 
 
-def run(device: torch.device, quick: bool, results: Path) -> None:
-    """Measures every case; appends its records, prints its table, and ends with pictures and targets."""
+def run(
+    device: torch.device,
+    quick: bool,
+    results: Path,
+    cases: Sequence[str] = ("",),
+    without: Sequence[str] = (),
+    seconds: float | None = None,
+) -> None:
+    """Measures every case; appends its records, prints its table, and ends with pictures and targets.
+
+    Args:
+        cases: what the names of the cases to be measured hold, one of these.
+        without: implementations that are left out.
+        seconds: for a pass of an implementation.
+    """
     console, kind = Console(width=120), device.type
-    seconds = QUICK_SECONDS if quick else SECONDS
+    seconds = seconds or (QUICK_SECONDS if quick else SECONDS)
     measured: list[Record] = []
     ceilings: dict[str, float] = {}
     if kind == "cuda":
         measured = measure_ceilings(device, seconds)
         ceilings = {r["impl"]: r.get("gb_per_s") or r["tflop_per_s"] for r in measured}
         records.append(results, "kernels", device, measured)
-    for space, dim in QUICK if quick else GRID[kind]:
-        case = cases.draw(space, BATCH[kind], dim, DTYPE[kind], device)
-        found, skipped = measure_case(case, seconds, quick, ceilings)
+    grid = [(space, dim, GRID[kind][0][2]) for space, dim in QUICK] if quick else GRID[kind]
+    named = {label_spaces.name(space, batch, dim, DTYPE[kind]): (space, dim, batch) for space, dim, batch in grid}
+    chosen = [shape for name, shape in named.items() if any(text in name for text in cases)]
+    if not chosen:
+        raise SystemExit(f"--cases {' '.join(cases)}: no case is named so. There are: {'; '.join(named)}.")
+    for space, dim, batch in chosen:
+        case = label_spaces.draw(space, batch, dim, DTYPE[kind], device)
+        found, skipped = measure_case(case, seconds, quick, ceilings, without)
         for line in skipped:
             console.print(f"skipped: {line}", highlight=False)
         tables.print_case(console, found, device)
@@ -60,13 +82,17 @@ def run(device: torch.device, quick: bool, results: Path) -> None:
     console.print(f"appended {len(measured)} records to {file}\ndrew {picture}", highlight=False, soft_wrap=True)
 
 
-def measure_case(case: Case, seconds: float, quick: bool, ceilings: dict[str, float]) -> tuple[list[Record], list[str]]:
+def measure_case(
+    case: Case, seconds: float, quick: bool, ceilings: dict[str, float], without: Sequence[str] = ()
+) -> tuple[list[Record], list[str]]:
     """(records of all implementations and passes, why some were skipped: a line each)."""
     works: dict[tuple[str, str], Work] = {}
     notes, skipped = {}, []
     expected: dict[str, float] = {"plain": peers.plain_loss(case).item()}
     inputs = case.inputs if case.linear else (torch.empty_like(case.inputs[0], requires_grad=True),)
     for name in peers.names(case, quick):
+        if name in without:
+            continue
         try:
             impl = peers.build(name, case)
             passes = _works(impl.loss, case, inputs)
@@ -139,6 +165,10 @@ def _works(loss: Loss, case: Case, inputs: tuple[Tensor, ...]) -> dict[str, Work
     def forward(_: None = None) -> Tensor:
         return loss(*inputs, case.labels)
 
+    def alone(_: None) -> Tensor:
+        with torch.no_grad():  # or some compute the gradient as well
+            return forward()
+
     def restored_forward() -> Tensor:
         restore()
         return forward()
@@ -146,7 +176,7 @@ def _works(loss: Loss, case: Case, inputs: tuple[Tensor, ...]) -> dict[str, Work
     def backward(loss: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(loss, inputs)
 
-    works = (Work(forward, restore), Work(backward, restored_forward), Work(lambda _: backward(forward()), restore))
+    works = (Work(alone, restore), Work(backward, restored_forward), Work(lambda _: backward(forward()), restore))
     return dict(zip(PASSES, works, strict=True))
 
 
@@ -176,7 +206,9 @@ def _fraction(record: Record, case: Case, ceilings: dict[str, float]) -> float:
         again = 2 if record["impl"] == "fastlt-sliced" else 0  # backward multiplies slices again
         products = {"forward": 2, "backward": 4 + again, "forward+backward": 6 + again}[which]
         return products * B * C * D / seconds / (ceilings["matmul"] * 1e12)
-    moved = {"forward": 1, "backward": 2, "forward+backward": 3}[which]  # times the logits are read or written
+    # Times the logits are read or written. What computes its gradient in forward has nothing to do in backward.
+    whole = 3 if triton_rows.reads_twice(C) else 2
+    moved = {"forward": 1, "backward": whole - 2, "forward+backward": whole}[which]
     return moved * case.logits_bytes / seconds / (ceilings["copy"] * 1e9)
 
 

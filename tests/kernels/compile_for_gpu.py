@@ -1,5 +1,6 @@
 """Run without TRITON_INTERPRET: compiles both Triton kernels for a GPU that need not be there, in every variant."""
 
+import re
 import sys
 
 import triton
@@ -10,7 +11,8 @@ from fastlt.kernels import triton_rows
 
 POINTERS = {
     **dict.fromkeys(("stacked_labels", "indptr", "neighbors"), "*i64"),
-    **dict.fromkeys(("weights", "logit_bias", "state", "loss", "saved", "grad_loss"), "*fp32"),
+    **dict.fromkeys(("weights", "logit_bias", "state", "loss", "total", "saved", "grad_loss", "scale"), "*fp32"),
+    "arrived": "*i32",
     **dict.fromkeys(("log_lambda", "smoothing"), "fp32"),
 }
 VARIANTS = [  # labels, silenced sets, smoothing, prior
@@ -23,18 +25,29 @@ VARIANTS = [  # labels, silenced sets, smoothing, prior
 
 def compile_kernel(kernel, capability: int, dtype: str, **constants) -> None:
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
-    types = {"logits": f"*{dtype}", "grad_logits": f"*{dtype}", **POINTERS, **dict.fromkeys(constants, "constexpr")}
+    types = {"logits": f"*{dtype}", "out": f"*{dtype}", **POINTERS, **dict.fromkeys(constants, "constexpr")}
+    signature = {name: types.get(name, "i32") for name in kernel.arg_names}
+    pointers = [i for i, kind in enumerate(signature.values()) if kind.startswith("*")]
     source = ASTSource(
-        fn=kernel, signature={name: types.get(name, "i32") for name in kernel.arg_names}, constexprs=constants
+        fn=kernel, signature=signature, constexprs=constants, attrs={(i,): [["tt.divisibility", 16]] for i in pointers}
     )
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
-    assert "ex2.approx.ftz.f32" in compiled.asm["ptx"]
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 4})
+    code = compiled.asm["ptx"]
+    assert "ex2.approx.ftz.f32" in code
+    if dtype == "bf16":  # logits and gradients move 16 bytes at a time
+        assert re.search(r"ld\.global\S*\.v4\.b32", code), "logits are loaded in narrow pieces"
+        assert not re.search(r"st\.global\S*\.b16", code), "gradients are stored class by class"
+        if "out" in kernel.arg_names and constants.get("GRADIENT", True):
+            assert re.search(r"st\.global\S*\.v4\.b32", code), "gradients are stored in narrow pieces"
     print(kernel.__name__, dtype, capability, constants, "compiled")
 
 
 for capability, dtype in ((80, "bf16"), (90, "bf16"), (90, "fp16"), (90, "fp32")):
+    shape = {"ROWS": 2, "T": 128, "V": 4 if dtype == "fp32" else 8, "AHEAD": 1}
+    shape["R"] = 8 // shape["V"]
     for variant in VARIANTS if capability == 90 and dtype == "bf16" else VARIANTS[-1:]:
-        for ends in ({"FIRST": True, "LAST": True}, {"FIRST": False, "LAST": False}):
-            compile_kernel(triton_rows._accumulate, capability, dtype, **variant, **ends, UNIT=8, R=2, LANES=2048)
-        compile_kernel(triton_rows._gradient, capability, dtype, **variant, UNIT=8, BLOCK=2048)
+        compile_kernel(triton_rows._accumulate, capability, dtype, **variant, **shape)
+        compile_kernel(triton_rows._gradient, capability, dtype, **variant, **shape, WHOLE=True)
+        for gradient in (False, True):
+            compile_kernel(triton_rows._loss, capability, dtype, **variant, **shape, GRADIENT=gradient)
 sys.exit(0)

@@ -253,3 +253,54 @@ def test_gradient_in_place_of_the_logits(impl, device):
     torch.testing.assert_close(gradient, expected[0], rtol=1e-5, atol=1e-6)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(loss, features)
+
+
+@pytest.mark.parametrize("impl", FUSED)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("inplace", [False, True], ids=["apart", "in place"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["one label", "mixed"])
+@pytest.mark.parametrize("shape", [(5, 17, 9), (7, 2050, 600)], ids=str)
+def test_mean_and_sum(shape, mixed, inplace, reduction, impl, device):
+    """A scalar loss, whose gradient Triton computes in forward."""
+    case = make_case(*shape, seed=4, interval=mixed)
+    case.labels[1] = -100
+    options = {"reduction": reduction, "label_smoothing": 0.1 if mixed else 0.0}
+    mu = torch.linspace(0, 1, shape[0])
+    results = []
+    for z, way, where in ((case.logits.float(), impl, device), (case.logits.float().double(), "reference", "cpu")):
+        if mixed:
+            options |= {"mixed_labels": case.mixed_labels.to(where), "mixed_weight": mu.to(where)}
+        leaf = z.to(where).requires_grad_()
+        logits = leaf * 1  # as a layer's output, which may be overwritten
+        loss = neighbor_silencing_loss(
+            logits, case.labels.to(where), case.table.to(where), case.prior.to(where), impl=way,
+            inplace=inplace and way == impl, **options,
+        )  # fmt: skip
+        (3 * loss).backward()
+        results.append((loss.detach().cpu().double(), leaf.grad.cpu().double()))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("impl", FUSED)
+def test_a_second_backward_is_as_the_first(impl, device):
+    case = make_case(6, 300, 100, seed=5)
+    logits = case.logits.float().to(device).requires_grad_()
+    loss = neighbor_silencing_loss(logits, case.labels.to(device), case.table.to(device), impl=impl)
+    (first,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    first = first.clone()
+    (second,) = torch.autograd.grad(loss * 2, logits)
+    torch.testing.assert_close(second, 2 * first, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("impl", FUSED)
+def test_rows_too_long_for_both_passes_in_one_kernel(impl, device):
+    case = make_case(2, 66_004, 400, seed=7)
+    inputs = case.logits.float()
+    results = []
+    for z, way, where in ((inputs, impl, device), (inputs.double(), "reference", "cpu")):
+        logits = z.to(where).requires_grad_()
+        loss = neighbor_silencing_loss(logits, case.labels.to(where), case.table.to(where), impl=way)
+        loss.backward()
+        results.append((loss.detach().cpu().double(), logits.grad.cpu().double()))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)

@@ -7,7 +7,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastlt.kernels import triton_rows
+from fastlt.kernels import triton_kernels
 
 POINTERS = {
     **dict.fromkeys(("stacked_labels", "indptr", "neighbors"), "*i64"),
@@ -46,8 +46,8 @@ for capability, dtype in ((80, "bf16"), (90, "bf16"), (90, "fp16"), (90, "fp32")
     shape = {"ROWS": 2, "T": 128, "V": 4 if dtype == "fp32" else 8, "AHEAD": 1}
     shape["R"] = 8 // shape["V"]
     for variant in VARIANTS if capability == 90 and dtype == "bf16" else VARIANTS[-1:]:
-        compile_kernel(triton_rows._accumulate, capability, dtype, **variant, **shape)
-        compile_kernel(triton_rows._gradient, capability, dtype, **variant, **shape, WHOLE=True)
+        compile_kernel(triton_kernels.accumulate_rows, capability, dtype, **variant, **shape)
+        compile_kernel(triton_kernels.gradient_of_rows, capability, dtype, **variant, **shape, WHOLE=True)
         for gradient in (False, True):
-            compile_kernel(triton_rows._loss, capability, dtype, **variant, **shape, GRADIENT=gradient)
+            compile_kernel(triton_kernels.loss_of_rows, capability, dtype, **variant, **shape, GRADIENT=gradient)
 sys.exit(0)

@@ -32,7 +32,8 @@ gpu_run = $(if $(WHEELS),$(gpu_python) -m pip install --quiet --no-index --no-de
 	PYTHONPATH=$(CURDIR)/build/wheels $(gpu_python)
 
 gpu-tests:
-	@$(gpu_run) -m pytest -m "gpu or gpu_too" tests/kernels
+	@$(gpu_run) -m pytest -m "gpu or gpu_too" tests/kernels \
+	  $(if $(shell $(gpu_python) -c "import xdist; print(1)" 2>/dev/null),--numprocesses auto --dist worksteal)
 
 gpu-kernels:
 	@$(gpu_run) bench/run.py kernels --device cuda --seconds 0.5

@@ -277,21 +277,17 @@ def _fetch(
 
 @triton.jit
 def _masses(
-    logits, rows, ahead, groups, row_groups, silenced, walks, states, logit_bias, neighbors, first_class, log_lambda,
+    logits, rows, coming, groups, row_groups, silenced, walks, states, logit_bias, neighbors, first_class, log_lambda,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SMOOTH: tl.constexpr, ROWS: tl.constexpr,
-    R: tl.constexpr, T: tl.constexpr, V: tl.constexpr, AHEAD: tl.constexpr,
+    R: tl.constexpr, T: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
-    """States of the rows' labels after all classes of a slice, whose first blocks are on their way."""
+    """States of the rows' labels after all classes of a slice, whose first block is on its way."""
     BLOCK: tl.constexpr = R * T * V
     offsets = _offsets(R, T, V)
     block_bias = logit_bias + first_class + offsets
     for start in range(0, groups * V, BLOCK):
-        blocks = ahead[0]
-        coming = _fetch(logits, rows, start + AHEAD * BLOCK, groups, row_groups, ROWS, R, T, V)
-        if AHEAD == 1:
-            ahead = (coming,)
-        else:
-            ahead = (ahead[1], coming)
+        blocks = coming  # the next are on their way while these are computed
+        coming = _fetch(logits, rows, start + BLOCK, groups, row_groups, ROWS, R, T, V)
         inside = _groups(R, T) < groups - start // V
         bias = _bias(block_bias + start, inside, HAS_BIAS)
         new_walks, new_states = (), ()
@@ -308,18 +304,6 @@ def _masses(
 
 
 @triton.jit
-def _first_blocks(
-    logits, rows, groups, row_groups,
-    ROWS: tl.constexpr, R: tl.constexpr, T: tl.constexpr, V: tl.constexpr, AHEAD: tl.constexpr,
-):  # fmt: skip
-    """The first blocks of the rows, of which AHEAD are to be on their way while one is computed."""
-    ahead = ()
-    for i in tl.static_range(AHEAD):
-        ahead = ahead + (_fetch(logits, rows, i * R * T * V, groups, row_groups, ROWS, R, T, V),)
-    return ahead
-
-
-@triton.jit
 def _rows(B, ROWS: tl.constexpr):
     """(the program's rows, which of them exist): the last stands in for those beyond."""
     first_row = tl.program_id(0).to(tl.int64) * ROWS
@@ -331,31 +315,49 @@ def _rows(B, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _open_row(
-    row, exists, stacked_labels, C, B, indptr, neighbors, first_class, auxiliary_start, ignore_index,
-    L: tl.constexpr, SILENCE: tl.constexpr, WHOLE: tl.constexpr,
+def _open_rows(
+    rows, exist, stacked_labels, C, B, indptr, neighbors, first_class, auxiliary_start, ignore_index,
+    L: tl.constexpr, SILENCE: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """(whether the row counts, its labels, what each silences, where each walk starts)."""
-    counts = exists
-    labels, silenced, walks = (), (), ()
-    for i in tl.static_range(L):
-        label = tl.load(stacked_labels + i * B + row)
-        counts = counts & (label != ignore_index)
-        known, walk = _open_label(label, C, indptr, neighbors, first_class, auxiliary_start, SILENCE, WHOLE)
-        labels = labels + (label,)
-        silenced = silenced + (known,)
-        walks = walks + (walk,)
-    return counts, labels, silenced, walks
+    """Of each row: (whether it counts, its labels, what each silences, where each walk starts)."""
+    count, labels, silenced, walks = (), (), (), ()
+    for r in tl.static_range(ROWS):
+        counts = exist[r]
+        row_labels, row_silenced, row_walks = (), (), ()
+        for i in tl.static_range(L):
+            label = tl.load(stacked_labels + i * B + rows[r])
+            counts = counts & (label != ignore_index)
+            known, walk = _open_label(label, C, indptr, neighbors, first_class, auxiliary_start, SILENCE, WHOLE)
+            row_labels = row_labels + (label,)
+            row_silenced = row_silenced + (known,)
+            row_walks = row_walks + (walk,)
+        count = count + (counts,)
+        labels = labels + (row_labels,)
+        silenced = silenced + (row_silenced,)
+        walks = walks + (row_walks,)
+    return count, labels, silenced, walks
 
 
 @triton.jit
-def _nothing(L: tl.constexpr, T: tl.constexpr):
-    """States of a row's labels before any class is seen."""
-    states = ()
-    for _ in tl.static_range(L):
-        nothing = tl.zeros((T,), tl.float32)
-        states = states + ((tl.full((T,), _LOWEST, tl.float32), nothing, nothing),)
-    return states
+def _any(count, ROWS: tl.constexpr):
+    """Whether a row counts; of a program none of whose rows does, no more than the first blocks is read."""
+    found = count[0]
+    for r in tl.static_range(1, ROWS):
+        found = found | count[r]
+    return found
+
+
+@triton.jit
+def _nothing(L: tl.constexpr, ROWS: tl.constexpr, T: tl.constexpr):
+    """States of the rows' labels before any class is seen."""
+    nothing = tl.zeros((T,), tl.float32)
+    rows = ()
+    for _ in tl.static_range(ROWS):
+        states = ()
+        for _ in tl.static_range(L):
+            states = states + ((tl.full((T,), _LOWEST, tl.float32), nothing, nothing),)
+        rows = rows + (states,)
+    return rows
 
 
 @triton.jit(do_not_specialize=["B", "C", "groups", "row_groups", "ignore_index"])
@@ -363,26 +365,20 @@ def accumulate_rows(
     logits, stacked_labels, logit_bias, indptr, neighbors, state,
     B, C, groups, first_class, row_groups, auxiliary_start, log_lambda, ignore_index,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, ROWS: tl.constexpr,
-    R: tl.constexpr, T: tl.constexpr, V: tl.constexpr, AHEAD: tl.constexpr,
+    R: tl.constexpr, T: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
+    """Adds a slice of the rows' classes to their states."""
     rows, exist = _rows(B, ROWS)
-    ahead = _first_blocks(logits, rows, groups, row_groups, ROWS, R, T, V, AHEAD)
-    any_counts = B < 0
-    labels, silenced, walks, states = (), (), (), ()
-    for r in tl.static_range(ROWS):
-        counts, row_labels, row_silenced, row_walks = _open_row(
-            rows[r], exist[r], stacked_labels, C, B, indptr, neighbors, first_class, auxiliary_start, ignore_index,
-            L, SILENCE, False,
-        )  # fmt: skip
-        any_counts = any_counts | counts
-        labels = labels + (row_labels,)
-        silenced = silenced + (row_silenced,)
-        walks = walks + (row_walks,)
-        states = states + (_nothing(L, T),)
-    width = tl.where(any_counts, groups, 0)  # of rows that do not count, no more is read
+    coming = _fetch(logits, rows, 0, groups, row_groups, ROWS, R, T, V)
+    count, labels, silenced, walks = _open_rows(
+        rows, exist, stacked_labels, C, B, indptr, neighbors, first_class, auxiliary_start, ignore_index,
+        L, SILENCE, False, ROWS,
+    )  # fmt: skip
+    states = _nothing(L, ROWS, T)
+    width = tl.where(_any(count, ROWS), groups, 0)
     states = _masses(
-        logits, rows, ahead, width, row_groups, silenced, walks, states, logit_bias, neighbors, first_class, log_lambda,
-        L, HAS_BIAS, SMOOTH, ROWS, R, T, V, AHEAD,
+        logits, rows, coming, width, row_groups, silenced, walks, states, logit_bias, neighbors, first_class,
+        log_lambda, L, HAS_BIAS, SMOOTH, ROWS, R, T, V,
     )  # fmt: skip
     for r in tl.static_range(ROWS):
         exists = exist[r]
@@ -459,25 +455,21 @@ def _slopes(
 
 @triton.jit
 def _gradients(
-    logits, out, rows, ahead, exist, count, groups, row_groups, out_groups, silenced, walks, terms, logit_bias,
+    logits, out, rows, coming, exist, count, groups, row_groups, out_groups, silenced, walks, terms, logit_bias,
     neighbors, first_class, log_lambda,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SMOOTH: tl.constexpr, ROWS: tl.constexpr,
-    R: tl.constexpr, T: tl.constexpr, V: tl.constexpr, AHEAD: tl.constexpr,
+    R: tl.constexpr, T: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
     """Writes the gradient of a slice of rows, which may take the place of the logits; 0 where a row does not count.
 
-    The first blocks are on their way.
+    The first block is on its way.
     """
     BLOCK: tl.constexpr = R * T * V
     offsets = _offsets(R, T, V)
     block_bias = logit_bias + first_class + offsets
     for start in range(0, groups * V, BLOCK):
-        blocks = ahead[0]
-        coming = _fetch(logits, rows, start + AHEAD * BLOCK, groups, row_groups, ROWS, R, T, V)
-        if AHEAD == 1:
-            ahead = (coming,)
-        else:
-            ahead = (ahead[1], coming)
+        blocks = coming  # the next are on their way while these are computed
+        coming = _fetch(logits, rows, start + BLOCK, groups, row_groups, ROWS, R, T, V)
         inside = _groups(R, T) < groups - start // V
         bias = _bias(block_bias + start, inside, HAS_BIAS)
         new_walks = ()
@@ -515,20 +507,19 @@ def gradient_of_rows(
     B, C, groups, first_class, row_groups, out_groups, grad_loss_stride, auxiliary_start, log_lambda, smoothing,
     ignore_index,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, WHOLE: tl.constexpr,
-    ROWS: tl.constexpr, R: tl.constexpr, T: tl.constexpr, V: tl.constexpr, AHEAD: tl.constexpr,
+    ROWS: tl.constexpr, R: tl.constexpr, T: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
+    """The second pass over a slice, for the gradient of each row's loss."""
     rows, exist = _rows(B, ROWS)
-    ahead = _first_blocks(logits, rows, groups, row_groups, ROWS, R, T, V, AHEAD)
-    any_counts = B < 0
-    count, silenced, walks, terms = (), (), (), ()
+    coming = _fetch(logits, rows, 0, groups, row_groups, ROWS, R, T, V)
+    known, _, silenced, walks = _open_rows(
+        rows, exist, stacked_labels, C, B, indptr, neighbors, first_class, auxiliary_start, ignore_index,
+        L, SILENCE, WHOLE, ROWS,
+    )  # fmt: skip
+    count, terms = (), ()
     for r in tl.static_range(ROWS):
         row = rows[r]
         upstream = tl.load(grad_loss + row * grad_loss_stride)
-        counts, _, row_silenced, row_walks = _open_row(
-            row, exist[r], stacked_labels, C, B, indptr, neighbors, first_class, auxiliary_start, ignore_index,
-            L, SILENCE, WHOLE,
-        )  # fmt: skip
-        counts = counts & (upstream != 0.0)
         row_terms = ()
         for i in tl.static_range(L):
             part = upstream
@@ -539,15 +530,12 @@ def gradient_of_rows(
                 tl.load(one), tl.load(one + B), tl.load(one + 2 * B), tl.load(one + 3 * B), tl.load(one + 4 * B),
             )  # fmt: skip
             row_terms = row_terms + (_terms(kept, part, smoothing, SMOOTH),)
-        any_counts = any_counts | counts
-        count = count + (counts,)
-        silenced = silenced + (row_silenced,)
-        walks = walks + (row_walks,)
+        count = count + (known[r] & (upstream != 0.0),)
         terms = terms + (row_terms,)
-    if any_counts:
+    if _any(count, ROWS):
         _gradients(
-            logits, out, rows, ahead, exist, count, groups, row_groups, out_groups, silenced, walks, terms, logit_bias,
-            neighbors, first_class, log_lambda, L, HAS_BIAS, SMOOTH, ROWS, R, T, V, AHEAD,
+            logits, out, rows, coming, exist, count, groups, row_groups, out_groups, silenced, walks, terms, logit_bias,
+            neighbors, first_class, log_lambda, L, HAS_BIAS, SMOOTH, ROWS, R, T, V,
         )  # fmt: skip
     else:
         _zeros(out, rows, exist, groups, out_groups, ROWS, R, T, V)
@@ -558,38 +546,32 @@ def loss_of_rows(
     logits, stacked_labels, weights, logit_bias, indptr, neighbors, scale, arrived, loss, total, saved, out,
     B, C, groups, row_groups, out_groups, auxiliary_start, log_lambda, smoothing, ignore_index,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, GRADIENT: tl.constexpr,
-    ROWS: tl.constexpr, R: tl.constexpr, T: tl.constexpr, V: tl.constexpr, AHEAD: tl.constexpr,
+    ROWS: tl.constexpr, R: tl.constexpr, T: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
     """The first pass over whole rows; with GRADIENT the second as well, which reads what it left in the cache."""
     rows, exist = _rows(B, ROWS)
     # What is read first does not wait for anything that is read.
-    ahead = _first_blocks(logits, rows, groups, row_groups, ROWS, R, T, V, AHEAD)
+    coming = _fetch(logits, rows, 0, groups, row_groups, ROWS, R, T, V)
     upstream = 1.0
     if GRADIENT:
         upstream = tl.load(scale)
-    any_counts = B < 0
-    count, labels, silenced, walks, states, at_labels = (), (), (), (), (), ()
+    count, labels, silenced, walks = _open_rows(
+        rows, exist, stacked_labels, C, B, indptr, neighbors, 0, auxiliary_start, ignore_index,
+        L, SILENCE, True, ROWS,
+    )  # fmt: skip
+    at_labels = ()
     for r in tl.static_range(ROWS):
-        counts, row_labels, row_silenced, row_walks = _open_row(
-            rows[r], exist[r], stacked_labels, C, B, indptr, neighbors, 0, auxiliary_start, ignore_index,
-            L, SILENCE, True,
-        )  # fmt: skip
-        any_counts = any_counts | counts
-        count = count + (counts,)
-        labels = labels + (row_labels,)
-        silenced = silenced + (row_silenced,)
-        walks = walks + (row_walks,)
-        states = states + (_nothing(L, T),)
-        at_labels = at_labels + (
-            _at_labels(row_labels, logits + rows[r] * row_groups * V, C, logit_bias, L, HAS_BIAS),
-        )  # fmt: skip
-    width = tl.where(any_counts, groups, 0)  # of rows that do not count, no more is read
+        row_logits = logits + rows[r] * row_groups * V
+        at_labels = at_labels + (_at_labels(labels[r], row_logits, C, logit_bias, L, HAS_BIAS),)
+    states = _nothing(L, ROWS, T)
+    any_counts = _any(count, ROWS)
+    width = tl.where(any_counts, groups, 0)
     states = _masses(
-        logits, rows, ahead, width, row_groups, silenced, walks, states, logit_bias, neighbors, 0, log_lambda,
-        L, HAS_BIAS, SMOOTH, ROWS, R, T, V, AHEAD,
+        logits, rows, coming, width, row_groups, silenced, walks, states, logit_bias, neighbors, 0, log_lambda,
+        L, HAS_BIAS, SMOOTH, ROWS, R, T, V,
     )  # fmt: skip
     if GRADIENT:
-        ahead = _first_blocks(logits, rows, groups, row_groups, ROWS, R, T, V, AHEAD)
+        coming = _fetch(logits, rows, 0, groups, row_groups, ROWS, R, T, V)
     terms = ()
     for r in tl.static_range(ROWS):
         row = rows[r]
@@ -612,8 +594,8 @@ def loss_of_rows(
     if GRADIENT:
         if any_counts:
             _gradients(
-                logits, out, rows, ahead, exist, count, groups, row_groups, out_groups, silenced, walks, terms,
-                logit_bias, neighbors, 0, log_lambda, L, HAS_BIAS, SMOOTH, ROWS, R, T, V, AHEAD,
+                logits, out, rows, coming, exist, count, groups, row_groups, out_groups, silenced, walks, terms,
+                logit_bias, neighbors, 0, log_lambda, L, HAS_BIAS, SMOOTH, ROWS, R, T, V,
             )  # fmt: skip
         else:
             _zeros(out, rows, exist, groups, out_groups, ROWS, R, T, V)

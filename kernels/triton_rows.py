@@ -161,27 +161,24 @@ def _vector(*tensors: Tensor) -> int:
     return math.gcd(tensors[0].shape[1], *(t.stride(0) for t in tensors), 16 // tensors[0].element_size())
 
 
-# How kernels take rows of up to so many classes: rows a program, classes of each that a thread takes at a time, blocks
-# on their way while one is computed, warps, and registers a thread, None for as many as the compiler likes. These were
-# the fastest of `bench/run.py shapes` on an H100 with 4,096 rows of bfloat16. Several rows of many classes share the
-# bias, which no first-level cache holds.
-Choice = tuple[int, int, int, int, int | None]
+# How kernels take rows of up to so many classes: rows a program, classes of each that a thread takes at a time, warps,
+# and registers a thread, None for as many as the compiler likes. The fastest of `bench/run.py shapes` on an H100, with
+# 4,096 rows of bfloat16. Several rows of many classes share the bias, which no first-level cache holds.
+Choice = tuple[int, int, int, int | None]
 _ENOUGH_ROWS = 1024  # for several a program; fewer would leave multiprocessors without work
 _LOSS = [
-    (2048, (1, 8, 1, 1, None)),
-    (5120, (1, 8, 1, 1, None)),
-    (math.inf, (4, 8, 1, 2, None)),
+    (5120, (1, 8, 1, None)),
+    (math.inf, (4, 8, 2, None)),
 ]
 _GRADIENT = [
-    (2048, (1, 8, 1, 2, None)),
-    (5120, (1, 8, 2, 2, None)),
-    (math.inf, (4, 8, 1, 4, 128)),
+    (5120, (1, 8, 2, None)),
+    (math.inf, (4, 8, 4, 128)),
 ]
 _BOTH = [  # None: the two passes one after the other, as no cache would hold the rows that are under way
-    (2048, (1, 8, 1, 1, None)),
-    (5120, (1, 16, 1, 1, None)),
-    (16384, (1, 8, 1, 4, 64)),
-    (65536, (1, 8, 1, 16, 64)),
+    (2048, (1, 8, 1, None)),
+    (5120, (1, 16, 1, None)),
+    (16384, (1, 8, 4, 64)),
+    (65536, (1, 8, 16, 64)),
     (math.inf, None),
 ]
 
@@ -198,10 +195,10 @@ def _choose(table: list[tuple[float, Any]], num_classes: int) -> Any:
 
 def _shape(choice: Choice, V: int, B: int) -> dict[str, int]:
     """Constants of a kernel and options of its launch for B rows."""
-    rows, classes, ahead, warps, registers = choice
+    rows, classes, warps, registers = choice
     if B < _ENOUGH_ROWS:
         rows = 1
-    shape = {"ROWS": rows, "R": classes // V, "T": 32 * warps, "V": V, "AHEAD": ahead, "num_warps": warps}
+    shape = {"ROWS": rows, "R": classes // V, "T": 32 * warps, "V": V, "num_warps": warps}
     return shape if registers is None else shape | {"maxnreg": registers}
 
 

@@ -221,3 +221,4 @@ _LINEAR: dict[str, Callable[[Case], Implementation]] = {
     "liger": _liger_linear,
     "cce": _cce,
 }
+EVERY = _ANY.keys() | _LINEAR.keys()

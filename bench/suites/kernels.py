@@ -21,7 +21,6 @@ from bench.inputs import label_spaces
 from bench.inputs.label_spaces import Case
 from bench.peers import losses as peers
 from bench.peers.losses import Loss
-from fastlt.kernels import triton_rows
 
 PASSES = ("forward", "backward", "forward+backward")
 GRID = {  # (label space, D; 0 for logits, B)
@@ -62,6 +61,8 @@ def run(
         measured = measure_ceilings(device, seconds)
         ceilings = {r["impl"]: r.get("gb_per_s") or r["tflop_per_s"] for r in measured}
         records.append(results, "kernels", device, measured)
+    if unknown := set(without) - peers.EVERY:
+        raise SystemExit(f"--without {' '.join(sorted(unknown))}: there are {', '.join(sorted(peers.EVERY))}.")
     grid = [(space, dim, GRID[kind][0][2]) for space, dim in QUICK] if quick else GRID[kind]
     named = {label_spaces.name(space, batch, dim, DTYPE[kind]): (space, dim, batch) for space, dim, batch in grid}
     chosen = [shape for name, shape in named.items() if any(text in name for text in cases)]
@@ -126,7 +127,7 @@ def measure_case(
         record |= {"extra_bytes": max(0, peak - returned), "B": B, "D": D, "C": C, "prior": case.prior}
         if notes[name]:
             record["note"] = notes[name]
-        if ceilings and name.startswith("fastlt"):
+        if ceilings and name.startswith("fastlt") and (case.linear or which != "backward"):  # its gradient is there
             record["fraction"] = _fraction(record, case, ceilings)
         found.append(record)
     return found, skipped
@@ -206,9 +207,10 @@ def _fraction(record: Record, case: Case, ceilings: dict[str, float]) -> float:
         again = 2 if record["impl"] == "fastlt-sliced" else 0  # backward multiplies slices again
         products = {"forward": 2, "backward": 4 + again, "forward+backward": 6 + again}[which]
         return products * B * C * D / seconds / (ceilings["matmul"] * 1e12)
-    # Times the logits are read or written. What computes its gradient in forward has nothing to do in backward.
-    whole = 3 if triton_rows.reads_twice(C) else 2
-    moved = {"forward": 1, "backward": whole - 2, "forward+backward": whole}[which]
+    from fastlt.kernels.triton_rows import reads_twice  # needs Triton, which a CPU does not
+
+    # Times the logits are read or written.
+    moved = {"forward": 1, "forward+backward": 3 if reads_twice(C) else 2}[which]
     return moved * case.logits_bytes / seconds / (ceilings["copy"] * 1e9)
 
 

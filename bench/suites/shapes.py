@@ -25,7 +25,7 @@ from fastlt.kernels.rows import Rows
 CLASSES = {1000: (250, 2048), 3000: (1000, 5120), 8144: (2036, 16384), 32568: (8142, 65536), 131072: (32768, math.inf)}
 KINDS = {"loss": 1, "gradient": 2, "both": 2}  # times that the logits are read or written
 BATCH = 4096
-Shape = tuple[int, int, int, int, int | None]  # rows, classes a thread, ahead, warps, registers
+Shape = tuple[int, int, int, int | None]  # rows, classes a thread, warps, registers
 
 
 def run(device: torch.device, quick: bool, results: Path) -> None:
@@ -83,15 +83,13 @@ def _ignoring(call: Callable[[str, Shape], None], kind: str, shape: Shape, _: No
 
 def shapes(kind: str, C: int) -> list[Shape]:
     """What may be fast: some 32 warps a multiprocessor, and blocks that a row fills."""
-    one = [(1, 8, 1, w, None) for w in (1, 2, 4, 8)] + [(1, 8, 2, w, None) for w in (1, 2, 4, 8)]
-    one += [(1, 16, 1, w, None) for w in (1, 2, 4, 8)]
+    tried = [(1, 8, w, None) for w in (1, 2, 4, 8)] + [(1, 16, w, None) for w in (1, 2, 4, 8)]
     if kind == "both":
-        one += [(1, 8, 1, w, 64) for w in (4, 8, 16)] + [(1, 16, 1, 8, 96), (1, 16, 2, 8, None), (1, 16, 1, 16, None)]
-        one += [(1, 8, 1, 16, None)]
-        return [s for s in one if C / 16384 <= s[3] <= max(C / 512, 2)]
-    one += [(2, 8, 1, 2, None), (2, 8, 1, 4, None), (2, 8, 1, 4, 80), (4, 8, 1, 2, None), (4, 8, 1, 4, None)]
-    one += [(4, 8, 1, 4, 96), (4, 8, 1, 4, 128), (4, 8, 2, 4, None), (1, 8, 1, 4, 64), (4, 16, 1, 4, None)]
-    return [s for s in one if s[3] <= max(C / 512, 2)]
+        tried += [(1, 8, w, 64) for w in (4, 8, 16)] + [(1, 8, 16, None), (1, 16, 8, 96), (1, 16, 16, None)]
+        return [shape for shape in tried if C / 16384 <= shape[2] <= max(C / 512, 2)]
+    tried += [(1, 8, 4, 64), (2, 8, 2, None), (2, 8, 4, None), (2, 8, 4, 80), (4, 8, 2, None), (4, 8, 4, None)]
+    tried += [(4, 8, 4, 96), (4, 8, 4, 128), (4, 16, 4, None)]
+    return [shape for shape in tried if shape[2] <= max(C / 512, 2)]
 
 
 def _calls(B: int, C: int, device: torch.device) -> Callable[[str, Shape], None]:

@@ -43,7 +43,7 @@ def compile_kernel(kernel, capability: int, dtype: str, **constants) -> None:
 
 
 for capability, dtype in ((80, "bf16"), (90, "bf16"), (90, "fp16"), (90, "fp32")):
-    shape = {"ROWS": 2, "T": 128, "V": 4 if dtype == "fp32" else 8, "AHEAD": 1}
+    shape = {"ROWS": 2, "T": 128, "V": 4 if dtype == "fp32" else 8}
     shape["R"] = 8 // shape["V"]
     for variant in VARIANTS if capability == 90 and dtype == "bf16" else VARIANTS[-1:]:
         compile_kernel(triton_kernels.accumulate_rows, capability, dtype, **variant, **shape)

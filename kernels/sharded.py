@@ -134,6 +134,7 @@ class ShardedNeighborSilencingHead(nn.Module):
         """A tensor whose rows are those of the classes held here, as a part of one with a row for every class.
 
         It shares the memory of `local`; `torch.distributed.checkpoint` saves it and loads it on any number of ranks.
+        It holds the group: drop it before `destroy_process_group`, or the process may abort as Python exits.
         """
         group = self.group or dist.distributed_c10d._get_default_group()
         mesh = DeviceMesh.from_group(group, local.device.type)

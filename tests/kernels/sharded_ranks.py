@@ -35,6 +35,21 @@ def whole_gradients(options, features, batch):
     return losses, gradients, head.weight.grad, head.bias.grad
 
 
+def save_or_load(head: ShardedNeighborSilencingHead, held: slice) -> None:
+    """The first number of ranks saves its head, the others load it; a part holds its group, so none may outlive it."""
+    parts = {name: head.part_of_whole(parameter) for name, parameter in head.named_parameters()}
+    if not (folder / ".metadata").exists():
+        checkpoint.save(parts, checkpoint_id=folder)
+        return
+    head.weight.data.zero_()
+    checkpoint.load(parts, checkpoint_id=folder)
+    assert torch.equal(head.weight, weight[held])
+    assert torch.equal(head.bias, bias[held])
+    whole = head.gathered()
+    assert torch.equal(whole[0], weight)
+    assert torch.equal(whole[1], bias)
+
+
 dist.init_process_group("gloo")
 rank, ranks = dist.get_rank(), dist.get_world_size()
 torch.set_num_threads(1)
@@ -67,16 +82,6 @@ for interval in (None, 500):
                 check("gradient of weight", head.weight.grad, grad_weight[held])
                 check("gradient of bias", head.bias.grad, grad_bias[held])
 
-parts = {name: head.part_of_whole(parameter) for name, parameter in head.named_parameters()}
-if (folder / ".metadata").exists():  # written on another number of ranks
-    head.weight.data.zero_()
-    checkpoint.load(parts, checkpoint_id=folder)
-    assert torch.equal(head.weight, weight[held])
-    assert torch.equal(head.bias, bias[held])
-    whole = head.gathered()
-    assert torch.equal(whole[0], weight)
-    assert torch.equal(whole[1], bias)
-else:
-    checkpoint.save(parts, checkpoint_id=folder)
+save_or_load(head, held)
 print(f"rank {rank} of {ranks}: all equal, {len(head.loss.table.indices)} of {len(table.indices)} neighbors held")
 dist.destroy_process_group()

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from . import implementations, operators
@@ -185,7 +184,7 @@ def loss_of_logits(
     inplace: bool = False,
 ) -> Tensor:
     """As `neighbor_silencing_loss`, with everything but the labels prepared."""
-    stacked_labels, weights = stack_labels(labels, mixed_labels, mixed_weight, objective, logits.shape)
+    stacked_labels, weights = stack_labels(labels, mixed_labels, mixed_weight, objective, logits.shape, logits.dtype)
     resolved = implementations.resolve(impl, logits.device, logits.dtype)
     if resolved == "reference":
         return reduce_rows(_reference(logits, stacked_labels, weights, objective), stacked_labels, objective)
@@ -257,7 +256,10 @@ class _InForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, rows: Rows, mean: bool, inplace: bool, impl: str) -> Tensor:
-        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        if inplace:
+            logits = _overwritable(logits)
+        elif logits.stride(1) != 1:
+            logits = logits.contiguous()
         ctx.passes, ctx.inplace = implementations.passes(impl, logits.device), inplace
         out = logits if inplace else torch.empty_like(logits)
         loss, saved, weight = ctx.passes.loss_and_gradient(logits, rows, mean, out)
@@ -270,11 +272,11 @@ class _InForward(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_gradient()
         logits, *rest = ctx.saved_tensors
         if ctx.inplace:
-            gradient = logits
+            gradient = logits.detach()
             torch.autograd.graph.increment_version(logits)  # a second backward raises
         else:
             gradient, ctx.gradient = ctx.gradient, None
@@ -292,7 +294,7 @@ class _InPlace(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, *rows: Any) -> Tensor:
-        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        logits = _overwritable(logits)
         loss, saved = operators.silenced_loss(logits, *rows)
         tensors = [value for value in rows if isinstance(value, Tensor)]
         ctx.save_for_backward(logits, saved, *tensors)
@@ -301,11 +303,24 @@ class _InPlace(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        _refuse_second_gradient()
         logits, saved, *tensors = ctx.saved_tensors
         rest = iter(tensors)
         rows = [next(rest) if value is None else value[0] for value in ctx.rows]
         operators.silenced_loss_gradient_(logits, saved, grad_loss, *rows)
-        return logits, *[None] * len(rows)
+        return logits.detach(), *[None] * len(rows)
+
+
+def _overwritable(logits: Tensor) -> Tensor:
+    """The logits, or a copy where two of them share memory, as expanded rows do, or columns are not adjacent."""
+    apart = len(logits) == 1 or logits.stride(0) >= logits.shape[1]
+    return logits if logits.stride(1) == 1 and apart else logits.clone(memory_format=torch.contiguous_format)
+
+
+def _refuse_second_gradient() -> None:
+    """Backward runs in grad mode for `create_graph` alone."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the fused loss has no second gradient: take impl='reference' for create_graph=True.")
 
 
 def row_arguments(stacked_labels: Tensor, weights: Tensor | None, objective: Objective, impl: str) -> tuple[Any, ...]:
@@ -341,20 +356,21 @@ def reduce_rows(loss: Tensor, stacked_labels: Tensor, objective: Objective) -> T
 
 
 def stack_labels(
-    labels: Tensor, mixed_labels: Tensor | None, mixed_weight: Tensor | float | None, objective: Objective, shape: Any
+    labels: Tensor,
+    mixed_labels: Tensor | None,
+    mixed_weight: Tensor | float | None,
+    objective: Objective,
+    shape: Any,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor | None]:
-    """(labels, int64 [L, B]; their weights, float32 [L, B], or None for one label)."""
+    """(labels, int64 [L, B]; their weights, float32 [L, B], or None for one label); float64 for a `dtype` that is."""
     _check_labels(labels, "labels", shape, objective.ignore_index)
     if (mixed_labels is None) != (mixed_weight is None):
         raise ValueError("mixed_labels and mixed_weight go together: give both or neither.")
     if mixed_labels is None or mixed_weight is None:
         return labels.contiguous()[None], None
     _check_labels(mixed_labels, "mixed_labels", shape, objective.ignore_index)
-    exact = (
-        torch.float64
-        if objective.logit_bias is not None and objective.logit_bias.dtype == torch.float64
-        else torch.float32
-    )
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
     if isinstance(mixed_weight, Tensor):
         mu = mixed_weight.to(exact).expand(labels.shape)
     else:

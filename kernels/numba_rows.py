@@ -134,11 +134,17 @@ def _largest_score(z, b, lanes):
     return largest
 
 
+@_exact
+def _above(z, z_c, b, b_c):
+    """The score over the center's, by differences of like numbers, which a reordering of sums would undo."""
+    return (z - z_c) + (b - b_c)
+
+
 @_sums
 def _mass(z, b, z_c, b_c):
     total = _ZERO
     for j in range(len(z)):
-        total += _exp((z[j] - z_c) + (b[j] - b_c))
+        total += _exp(_above(z[j], z_c, b[j], b_c))
     return total
 
 
@@ -206,10 +212,10 @@ def _accumulate(
 def _add_gradient(g, z, b, u, z_c, b_c, scale):
     if len(u):
         for j in range(len(g)):
-            g[j] += _exp((z[j] - z_c) + (b[j] - b_c)) * scale - u[j]
+            g[j] += _exp(_above(z[j], z_c, b[j], b_c)) * scale - u[j]
     else:
         for j in range(len(g)):
-            g[j] += _exp((z[j] - z_c) + (b[j] - b_c)) * scale
+            g[j] += _exp(_above(z[j], z_c, b[j], b_c)) * scale
 
 
 @_exact

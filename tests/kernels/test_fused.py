@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastlt.kernels import NeighborTable, neighbor_silencing_loss
+from fastlt.kernels import NeighborTable, linear_neighbor_silencing_loss, neighbor_silencing_loss
 from support.loss_cases import loss_and_gradient, make_case
 
 pytestmark = pytest.mark.medium
@@ -304,3 +304,64 @@ def test_rows_too_long_for_both_passes_in_one_kernel(impl, device):
         loss.backward()
         results.append((loss.detach().cpu().double(), logits.grad.cpu().double()))
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("impl", "offset"),
+    [("reference", 1e4), ("cpu", 100.0), ("cpu", 1e4), pytest.param("triton", 100.0, marks=pytest.mark.gpu_too)],
+)
+def test_logits_far_from_zero(offset, impl, device):
+    """Differences of like numbers are exact on the CPU, and stay so where sums may be reordered."""
+    case = make_case(4, 3000, 500, seed=5)
+    inputs = case.logits.float() + offset
+    loss, gradient = loss_and_gradient(inputs, case, impl, device)
+    expected, expected_gradient = loss_and_gradient(inputs.double(), case, "reference", "cpu")
+    torch.testing.assert_close(loss, expected, rtol=3e-7, atol=0.0)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-9)
+
+
+def second_gradient(loss, weight):
+    (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
+    return torch.autograd.grad(gradient.square().sum(), weight)
+
+
+@pytest.mark.parametrize("impl", FUSED)
+def test_a_second_gradient_raises_rather_than_being_wrong(impl, device):
+    case = make_case(3, 40, 20, seed=6)
+    table, labels = case.table.to(device), case.labels.to(device)
+    features, weight = torch.randn(3, 8, device=device), torch.randn(40, 8, device=device, requires_grad=True)
+    for loss in (
+        lambda: neighbor_silencing_loss(features @ weight.t(), labels, table, impl=impl, inplace=True),
+        lambda: neighbor_silencing_loss(features @ weight.t(), labels, table, impl=impl),
+        lambda: linear_neighbor_silencing_loss(features, weight, labels, table, impl=impl),
+        lambda: linear_neighbor_silencing_loss(features, weight, labels, table, impl=impl, memory_limit=0),
+    ):
+        with pytest.raises(RuntimeError, match=r"no second gradient|no autograd formula"):
+            second_gradient(loss(), weight)
+
+
+@pytest.mark.parametrize("impl", FUSED)
+def test_expanded_logits_have_a_gradient_for_each_row(impl, device):
+    case = make_case(5, 40, 20, seed=7)
+    row = case.logits.float()[:1].to(device)
+    gradients = []
+    for inplace in (False, True):
+        one = row.clone().requires_grad_()
+        logits = one.expand(5, 40)
+        table, labels, prior = case.table.to(device), case.labels.to(device), case.prior.to(device)
+        neighbor_silencing_loss(logits, labels, table, prior, impl=impl, inplace=inplace).backward()
+        gradients.append(one.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_mixed_weights_of_float64_logits_are_float64():
+    case = make_case(6, 30, 10, seed=8)
+    logits, mu = case.logits.double(), torch.rand(6, dtype=torch.float64)
+    mixed = neighbor_silencing_loss(
+        logits, case.labels, case.table, mixed_labels=case.labels.flip(0), mixed_weight=mu, reduction="none"
+    )
+    one, other = (
+        neighbor_silencing_loss(logits, labels, case.table, reduction="none")
+        for labels in (case.labels, case.labels.flip(0))
+    )
+    torch.testing.assert_close(mixed, mu * one + (1 - mu) * other, rtol=1e-14, atol=0.0)

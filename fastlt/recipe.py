@@ -6,12 +6,22 @@ import difflib
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from fastlt.atomic import write_text
 from fastlt.kernels.options import MEMORY_LIMIT, Implementation
@@ -59,12 +69,22 @@ _MUST = {
 """What pydantic's kinds of mistakes are in plain words; its context fills them in."""
 
 
+def _as_typed(value: Any) -> Any:
+    """A path that YAML takes for a number or a date."""
+    return str(value) if isinstance(value, int | float | date) and not isinstance(value, bool) else value
+
+
+_HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+UserPath = Annotated[_HomePath, BeforeValidator(_as_typed)]
+"""A path as people write it, with ~ for home, and maybe a number."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataRecipe(_Section):
-    path: Path
+    path: UserPath
     """Encoded data set, made by `fastlt encode`."""
     image_size: int = Field(224, ge=8, le=8192)
     """Side of the training and test images, in pixels."""
@@ -126,7 +146,7 @@ class ModelRecipe(_Section):
     """BatchNorm without parameters before the classifier (the DINOv2 head)."""
     cosine_scale: float | None = Field(None, gt=0)
     """Logits are this times the cosine of features and rows (the CLIP head, 100); none for a linear classifier."""
-    class_embeddings: Path | None = None
+    class_embeddings: UserPath | None = None
     """First values of the rows: safetensors with one vector for each class name, auxiliary ones included."""
 
 
@@ -203,7 +223,7 @@ class EngineRecipe(_Section):
     """Compute the backbone's activations twice instead of keeping them: less memory, about a third more time."""
     compile: bool = False
     """torch.compile the backbone; with ZeRO 0 to 2."""
-    deepspeed: Path | dict[str, Any] | None = None
+    deepspeed: _HomePath | dict[str, Any] | None = None
     """Further DeepSpeed settings, a JSON file or a mapping: offload, buckets, communication types and the like."""
 
 
@@ -226,7 +246,7 @@ class LogRecipe(_Section):
 
 
 class Recipe(_Section):
-    output: Path
+    output: UserPath
     """Folder of the run."""
     seed: int = Field(0, ge=0, lt=2**63)
     """With epoch, step and sample it determines all randomness."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Progress:
         step: optimizer steps done.
         batch_size: images of each of them.
         best: best validation accuracy so far, and its epoch.
+        data: digest of the images that were encoded.
         label_space: digest of the classes the weights belong to.
         world_size, zero_stage: what the optimizer state was split for.
         shard_classes: whether the head's rows were.
@@ -53,6 +55,7 @@ class Progress:
     batch_size: int
     best: dict[str, float]
     label_space: str
+    data: str
     world_size: int
     zero_stage: int
     shard_classes: bool
@@ -89,18 +92,74 @@ class Progress:
             )
 
 
-def read_progress(checkpoint: Path) -> Progress:
-    """Progress of a checkpoint, without loading its weights.
+def newest_whole(run: RunFolder) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose files are as they were written, and a line about each damaged one after it.
+
+    Called by all ranks. Damaged ones are set aside under a hidden name, as their steps will be saved again.
 
     Raises:
-        ValueError: it is damaged, or was written by another version of fastlt.
+        ValueError: none is whole, or it was written by another version of fastlt.
     """
+    said: list[str] = []
+    for checkpoint in reversed(run.all_checkpoints()):
+        damage = _damage(checkpoint)
+        if not damage:
+            return checkpoint, said
+        aside = checkpoint.with_name(f".{checkpoint.name}.damaged")
+        said.append(f"warning: {checkpoint} is damaged ({damage}); it is now {aside.name}")
+        dist.barrier()
+        if dist.get_rank() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.rename(aside)
+        dist.barrier()
+    if said:
+        raise ValueError(f"no checkpoint of {run.path} is whole: {'; '.join(said)}.")
+    return None, said
+
+
+def _damage(checkpoint: Path) -> str:
+    """What is wrong with the files of a checkpoint, or ""; every rank reads a part of them."""
     try:
         fields = json.loads((checkpoint / _PROGRESS).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(_damaged(checkpoint, error)) from None
-    if fields.get("version") != _VERSION:
-        raise ValueError(f"{checkpoint} was written by another version of fastlt: finish this run with that one.")
+        written: dict[str, list[int]] = fields["files"]
+        if fields["version"] != _VERSION:
+            raise ValueError(f"{checkpoint} was written by another version of fastlt: finish this run with that one.")
+    except FileNotFoundError:
+        return f"it has no {_PROGRESS}"
+    except (json.JSONDecodeError, TypeError, KeyError):
+        return f"{_PROGRESS} is cut off"
+    found = _checksums(checkpoint)
+    for name, checksum in written.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != checksum:
+            return f"{name} is not as it was written"
+    return ""
+
+
+def _checksums(folder: Path) -> dict[str, list[int]]:
+    """{file: [bytes, CRC-32]}; called by all ranks, each of which reads a part of them."""
+    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    listed = [[name for name in names if name != _PROGRESS]]
+    dist.broadcast_object_list(listed, 0)
+    parts: list[dict[str, list[int]]] = [{}] * dist.get_world_size()
+    mine = listed[0][dist.get_rank() :: dist.get_world_size()]
+    dist.all_gather_object(parts, {name: _checksum(folder / name) for name in mine})
+    return {name: checksum for part in parts for name, checksum in part.items()}
+
+
+def _checksum(file: Path) -> list[int]:
+    size = checksum = 0
+    with file.open("rb") as stream:
+        while block := stream.read(2**22):
+            size, checksum = size + len(block), zlib.crc32(block, checksum)
+    return [size, checksum]
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """Progress of a whole checkpoint, without loading its weights."""
+    fields = json.loads((checkpoint / _PROGRESS).read_text())
+    del fields["files"]
     return Progress(**fields)
 
 
@@ -119,8 +178,9 @@ def save(run: RunFolder, progress: Progress, keep: int, parts: Sequence[Part]) -
     for part in parts:
         part.save(temporary)
     dist.barrier()
+    files = _checksums(temporary)
     if main:
-        (temporary / _PROGRESS).write_text(json.dumps(asdict(progress)))
+        (temporary / _PROGRESS).write_text(json.dumps(asdict(progress) | {"files": files}))
         publish_folder(temporary, final)
         for old in run.all_checkpoints()[:-keep]:
             shutil.rmtree(old)

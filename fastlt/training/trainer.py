@@ -57,7 +57,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, resume: bool = False) -> None:
         self.recipe, self.folder = recipe, RunFolder(recipe.output)
         data = EncodedDataset.open(recipe.data.path)
-        self.label_space = data.label_space.trained(recipe.data.auxiliary)
+        self.label_space, self.data_digest = data.label_space.trained(recipe.data.auxiliary), data.split("train").sha256
         self.device = join_process_group()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.micro_batch = recipe.optimizer.micro_batch(self.world_size)
@@ -205,20 +205,24 @@ class Trainer:
     def _progress(self) -> Progress:
         recipe, space = self.recipe, self.label_space.digest()
         batch_size, stage = recipe.optimizer.batch_size, recipe.engine.zero_stage
-        return Progress(self.step, batch_size, self.best, space, self.world_size, stage, recipe.engine.shard_classes)
+        sharded = recipe.engine.shard_classes
+        return Progress(self.step, batch_size, self.best, space, self.data_digest, self.world_size, stage, sharded)
 
     def _resume(self) -> list[str]:
         """Goes on at the newest checkpoint; one that was killed before its first begins anew. Tells where and how."""
         before = load_recipe(self.folder.recipe)
         changed = [f"  {key}: {old} -> {new}" for key, (old, new) in changed_keys(before, self.recipe).items()]
         said = ["changed keys:", *changed] if changed else []
-        checkpoints = self.folder.all_checkpoints()
-        if not checkpoints:
+        checkpoint, damaged = checkpointing.newest_whole(self.folder)
+        said += damaged
+        if not checkpoint:
             return [f"{self.folder.path} has no checkpoint yet: starting over", *said]
-        progress = checkpointing.restore(checkpoints[-1], self._progress(), self.parts)
+        progress = checkpointing.restore(checkpoint, self._progress(), self.parts)
+        if progress.data != self.data_digest:
+            said.append("warning: the data set was encoded again since, from other images or with other settings")
         self.step, self.best = progress.step, progress.best
         epoch = self.step / self.steps_per_epoch
-        return [f"resumed at step {self.step:,} (epoch {epoch:.1f}) from {checkpoints[-1]}", *said]
+        return [f"resumed at step {self.step:,} (epoch {epoch:.1f}) from {checkpoint}", *said]
 
     def _share_batch_statistics(self) -> None:
         """Averages BatchNorm's running statistics over the ranks; they are linear, so it does not matter when."""

@@ -65,7 +65,7 @@ def test_overrides_base_and_round_trip(tmp_path):
         ("model.arguments=3", "model.arguments is 3; it must have keys of its own."),
         ("model.arguments={a: 1, a: 2}", "key 'a' stands twice"),
         ("optimizer=3", "optimizer is 3; it must have keys of its own."),
-        ("data.path=3", "data.path is 3; it must be a path."),
+        ("data.path=true", "data.path is True; it must be a path."),
         ("seed=" + 3000 * "[", "is not valid YAML"),
         ("optimizer.blr=.inf", "optimizer.blr is inf; it must be a number"),
         ("optimizer.warmup_epochs=.inf", "it must be a number"),
@@ -83,6 +83,13 @@ def test_mistakes_are_told_in_one_sentence(word, sentence):
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
     assert "species.yaml" not in str(error.value) or "exceeds" in sentence, "the file is not at fault"
+
+
+def test_paths_as_people_write_them(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    recipe = load_recipe(RECIPES[0], ["data.path=~/birds", "output=20261125"])
+    assert (str(recipe.data.path), str(recipe.output)) == ("/home/ann/birds", "20261125")
+    assert str(load_recipe(RECIPES[0], ["output=2026-11-25"]).output) == "2026-11-25"
 
 
 @pytest.mark.parametrize(

@@ -121,18 +121,41 @@ def test_damaged_weights_and_checkpoints_are_a_sentence(workshop, trained):
         assert done.returncode == 1
         assert "last.safetensors is damaged" in done.stderr
         assert done.stderr.count("\n") == 1
-    checkpoint = sorted((copy / "checkpoints").iterdir())[-1]
-    with next(checkpoint.glob("mp_rank_00*")).open("r+b") as file:
-        file.truncate(1000)
-    again = ["train", "recipe.yaml", "data.path=encoded", "output=damaged-run", "--resume"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing", "without progress"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(workshop, trained, damage):
+    copy = workshop.folder / f"damaged {damage}"
+    shutil.copytree(trained, copy)
+    older, newest = sorted((copy / "checkpoints").iterdir())
+    weights = next(newest.glob("mp_rank_00*"))
+    if damage == "cut":
+        with weights.open("r+b") as file:
+            file.truncate(1000)
+    elif damage == "changed":
+        content = bytearray(weights.read_bytes())
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        (newest / "progress.json").write_text("")
+    again = ["train", "recipe.yaml", "data.path=encoded", f"output={copy.name}", "--resume", "--ranks", "2"]
+    done = workshop.fastlt(*again)
+    assert done.returncode == 0, done.stderr
+    assert f"{newest.name} is damaged (" in done.stdout
+    assert f"from {copy.name}/checkpoints/{older.name}" in done.stdout
+    weights, expected = (load_file(run / "last.safetensors") for run in (copy, trained))
+    assert weights.keys() == expected.keys()
+    assert all(weights[name].equal(expected[name]) for name in expected)
+    assert [path.name for path in sorted((copy / "checkpoints").glob("step-*"))] == [older.name, newest.name]
+
+    for checkpoint in (copy / "checkpoints").glob("step-*"):
+        (checkpoint / "progress.json").unlink()
     done = workshop.fastlt(*again)
     assert done.returncode == 1
-    assert f"{checkpoint.name} cannot be loaded (" in done.stderr
+    assert f"no checkpoint of {copy.name} is whole" in done.stderr
     assert "Traceback" not in done.stderr
-    (checkpoint / "progress.json").write_text("")
-    assert f"{checkpoint.name} cannot be loaded (Expecting value" in workshop.fastlt(*again).stderr
-    shutil.rmtree(checkpoint)
-    assert workshop.fastlt(*again).returncode == 0
 
 
 def test_log_has_what_people_look_for(trained):

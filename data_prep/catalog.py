@@ -268,6 +268,40 @@ class Catalog:
         )
         return self.connection.total_changes - before
 
+    def enter_candidates(self, rows: Iterable[Candidate]) -> tuple[int, int]:
+        """Adds candidates, of one URL each, or makes what is known of them what these say; (new, changed).
+
+        An image that comes under another category is to be filtered again.
+        """
+        new = changed = 0
+        for row in rows:
+            about = (row.category, row.page, row.license, row.attribution)
+            known = self._run(
+                "SELECT id, category, page, license, attribution FROM candidate WHERE url = ?", [row.url]
+            ).fetchone()
+            if known is None:
+                self.add_candidates([row])
+                new += 1
+            elif about != tuple(known)[1:]:
+                self._run(
+                    "UPDATE candidate SET category = ?, page = ?, license = ?, attribution = ? WHERE id = ?",
+                    [*about, known["id"]],
+                )
+                self._run(
+                    "UPDATE image SET category = ?1, state = 'new', reason = '' WHERE id = ?2 AND category != ?1",
+                    [row.category, known["id"]],
+                )
+                changed += 1
+        return new, changed
+
+    def remove_empty_categories(self) -> None:
+        """Removes categories that nothing refers to: those of labels that a list had once."""
+        self._run(
+            "DELETE FROM category WHERE NOT EXISTS (SELECT 1 FROM candidate WHERE category = category.id)"
+            " AND NOT EXISTS (SELECT 1 FROM neighbor WHERE category = category.id)"
+            " AND NOT EXISTS (SELECT 1 FROM search WHERE category = category.id) AND state = 'kept'"
+        )
+
     def num_candidates(self, category: int | None = None) -> int:
         """Candidates of a category, or of all."""
         if category is None:
@@ -320,6 +354,39 @@ class Catalog:
         with self.transaction():
             self._run("UPDATE candidate SET state = 'new', reason = '' WHERE state = 'failed'")
             self._run("UPDATE search SET state = 'open', reason = '' WHERE state = 'failed'")
+
+    def reopen(self, reason: str) -> int:
+        """Opens candidates again that were dropped for this reason, whatever it says in parentheses; how many."""
+        query = "UPDATE candidate SET state = 'new', reason = '', twin = NULL WHERE state = 'dropped' AND reason = ?"
+        rows = self._run("SELECT DISTINCT reason FROM candidate WHERE state = 'dropped'").fetchall()
+        wanted = [row[0] for row in rows if row[0].partition(" (")[0] == reason]
+        return sum(self._run(query, [found]).rowcount for found in wanted)
+
+    def licenses(self, source: str) -> list[str]:
+        """The licenses of a source's candidates, "" for none."""
+        return [row[0] for row in self._run("SELECT DISTINCT license FROM candidate WHERE source = ?", [source])]
+
+    def set_refused_licenses(self, source: str, refused: Iterable[str], reason: str) -> tuple[int, int]:
+        """Drops what a source has under these licenses and opens what was dropped under others; (opened, dropped)."""
+        self._run("CREATE TEMP TABLE IF NOT EXISTS refused (license TEXT PRIMARY KEY)")
+        self._run("DELETE FROM refused")
+        self.connection.executemany("INSERT INTO refused VALUES (?)", [[license] for license in refused])
+        opened = self._run(
+            "UPDATE candidate SET state = 'new', reason = '' WHERE state = 'dropped' AND reason = ? AND source = ?"
+            " AND license NOT IN (SELECT license FROM refused)",
+            [reason, source],
+        ).rowcount
+        dropped = self._run(
+            "UPDATE candidate SET state = 'dropped', reason = ? WHERE state IN ('new', 'failed') AND source = ?"
+            " AND license IN (SELECT license FROM refused)",
+            [reason, source],
+        ).rowcount
+        return opened, dropped
+
+    def num_fetched(self, source: str, licenses: Iterable[str]) -> int:
+        """Images of a source that came under these licenses."""
+        query = "SELECT count(*) FROM candidate WHERE state = 'fetched' AND source = ? AND license = ?"
+        return sum(self._number(query, source, license) for license in licenses)
 
     # Shards and their images
 

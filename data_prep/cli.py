@@ -18,7 +18,7 @@ from fastlt.data_prep.encode.inputs import EncodeInputs
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.filter.options import EncoderOptions, FilterOptions
 from fastlt.data_prep.inputs.images import TargetImages
-from fastlt.options import CatalogFile, Flag, OptionalFile, OptionalSource, OptionError
+from fastlt.options import CatalogFile, Flag, OptionalFile, OptionalSource, OptionError, typed_options
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,11 @@ class Crawl:
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
         from fastlt.data_prep.crawl.crawl import crawl
+        from fastlt.data_prep.crawl.lists.columns import Asked
+        from fastlt.data_prep.crawl.lists.urls import add_urls
+        from fastlt.data_prep.crawl.policy import as_remembered, reconsider
         from fastlt.data_prep.crawl.sources import SOURCES
-        from fastlt.data_prep.crawl.url_lists import add_urls
+        from fastlt.data_prep.crawl.sources.licenses import allowed
 
         search = self.search
         if not self.crawl.politeness.contact:
@@ -93,12 +96,18 @@ class Crawl:
         unknown = sorted({*search.source, *endpoints} - set(SOURCES))
         if unknown:
             raise OptionError(f"there is no image source {unknown[0]!r}, only {', '.join(SOURCES)}.")
-        sources = [SOURCES[name](endpoints.get(name), search.licenses or None) for name in search.source]
+        allowed(search.licenses or None)  # mistakes show before there is a catalog
         with Catalog(self.catalog, create=search.urls is not None) as catalog:
-            if search.urls:
-                new = add_urls(catalog, search.urls, search.url_column, search.label_column)
-                print(f"{search.urls}: {new:,} new URLs")
-            counts = crawl(catalog, sources, self.crawl)
+            with catalog.lock("crawl"):
+                search, options, lines = as_remembered(catalog, search, self.crawl, typed_options(self))
+                if search.urls:
+                    columns = {name: getattr(search, f"{name}_column") for name in Asked.__annotations__}
+                    added = add_urls(catalog, search.urls, Asked(**columns))
+                    lines += [*added.lines, f"{search.urls}: {added.new:,} new URLs, {added.changed:,} changed"]
+                lines += reconsider(catalog, search, options)
+            print("\n".join(lines), flush=True)
+            sources = [SOURCES[name](endpoints.get(name), search.licenses or None) for name in search.source]
+            counts = crawl(catalog, sources, options)
             for (state, reason), number in counts.most_common():
                 print(f"{number:>10,} {state}{f': {reason}' * bool(reason)}")
             empty, failed = catalog.empty_categories(), catalog.failed_searches()

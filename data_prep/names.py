@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+_SIGNS = {"+": "plus", "#": "sharp", "&": "and", "%": "percent", "@": "at"}
+
 
 def clean_title(text: str) -> str:
     """A name as people say it: no underscores, list marks, quotes or remarks in parentheses."""
@@ -15,12 +17,25 @@ def clean_title(text: str) -> str:
 
 
 def normalized(title: str) -> str:
-    """A title as a class name: lower case, no accents, words joined by underscores; empty without any letter."""
-    decomposed = unicodedata.normalize("NFKD", title.replace("'", "").replace("\u2019", ""))
+    """A title as a class name: lower case, no accents, words joined by underscores; empty without any letter.
+
+    Signs that carry meaning become words, so that C, C++ and C# or A+ and A- stay apart.
+    """
+    title = re.sub(r"(?<=\w)-(?=\s*$)", " minus", title.replace("'", "").replace("\u2019", ""))
+    decomposed = unicodedata.normalize("NFKD", "".join(_as_word(c) for c in title))
     # Latin accents only: other scripts write vowels with combining marks.
     plain = "".join(c for c in decomposed if not "\u0300" <= c <= "\u036f")
     plain = unicodedata.normalize("NFC", plain.casefold())
     return "_".join("".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in plain).split())
+
+
+def _as_word(c: str) -> str:
+    """A sign by its name; what only separates words, and letters, as they are."""
+    if c in _SIGNS:
+        return f" {_SIGNS[c]} "
+    if c in "\u00a9\u00ae\u2122\u00b0":  # copyright, registered, trade mark, degree
+        return " "
+    return f" {unicodedata.name(c, '')} " if unicodedata.category(c) in ("Sm", "Sc", "So") else c
 
 
 def same_name_key(title: str) -> str:

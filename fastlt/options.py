@@ -57,7 +57,15 @@ def parse(command: type[C], program: str, words: Sequence[str]) -> C:
         SystemExit: help was asked for, or tyro cannot make sense of the words and has said so.
         OptionError: as the command's dataclasses raise it.
     """
-    return tyro.cli(command, prog=program, args=list(words), config=(tyro.conf.FlagCreatePairsOff,))
+    found = tyro.cli(command, prog=program, args=list(words), config=(tyro.conf.FlagCreatePairsOff,))
+    typed = (word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--"))
+    object.__setattr__(found, "typed", frozenset(typed))
+    return found
+
+
+def typed_options(command: Command) -> frozenset[str]:
+    """The options that were typed for a command, such as --size: what was left out may be known from elsewhere."""
+    return getattr(command, "typed", frozenset())
 
 
 def keys_last(words: Sequence[str]) -> list[str]:

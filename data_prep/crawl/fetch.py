@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,14 +15,16 @@ from protego import Protego
 from yarl import URL
 
 import fastlt
+from fastlt.data_prep.crawl import policy
 from fastlt.data_prep.crawl.addresses import ForbiddenAddressError, host_of, parse_url, public_socket
 from fastlt.data_prep.crawl.options import Limits, Politeness
-from fastlt.data_prep.crawl.politeness import AGENT, Host, HostGivenUpError, opts_out
+from fastlt.data_prep.crawl.politeness import AGENT, Host, HostGivenUpError, opts_out, our_rules
 from fastlt.data_prep.retry_after import retry_after
 
 _SMALL = 2**20  # bytes of a body that every transfer may hold; larger ones take turns
 _ROBOTS_BYTES = 512 * 1024  # RFC 9309 asks for at least 500 KiB
 _JSON_BYTES = 64 * 2**20
+_HEADER_BYTES = 128 * 1024  # of one line: content security policies fill more than the usual 8 KiB
 _MAX_REMEMBERED = 50_000  # hosts, and robots.txt files
 _BACKOFF = 1.0  # seconds, doubled by each retry
 _RETRIES = 2  # of a transfer in trouble
@@ -68,6 +71,8 @@ class Fetcher:
             connector=connector,
             auto_decompress=False,  # images are compressed already; what is not is a bomb or not an image
             cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
             headers={
                 "User-Agent": f"{AGENT}/{fastlt.__version__} (+{self._politeness.contact})",
                 "Accept-Encoding": "identity",
@@ -84,7 +89,7 @@ class Fetcher:
     def host(self, name: str) -> Host:
         """The state of a host, made anew for one that was not heard of for long."""
         if name not in self._hosts:
-            self._hosts[name] = Host(self._politeness)
+            self._hosts[name] = Host(name, self._politeness)
             if len(self._hosts) > _MAX_REMEMBERED:
                 self._hosts.popitem(last=False)
         self._hosts.move_to_end(name)
@@ -153,7 +158,7 @@ class Fetcher:
                 async with self._request(target) as response:
                     if response.status not in (301, 302, 303, 307, 308):
                         if is_image and not self._politeness.ignore_opt_outs and opts_out(response.headers):
-                            raise DroppedError("opted out")
+                            raise DroppedError(policy.OPTED_OUT)
                         return await self._read(response, max_bytes)
                     location = response.headers.get("Location", "")
             except HostGivenUpError as error:
@@ -192,7 +197,7 @@ class Fetcher:
                 raise _TryAgainError("too slow") from None
             except aiohttp.ClientConnectorError as error:
                 if isinstance(error.os_error, ForbiddenAddressError) or "not a public address" in str(error.os_error):
-                    raise DroppedError("not a public address") from None
+                    raise DroppedError(policy.NOT_PUBLIC) from None
                 host.failed()
                 raise _TryAgainError("no connection") from None
             except aiohttp.ClientPayloadError:
@@ -209,10 +214,13 @@ class Fetcher:
             raise _BusyError(f"status {status}")
         if status in (408, 425) or status >= 500:
             raise _TryAgainError(f"status {status}")
-        if status != 200:
+        if status not in (200, 203):  # 203: a proxy has changed it, perhaps
             raise DroppedError(f"status {status}")
         if (response.content_length or 0) > max_bytes:
-            raise DroppedError("too many bytes")
+            raise DroppedError(policy.TOO_MANY_BYTES)
+        return _unpacked(await self._read_body(response, max_bytes), response.headers, max_bytes)
+
+    async def _read_body(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         body = bytearray()
         async for chunk in response.content.iter_any():
             body += chunk
@@ -226,7 +234,7 @@ class Fetcher:
                     break
                 body += chunk
         if len(body) > max_bytes:
-            raise DroppedError("too many bytes")
+            raise DroppedError(policy.TOO_MANY_BYTES)
         return bytes(body)
 
     async def _ask_robots(self, url: URL) -> None:
@@ -241,7 +249,7 @@ class Fetcher:
         if rules is None:
             raise FailedError("robots.txt cannot be read")
         if not rules.can_fetch(str(url), AGENT):
-            raise DroppedError("robots.txt forbids it")
+            raise DroppedError(policy.ROBOTS)
 
     async def _read_robots(self, origin: URL) -> Protego | None:
         """The rules of a host; none that can be read means no entry (RFC 9309, 2.3.1)."""
@@ -249,13 +257,28 @@ class Fetcher:
             text = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES)
         except DroppedError as error:
             # No such file, or one that is fenced off, is permission; trouble of the server is not, nor is half a file.
-            if str(error) == "not a public address":
+            if str(error) == policy.NOT_PUBLIC:
                 raise
-            if str(error) == "too many bytes":
+            if str(error) == policy.TOO_MANY_BYTES:
                 return None
             text = b""
         except (FailedError, HostGivenUpError):
             return None
-        rules = Protego.parse(text.decode("utf-8", "replace"))
+        rules = Protego.parse(our_rules(text.decode("utf-8-sig", "replace")))
         self.host(host_of(origin)).slow_down(float(rules.crawl_delay(AGENT) or 0))
         return rules
+
+
+def _unpacked(body: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:
+    """The body without a compression that was not asked for; one that unpacks to too much is not unpacked."""
+    if headers.get("Content-Encoding", "").strip().lower() not in ("gzip", "x-gzip", "deflate"):
+        return body
+    for window in (32 + zlib.MAX_WBITS, -zlib.MAX_WBITS):  # gzip or zlib by its header; deflate without one
+        try:
+            unpacked = zlib.decompressobj(window).decompress(body, max_bytes + 1)
+        except zlib.error:
+            continue
+        if len(unpacked) > max_bytes:
+            raise DroppedError(policy.TOO_MANY_BYTES)
+        return unpacked
+    return body  # it says so and is not

@@ -20,13 +20,26 @@ class SearchOptions:
     source_url: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=URL", help_behavior_hint="")] = ()
     """Another endpoint of a source; may be given several times."""
     licenses: Names = ()
-    """License families that are allowed, such as cc0 pdm cc-by (default: every Creative Commons license)."""
+    """License families that are allowed, such as cc0 pdm cc-by (default: every Creative Commons license from image
+    sources, all that a list has)."""
     urls: OptionalSource = None
-    """A list of URLs: CSV, TSV, Parquet, JSON lines, text, or a folder of these."""
+    """A list of URLs: CSV, TSV, Parquet, JSON, JSON lines, text, packed or not, or a folder of these."""
     url_column: OptionalText = None
-    """The column of the list that holds URLs (default: url)."""
+    """The column of the list that holds URLs, by name, or by number where it has no names (default: found by its name
+    and content)."""
     label_column: OptionalText = None
-    """The column of the list that holds categories (default: label, class or category)."""
+    """The column that holds categories, or `none` (default: found by its name)."""
+    license_column: OptionalText = None
+    """The column that holds licenses, or `none` (default: found)."""
+    attribution_column: OptionalText = None
+    """The column that says whom to credit, or `none` (default: found)."""
+    page_column: OptionalText = None
+    """The column with the page where people see the image, or `none` (default: found)."""
+
+    def __post_init__(self) -> None:
+        columns = [name for name in vars(self) if name.endswith("_column") and getattr(self, name) is not None]
+        if columns and self.urls is None:
+            raise OptionError(f"--{columns[0].replace('_', '-')} is about a list: name the list with --urls.")
 
 
 @dataclass(frozen=True)

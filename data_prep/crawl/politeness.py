@@ -6,6 +6,8 @@ All times are of the monotonic clock, so that a clock that is set changes nothin
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +21,8 @@ AGENT = "fastlt"
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 _WITH_VALUES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _GIVE_UP_AFTER = 20  # failures, one after another
-_MAX_WAIT = 600.0  # seconds, asked for by Retry-After, beyond which a host is given up
+_MAX_WAIT = 600.0  # seconds, asked for by Retry-After or Crawl-delay, beyond which a host is given up
+_WORTH_SAYING = 30.0  # seconds between requests that people should know of
 
 
 class HostGivenUpError(Exception):
@@ -30,6 +33,7 @@ class HostGivenUpError(Exception):
 class Host:
     """What is known of one host."""
 
+    name: str
     politeness: Politeness
     next_at: float = 0.0
     failures: int = 0
@@ -76,8 +80,28 @@ class Host:
             self.given_up = "host does not answer"
 
     def slow_down(self, delay: float) -> None:
-        """At least `delay` seconds between requests."""
+        """At least `delay` seconds between requests; a host that asks for too many is given up, a slow one named."""
+        if delay > _MAX_WAIT:
+            self.given_up = f"robots.txt asks for {delay:,.0f} s between requests"
+        elif delay >= _WORTH_SAYING:
+            print(f"{self.name} asks for {delay:,.0f} s between requests", file=sys.stderr, flush=True)
         self.interval = max(self.interval, delay)
+
+
+def our_rules(robots: str) -> str:
+    """robots.txt with the groups for `fastlt` and `*` alone.
+
+    RFC 9309, 2.2.1: a group is for a crawler if its product token is the crawler's, whole and in any case; parsers
+    commonly take a part of it for the whole.
+    """
+    lines = []
+    for line in robots.splitlines():
+        named = re.match(r"\s*user-agent\s*:\s*(\*|[\w.-]*)", line, re.IGNORECASE)
+        if named:
+            agent = named[1] if named[1] == "*" else AGENT if named[1].lower() == AGENT else "somebody-else"
+            line = f"User-agent: {agent}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def opts_out(headers: CIMultiDictProxy[str]) -> bool:

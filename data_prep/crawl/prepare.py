@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from fastlt.data_prep.crawl import policy
 from fastlt.data_prep.crawl.options import ImageOptions
 from fastlt.data_prep.perceptual.hash import perceptual_hash, shrink
 from fastlt.dataset.images import UnsupportedColorsError, decode_pixels, open_image
@@ -67,9 +68,9 @@ def _decode(data: bytes, options: ImageOptions, max_pixels: int) -> np.ndarray:
         raise UnusableImageError("not an image") from None
     width, height = image.size
     if width * height > max_pixels:
-        raise UnusableImageError("too many pixels")
+        raise UnusableImageError(policy.TOO_MANY_PIXELS)
     if min(width, height) < options.min_side:
-        raise UnusableImageError("too small")
+        raise UnusableImageError(policy.TOO_SMALL)
     if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):  # JPEG: several views
         raise UnusableImageError("animated")
     scale = min(1.0, options.size / min(width, height)) if options.size else 1.0

@@ -293,7 +293,7 @@ class SourceServers:
         offset = query.number("gsroffset", 0, 10_000, 0)
         query.text("prop", "imageinfo")
         query.text("iiprop", "url|mime|size|extmetadata")
-        query.text("iiextmetadatafilter", "LicenseShortName|LicenseUrl|Artist")
+        query.text("iiextmetadatafilter", "LicenseShortName|LicenseUrl|Artist|Attribution|Credit")
         width = query.number("iiurlwidth", 1, 10_000)
         first = query.text("iicontinue", default="")
         onward = query.text("continue", default="")

@@ -15,6 +15,8 @@ from fastlt.data_prep.crawl.sources.source import Found, GetJson, Page, SourceEr
 NAME = "commons"
 PER_PAGE = 50  # the API scales no more images in one request
 WIDTH = 500  # one of the widths that Wikimedia keeps (https://www.mediawiki.org/wiki/Common_thumbnail_sizes)
+# Where a file says whom to name, best first.
+_CREDITED = ("Artist", "Attribution", "Credit")
 
 
 class Commons:
@@ -47,7 +49,7 @@ class Commons:
             "gsrlimit": str(at["size"]),
             "prop": "imageinfo",
             "iiprop": "url|mime|size|extmetadata",
-            "iiextmetadatafilter": "LicenseShortName|LicenseUrl|Artist",
+            "iiextmetadatafilter": "LicenseShortName|LicenseUrl|" + "|".join(_CREDITED),
             "iiurlwidth": str(WIDTH),
             **at["continue"],
         }
@@ -75,7 +77,8 @@ class Commons:
         kind = answers.text(info, "mime")
         if url and kind and answers.is_still_image(url, kind) and family(license) in self.licenses:
             page = answers.http_url(info.get("descriptionurl"))
-            yield Found(url, page, license, _plain(answers.text(about.get("Artist"), "value")))
+            credits = (_plain(answers.text(about.get(key), "value")) for key in _CREDITED)
+            yield Found(url, page, license, next(filter(None, credits), ""))
 
 
 def _plain(markup: str) -> str:

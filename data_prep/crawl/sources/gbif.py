@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastlt.data_prep.crawl.sources import answers
-from fastlt.data_prep.crawl.sources.inaturalist import medium_size
+from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
 from fastlt.data_prep.crawl.sources.licenses import allowed, family, normalize
 from fastlt.data_prep.crawl.sources.source import Found, GetJson, Page
 
@@ -16,7 +15,6 @@ NAME = "gbif"
 PER_PAGE = 300  # the API's limit
 DEEPEST = 100_000  # the API refuses an offset and limit which exceed it together
 BACKBONE = "d7dddbf4-2cf0-4f39-9b2a-bb099caae36c"  # the taxonomy whose keys occurrences are searched by
-_INATURALIST = re.compile(r"https?://(static\.inaturalist\.org|inaturalist-open-data\.s3\.amazonaws\.com)/")
 
 
 class Gbif:
@@ -78,9 +76,7 @@ class Gbif:
                 continue
             if not answers.is_still_image(url, answers.text(media, "format")):
                 continue
-            if _INATURALIST.match(url):  # as the iNaturalist source has it, and a tenth of the bytes
-                url = medium_size(url) or url
             page = answers.http_url(media.get("references"))
             if not page and isinstance(occurrence.get("key"), int):
                 page = f"https://www.gbif.org/occurrence/{occurrence['key']}"
-            yield Found(url, page, license, answers.text(media, "rightsHolder", "creator"))
+            yield Found(as_inaturalist_has_it(url), page, license, answers.text(media, "rightsHolder", "creator"))

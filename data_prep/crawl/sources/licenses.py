@@ -11,6 +11,7 @@ _CC_URL = re.compile(r"(?:https?://)?(?:www\.)?creativecommons\.org/(?:licenses|
 _BY = re.compile(r"(?:cc-)?(by(?:-(?:nc|nd|sa))*)(?:-v?(\d)[.-](\d)(?:[,-]\d\.\d)*(?:-[a-z]{2,13})?)?")
 _ZERO = re.compile(r"(?:cc-?)?(?:0|zero)(?:-1[.-]0)?(?:-universal)?")
 _PUBLIC_DOMAIN = re.compile(r"(?:cc-)?(?:pdm?|mark|public-?domain)(?:-mark)?(?:-1[.-]0)?|pd-.+")
+_AFTER_A_NAME = re.compile(r"[^()]*\((cc[ _-][^()]*)\)")  # "Some One (cc-by-sa)"
 
 
 def normalize(text: str, version: str = "") -> str:
@@ -26,6 +27,8 @@ def normalize(text: str, version: str = "") -> str:
     text = " ".join(text.split()).lower()
     if url := _CC_URL.match(text):
         text, version = url[1], url[2] or ""
+    if named := _AFTER_A_NAME.fullmatch(text):
+        text = named[1]
     code = re.sub(r"[\s_]+", "-", text)
     if _ZERO.fullmatch(code):
         return "cc0-1.0"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fastlt.data_prep.crawl.sources import answers
+from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
 from fastlt.data_prep.crawl.sources.licenses import allowed, family, normalize
 from fastlt.data_prep.crawl.sources.source import Found, GetJson, Page
 
@@ -55,4 +56,4 @@ class Openverse:
         named = f"image.{kind}" if kind else url
         if url and family(license) in self.licenses and answers.is_still_image(named):
             page = answers.http_url(record.get("foreign_landing_url"))
-            yield Found(url, page, license, answers.text(record, "attribution"))
+            yield Found(as_inaturalist_has_it(url), page, license, answers.text(record, "attribution"))

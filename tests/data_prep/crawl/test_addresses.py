@@ -14,7 +14,10 @@ from support.crawling import jpeg, outcomes, write_list
 from support.paths import with_support
 from support.web import Answer, Web
 
-REFUSALS = {"dropped: not a public address", "dropped: not an http(s) URL"}  # a host like 2130706433 is none
+REFUSALS = {
+    "dropped: not a public address (--allow-private)",
+    "dropped: not an http(s) URL",
+}  # a host like 2130706433 is none
 PRIVATE = [
     "127.0.0.1", "127.8.9.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
     "224.0.0.1", "240.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1",
@@ -80,6 +83,6 @@ def test_redirects_and_name_servers_do_not_lead_inside(tmp_path):
     assert [found.pop("first.jpg"), found.pop("plain.jpg")] == ["fetched", "fetched"]
     assert set(found) == {"second.jpg", "literal.jpg", "decimal.jpg", "mapped.jpg", "name.jpg"}
     assert set(found.values()) <= REFUSALS
-    assert found["second.jpg"] == found["name.jpg"] == "dropped: not a public address"
+    assert found["second.jpg"] == found["name.jpg"] == "dropped: not a public address (--allow-private)"
     assert said["lookups"]["rebind.test"] > 1
     assert [pair for pair in said["asked"] if not pair.startswith("93.184.216.34:")] == []

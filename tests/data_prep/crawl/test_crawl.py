@@ -81,6 +81,10 @@ GOOD = {
     "html-type.jpg": Answer(jpeg(11), headers={"Content-Type": "text/html"}),
     "no-length.jpg": Answer(jpeg(12), length=-1),
     "redirected.jpg": Answer(status=302, headers={"Location": "/behind.jpg"}),
+    "gzipped.jpg": Answer(gzip.compress(jpeg(17)), headers={"Content-Encoding": "gzip"}),
+    "deflated.jpg": Answer(zlib.compress(jpeg(23)), headers={"Content-Encoding": "deflate"}),
+    "by-a-proxy.jpg": Answer(jpeg(24), status=203),
+    "long-header.jpg": Answer(jpeg(25), headers={"Content-Security-Policy": "img-src https://images.example; " * 400}),
     "for-others.jpg": Answer(jpeg(14), headers={"X-Robots-Tag": "otherbot: noai, max-snippet: 3"}),
 }
 # Many servers mark robots.txt itself as nothing for an index.
@@ -95,22 +99,31 @@ BAD = {
     "truncated.jpg": (Answer(jpeg(15)[:-700]), "dropped: damaged image"),
     "truncated.png": (Answer(encoded(photograph(15), "PNG")[:-700]), "dropped: damaged image"),
     "animated.gif": (Answer(animated()), "dropped: animated"),
-    "bomb.png": (Answer(png_of_size(60_000, 60_000)), "dropped: too many pixels"),
+    "bomb.png": (Answer(png_of_size(60_000, 60_000)), "dropped: too many pixels (--max-megapixels)"),
     "empty.jpg": (Answer(b""), "dropped: not an image"),
-    "icon.png": (Answer(encoded(photograph(16, size=(16, 16)), "PNG")), "dropped: too small"),
-    "gzipped.jpg": (Answer(gzip.compress(jpeg(17)), headers={"Content-Encoding": "gzip"}), "dropped: not an image"),
-    "says-10gb.jpg": (Answer(jpeg(18), length=10 * 2**30), "dropped: too many bytes"),
-    "endless.jpg": (Answer(jpeg(18), length=-1, endless=True), "dropped: too many bytes"),
+    "icon.png": (Answer(encoded(photograph(16, size=(16, 16)), "PNG")), "dropped: too small (--min-side)"),
+    "gzip-bomb.jpg": (
+        Answer(gzip.compress(bytes(50 * 2**20)), headers={"Content-Encoding": "gzip"}),
+        "dropped: too many bytes (--max-megabytes)",
+    ),
+    "says-10gb.jpg": (Answer(jpeg(18), length=10 * 2**30), "dropped: too many bytes (--max-megabytes)"),
+    "endless.jpg": (Answer(jpeg(18), length=-1, endless=True), "dropped: too many bytes (--max-megabytes)"),
     "cut.jpg": (Answer(jpeg(19), length=len(jpeg(19)) + 9), "failed: cut off"),
     "hangs.jpg": (Answer(jpeg(19), delay=30), "failed: too slow"),
     "drips.jpg": (Answer(jpeg(19), drip=True), "failed: too slow"),
     "circle.jpg": (Answer(status=302, headers={"Location": "/circle.jpg"}), "dropped: too many redirects"),
     "to-ftp.jpg": (Answer(status=302, headers={"Location": "ftp://127.0.0.1/x.jpg"}), "dropped: redirect to nowhere"),
     "to-file.jpg": (Answer(status=302, headers={"Location": "file:///etc/passwd"}), "dropped: redirect to nowhere"),
-    "noai.jpg": (Answer(jpeg(20), headers={"X-Robots-Tag": "noai, noimageai"}), "dropped: opted out"),
-    "not-us.jpg": (Answer(jpeg(20), headers={"X-Robots-Tag": "fastlt: noindex"}), "dropped: opted out"),
-    "tdm.jpg": (Answer(jpeg(20), headers={"TDM-Reservation": "1"}), "dropped: opted out"),
-    "forbidden.jpg": (Answer(jpeg(20)), "dropped: robots.txt forbids it"),
+    "noai.jpg": (
+        Answer(jpeg(20), headers={"X-Robots-Tag": "noai, noimageai"}),
+        "dropped: opted out (--ignore-opt-outs)",
+    ),
+    "not-us.jpg": (
+        Answer(jpeg(20), headers={"X-Robots-Tag": "fastlt: noindex"}),
+        "dropped: opted out (--ignore-opt-outs)",
+    ),
+    "tdm.jpg": (Answer(jpeg(20), headers={"TDM-Reservation": "1"}), "dropped: opted out (--ignore-opt-outs)"),
+    "forbidden.jpg": (Answer(jpeg(20)), "dropped: robots.txt forbids it (--ignore-robots)"),
     "error.jpg": (Answer(status=500), "failed: status 500"),
 }
 
@@ -142,10 +155,10 @@ def test_every_answer_is_kept_or_dropped_for_its_reason(crawled):
 def test_duplicates_are_kept_once(crawled):
     found = outcomes(crawled[0])
     of_bytes = [found[f"same{i}.jpg"] for i in range(3)]
-    assert found["alike.jpg"] in ("fetched", "dropped: near-duplicate")
+    assert found["alike.jpg"] in ("fetched", "dropped: near-duplicate (--duplicates)")
     assert sorted([*of_bytes, found["alike.jpg"]]).count("fetched") == 1
     with Catalog(crawled[0]) as catalog:
-        twins = catalog.connection.execute("SELECT twin FROM candidate WHERE reason LIKE '%duplicate'").fetchall()
+        twins = catalog.connection.execute("SELECT twin FROM candidate WHERE reason LIKE '%duplicate%'").fetchall()
         images = {row[0] for row in catalog.connection.execute("SELECT id FROM image")}
     assert len(twins) == 3
     assert {twin for (twin,) in twins} <= images
@@ -381,11 +394,38 @@ def test_status_counts_every_stage(crawled):
     done = subprocess.run([fastlt, "status", str(crawled[0]), "--json"], capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert found["image"] == {"new": len(GOOD) + 1}
-    assert found["candidate"]["dropped"]["opted out"] == 3
+    assert found["candidate"]["dropped"]["opted out (--ignore-opt-outs)"] == 3
     assert found["category"] == {"kept": 1}
     text = subprocess.run([fastlt, "status", str(crawled[0])], capture_output=True, text=True).stdout
-    assert "dropped: robots.txt forbids it" in text
+    assert "dropped: robots.txt forbids it (--ignore-robots)" in text
     assert "candidate URLs" in text
+
+
+@pytest.mark.parametrize(
+    ("robots", "allowed"),
+    [
+        ("User-agent: fast\nDisallow: /\n\nUser-agent: *\nDisallow: /private/\n", "/x.jpg"),
+        ("User-agent: fast\nDisallow: /private/\n\nUser-agent: *\nDisallow: /x.jpg\n", "/private/x.jpg"),
+        ("\ufeffuser-agent : FastLT/0.1\nDisallow: /x.jpg\n\nUser-agent: *\nDisallow: /\n", "/private/x.jpg"),
+        ("User-agent: fastlt-news\nUser-agent: other\nDisallow: /\n", "/x.jpg /private/x.jpg"),
+    ],
+)
+def test_a_rule_is_for_a_whole_product_token(tmp_path, robots, allowed):
+    """RFC 9309, 2.2.1: neither one that begins like ours nor one that ours begins like."""
+    paths = ("/x.jpg", "/private/x.jpg")
+    pages = {"/robots.txt": Answer(robots.encode()), "/x.jpg": Answer(jpeg(1)), "/private/x.jpg": Answer(jpeg(2))}
+    with Web(lambda host, path: pages.get(path)) as web:
+        rows = [(f"http://{web.hosts[0]}{path}", "a", "", "") for path in paths]
+        crawl(tmp_path / "c.sqlite", "--urls", write_list(tmp_path / "l.csv", rows))
+        assert {path for path in paths if web.asked[web.hosts[0], path]} == set(allowed.split())
+
+
+def test_a_host_that_asks_for_days_between_requests_is_given_up(tmp_path):
+    robots = Answer(b"User-agent: *\nCrawl-delay: 86400\n")
+    with Web(lambda host, path: robots if path == "/robots.txt" else Answer(jpeg(3))) as web:
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "a", "", "") for i in range(3)]
+        crawl(tmp_path / "c.sqlite", "--urls", write_list(tmp_path / "l.csv", rows))
+    assert outcomes(tmp_path / "c.sqlite")["2.jpg"] == "failed: robots.txt asks for 86,400 s between requests"
 
 
 def test_a_list_that_grew_is_read_again(tmp_path):
@@ -397,3 +437,100 @@ def test_a_list_that_grew_is_read_again(tmp_path):
             done = crawl(tmp_path / "c.sqlite", "--urls", tmp_path / "l.csv")
             assert f"{count - known} new URLs" in done.stdout
             assert len(outcomes(tmp_path / "c.sqlite")) == count
+
+
+def pictures(host: str, path: str) -> Answer | None:
+    """A picture at every /NUMBER.jpg."""
+    return None if path == "/robots.txt" else Answer(jpeg(int(path[1:-4])))
+
+
+def categories(catalog: Path) -> dict[str, list[str]]:
+    """{category: last parts of the URLs of its images}."""
+    with Catalog(catalog) as opened:
+        rows = opened.connection.execute(
+            "SELECT name, url FROM category LEFT JOIN image ON image.category = category.id LEFT JOIN candidate"
+            " ON candidate.id = image.id ORDER BY name, url"
+        ).fetchall()
+    found: dict[str, list[str]] = {}
+    for name, url in rows:
+        found.setdefault(name, []).extend([url.rsplit("/", 1)[1]] if url else [])
+    return found
+
+
+def test_labels_that_differ_by_a_sign_stay_apart(tmp_path):
+    labels = ["C", "C++", "C#", "A+", "A-", "Black kite", "black_kite"]
+    with Web(pictures) as web:
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", label, "", "") for i, label in enumerate(labels)]
+        done = crawl(tmp_path / "c.sqlite", "--urls", write_list(tmp_path / "l.csv", rows))
+    assert categories(tmp_path / "c.sqlite") == {
+        "c": ["0.jpg"], "c_plus_plus": ["1.jpg"], "c_sharp": ["2.jpg"], "a_plus": ["3.jpg"], "a_minus": ["4.jpg"],
+        "black_kite": ["5.jpg", "6.jpg"],
+    }  # fmt: skip
+    assert "1 category stands under several labels: 'Black kite' = 'black_kite'" in done.stdout
+
+
+def test_licenses_hold_for_lists_too(tmp_path):
+    catalog, licenses = tmp_path / "c.sqlite", ["CC BY 4.0", "All rights reserved", "", "CC0"]
+    with Web(pictures) as web:
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "kite", license, "") for i, license in enumerate(licenses)]
+        urls = write_list(tmp_path / "l.csv", rows)
+        refused = crawl(catalog, "--urls", urls, "--licenses", "nonsense")
+        assert (refused.returncode, catalog.exists()) == (1, False)
+        assert "license 'nonsense' is unknown" in refused.stderr
+        done = crawl(catalog, "--urls", urls, "--licenses", "cc-by")
+        left_out = "dropped: license is not allowed (--licenses)"
+        assert outcomes(catalog) == {"0.jpg": "fetched", "1.jpg": left_out, "2.jpg": left_out, "3.jpg": left_out}
+        assert "3 URLs are left out: license is not allowed (--licenses)" in done.stdout
+        done = crawl(catalog, "--urls", urls)
+        assert "as before in this catalog: --licenses cc-by" in done.stdout
+        assert outcomes(catalog)["3.jpg"] == left_out
+        crawl(catalog, "--licenses", "cc-by", "cc0")
+        assert outcomes(catalog) == {"0.jpg": "fetched", "1.jpg": left_out, "2.jpg": left_out, "3.jpg": "fetched"}
+    assert web.asked[web.hosts[0], "/1.jpg"] == 0
+
+
+def test_a_list_that_is_imported_again_corrects_what_it_said(tmp_path):
+    catalog, urls = tmp_path / "c.sqlite", tmp_path / "l.csv"
+    with Web(pictures) as web:
+        lines = [f"http://{web.hosts[0]}/{i}.jpg,{'kite' if i < 2 else 'owl'},p{i},CC0" for i in range(4)]
+        urls.write_text("\n".join(["url,seen,page,license", *lines, *lines]) + "\n")
+        refused = crawl(catalog, "--urls", urls)
+        assert "does seen hold the labels? Say so with --label-column, or with --label-column none" in refused.stderr
+        done = crawl(catalog, "--urls", urls, "--label-column", "none")
+        assert "8 rows; url=url, license=license, page=page, no label" in done.stdout
+        assert "4 rows repeat a URL" in done.stdout
+        assert categories(catalog) == {"all": ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]}
+        done = crawl(catalog, "--urls", urls, "--label-column", "seen", "--page-column", "none")
+        assert "0 new URLs, 4 changed" in done.stdout
+        assert categories(catalog) == {"kite": ["0.jpg", "1.jpg"], "owl": ["2.jpg", "3.jpg"]}
+        with Catalog(catalog) as opened:
+            assert {row["page"] for row in opened.candidates([1, 2, 3, 4]).values()} == {""}
+        urls.write_text("\n".join(["url,seen,page,license", *lines[1:]]) + "\n")  # remembers which columns
+        assert "url=url, label=seen, license=license" in crawl(catalog, "--urls", urls).stdout
+    assert sum(n for (_, path), n in web.asked.items() if path != "/robots.txt") == 4  # nothing twice
+
+
+def test_what_an_option_dropped_is_tried_again_without_it(tmp_path):
+    catalog = tmp_path / "c.sqlite"
+    robots = Answer(b"User-agent: *\nDisallow: /1.jpg\n")
+    pages = {"/robots.txt": robots, "/2.jpg": Answer(encoded(photograph(2, size=(40, 30)))), "/3.jpg": Answer(jpeg(3))}
+    pages |= {"/1.jpg": Answer(jpeg(1)), "/4.jpg": Answer(jpeg(4), headers={"X-Robots-Tag": "noai"})}
+    with Web(lambda host, path: pages.get(path)) as web:
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "kite", "", "") for i in range(1, 5)]
+        urls = write_list(tmp_path / "l.csv", rows)
+        words = [word for word in command(catalog, "--urls", urls, "--min-side", 32) if word != "--allow-private"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1
+        assert set(outcomes(catalog).values()) == {"dropped: not a public address (--allow-private)"}
+        done = crawl(catalog, "--urls", urls)
+        assert "4 URLs that were dropped are tried again: not a public address (--allow-private)" in done.stdout
+        assert outcomes(catalog) == {
+            "1.jpg": "dropped: robots.txt forbids it (--ignore-robots)", "2.jpg": "dropped: too small (--min-side)",
+            "3.jpg": "fetched", "4.jpg": "dropped: opted out (--ignore-opt-outs)",
+        }  # fmt: skip
+        crawl(catalog, "--min-side", 20)
+        assert outcomes(catalog)["2.jpg"] == "fetched"
+        done = crawl(catalog, "--ignore-robots", "--ignore-opt-outs")
+        assert "as before in this catalog: --min-side 20" in done.stdout
+        assert set(outcomes(catalog).values()) == {"fetched"}
+        assert web.asked[web.hosts[0], "/3.jpg"] == 1

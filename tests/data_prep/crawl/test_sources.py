@@ -98,6 +98,31 @@ def test_commons(scaled):
         assert [image.url for image in read[0].found] == [image.url for image in found[:3]]  # best match first
 
 
+def test_commons_credits_whom_the_file_names(server):
+    about = {"LicenseShortName": {"value": "CC BY-SA 4.0"}, "Credit": {"value": "<b>A Museum</b>"}}
+    for more, credit in (
+        ({}, "A Museum"),
+        ({"Attribution": {"value": "A Museum, CC BY-SA 4.0"}}, "A Museum, CC BY-SA 4.0"),
+    ):
+        info = {"url": "https://images.example/x.jpg", "mime": "image/jpeg", "extmetadata": about | more}
+        server.answer_instead = {"batchcomplete": True, "query": {"pages": [{"index": 1, "imageinfo": [info]}]}}
+        (page,) = pages(server, "commons", "black kite")
+        assert [image.attribution for image in page.found] == [credit]
+
+
+@pytest.mark.parametrize("name", ["gbif", "openverse"])
+def test_a_photo_of_inaturalists_is_one_photo_whoever_finds_it(server, name):
+    original = "https://inaturalist-open-data.s3.amazonaws.com/photos/1/original.jpg"
+    media = {"type": "StillImage", "license": "cc-by", "identifier": original}
+    record = {"url": original, "license": "by", "filetype": "jpg"}
+    server.answer_instead = {
+        "gbif": {"endOfRecords": True, "results": [{"media": [media]}], "matchType": "EXACT", "usageKey": 1},
+        "openverse": {"page_count": 1, "results": [record]},
+    }[name]
+    (page,) = pages(server, name, "black kite")
+    assert [image.url for image in page.found] == [original.replace("original", "medium")]
+
+
 def test_commons_refusal_comes_with_status_200(server):
     server.answer_instead = {"error": {"code": "ratelimited", "info": "You've exceeded your rate limit."}}
     with pytest.raises(SourceError, match="commons refused: You've exceeded your rate limit"):
@@ -234,6 +259,7 @@ def test_unknown_licenses(name):
         "CC BY-SA 2.5-2.0-1.0": "cc-by-sa-2.5",
         "CC BY-NC 4.0 International": "cc-by-nc-4.0",
         "CC_BY_NC_4_0": "cc-by-nc-4.0",
+        "Some One (cc-by-sa)": "cc-by-sa",
         "CC0": "cc0-1.0",
         "CC0_1_0": "cc0-1.0",
         "Public domain": "pdm",

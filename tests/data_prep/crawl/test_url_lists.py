@@ -1,14 +1,19 @@
 """Lists of URLs as users bring them: every kind reads the same, and what is wrong is said in one sentence."""
 
+import bz2
 import gzip
 import json
+import lzma
 
 import pytest
 
-from fastlt.data_prep.crawl.url_lists import BATCH, ListedUrl, read_url_list
+from fastlt.data_prep.crawl.lists.columns import Asked
+from fastlt.data_prep.crawl.lists.urls import BATCH, ListedUrl, UrlList
+from support.paths import SHARED
 
 pytestmark = pytest.mark.medium
 
+CASES = SHARED / "cases" / "lists"
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
@@ -25,7 +30,7 @@ READ = [
 
 
 def rows(path, *columns):
-    return [row for batch in read_url_list(path, *columns) for row in batch]
+    return [row for batch in UrlList(path, Asked(*columns)) for row in batch]
 
 
 def refusal(path, *columns) -> str:
@@ -61,17 +66,17 @@ def write(path, records):
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "ndjson", "parquet", "csv.gz", "tsv.gz", "jsonl.gz"])
 def test_every_kind_reads_the_same(tmp_path, kind):
     write(tmp_path / f"list.{kind}", ROWS)
-    urls = read_url_list(tmp_path / f"list.{kind}")
+    urls = UrlList(tmp_path / f"list.{kind}")
     for _ in range(2):  # as often as one likes
         assert [row for batch in urls for row in batch] == READ
-        assert urls.skipped == 2
+        assert urls.left_out.total() == 2
 
 
 def test_plain_text(tmp_path):
     (tmp_path / "list.txt").write_text("\ufeffhttps://a.example/1.jpg\r\n\n  http://b.example/2 \nnothing\nhttps://[\n")
-    urls = read_url_list(tmp_path / "list.txt")
+    urls = UrlList(tmp_path / "list.txt")
     assert list(urls) == [[ListedUrl("https://a.example/1.jpg"), ListedUrl("http://b.example/2")]]
-    assert urls.skipped == 2
+    assert urls.left_out.total() == 2
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -79,13 +84,13 @@ def test_columns(tmp_path, kind):
     path = tmp_path / f"list.{kind}"
     write(path, [{"URL": "https://a.example/1", "TEXT": "caption", "where": "https://a.example/2", "7": "seven"}])
     assert rows(path) == [ListedUrl("https://a.example/1")]
-    assert rows(path, "where", "7") == [ListedUrl("https://a.example/2", "seven")]
+    assert rows(path, "where", "7") == [ListedUrl("https://a.example/2", "seven", page="https://a.example/1")]
     sentence = refusal(path, "link")
     assert "list." in sentence
-    assert "has no column 'link', only URL, TEXT, where, 7." in sentence
-    assert "has no column 'species', only URL, TEXT, where, 7." in refusal(path, None, "species")
-    write(path, [{"link": "https://a.example/1", "caption": "c"}])
-    assert "has no column 'url', only link, caption: say which one with --url-column." in refusal(path)
+    assert "has no column 'link' for --url-column, only URL, TEXT, where, 7." in sentence
+    assert "has no column 'species' for --label-column, only URL, TEXT, where, 7." in refusal(path, None, "species")
+    write(path, [{"page": "kite", "caption": "c"}])
+    assert "has no column of image URLs, only page, caption: say which one with --url-column." in refusal(path)
 
 
 @pytest.mark.parametrize("column", ["label", "class", "category", "Class"])
@@ -118,16 +123,25 @@ def test_folder_of_several_kinds(tmp_path):
     write(tmp_path / "a.csv", ROWS)
     (tmp_path / "b.txt").write_text("https://c.example/4\n")
     (tmp_path / "c.md").write_text("https://c.example/5\n")
-    urls = read_url_list(tmp_path)
+    urls = UrlList(tmp_path)
     assert list(urls) == [[*READ, ListedUrl("https://c.example/4")]]
-    assert urls.skipped == 2
+    assert urls.left_out.total() == 2
 
 
 def test_what_is_no_list(tmp_path):
     assert "there is no list of URLs at" in refusal(tmp_path / "missing.csv")
     assert "has no list of URLs in it" in refusal(tmp_path)
     (tmp_path / "list.xlsx").write_bytes(b"")
-    assert "its name must end with .csv, .jsonl, .ndjson, .parquet, .tsv, .txt." in refusal(tmp_path / "list.xlsx")
+    assert "has no URL of an image" in refusal(tmp_path / "list.xlsx")
+    for start, what in (
+        (b"PK\x03\x04", "save the list in it as CSV"),
+        (b"\xff\xd8\xff\xe0", "an image"),
+        (b"\n<!DOCTYPE html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"url\n\0\0\0\1", "it is not text"),
+    ):
+        (tmp_path / "list.csv").write_bytes(start + bytes(9))
+        assert what in refusal(tmp_path / "list.csv")
 
 
 @pytest.mark.parametrize("text", ["", "url\n", "\n"])
@@ -138,24 +152,22 @@ def test_empty_lists(tmp_path, text):
 
 def test_lists_of_something_else(tmp_path):
     (tmp_path / "list.txt").write_text("\nblack kite\nred kite\n")
-    assert refusal(tmp_path / "list.txt").endswith("in it; line 2 of list.txt has 'black kite'.")
+    assert refusal(tmp_path / "list.txt").endswith(
+        "in it; left out: 2 rows whose URL is none (line 2 of list.txt: 'black kite')."
+    )
 
 
 def test_broken_files(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 or not")
     assert "a.parquet cannot be read" in refusal(tmp_path / "a.parquet")
-    (tmp_path / "b.jsonl").write_text('{"url": "https://a.example/1"}\n["https://a.example/2"]\n')
-    assert "line 2 of" in refusal(tmp_path / "b.jsonl")
     write(tmp_path / "c.csv.gz", ROWS)
     whole = (tmp_path / "c.csv.gz").read_bytes()
     (tmp_path / "c.csv.gz").write_bytes(whole[: len(whole) // 2])
     assert "c.csv.gz cannot be read" in refusal(tmp_path / "c.csv.gz")
     (tmp_path / "c.csv.gz").write_bytes(whole[:20] + bytes(10) + whole[30:])
     assert "c.csv.gz cannot be read" in refusal(tmp_path / "c.csv.gz")
-    (tmp_path / "d.csv").write_text('url\n"https://a.example/1\n' + "x" * 200_000)
-    assert "d.csv cannot be read" in refusal(tmp_path / "d.csv")
     (tmp_path / "e.csv").write_bytes(b"url,creator\nhttps://a.example/1,Ren\xe9\n")
-    assert rows(tmp_path / "e.csv") == [ListedUrl("https://a.example/1", attribution="Ren\ufffd")]
+    assert rows(tmp_path / "e.csv") == [ListedUrl("https://a.example/1", attribution="Ren\xe9")]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
@@ -170,8 +182,176 @@ def test_large_lists_are_read_piece_by_piece(tmp_path, kind):
     sizes = []
     before = pa.total_allocated_bytes()
     most = 0
-    for batch in read_url_list(path):
+    for batch in UrlList(path):
         sizes.append(len(batch))
         most = max(most, pa.total_allocated_bytes() - before)
     assert sizes == [BATCH] * 25 + [1]
     assert most < number * 200 / 4
+
+
+U1, U2, U3 = "https://a.example/1.jpg", "https://a.example/2.jpg", "https://a.example/3.jpg"
+# (name, content, what each row gives, what the choice of columns is said to be)
+PUBLISHED = [
+    ("captions.tsv", f"a busy station\t{U1}\nsierra, looking stunning\t{U2}\n", [(U1,), (U2,)], "url=2, no label"),
+    ("urls_first.tsv", f"{U1}\tA caption, one\n{U2}\tB\n", [(U1,), (U2,)], "url=1, no label"),
+    ("flickr", f"1\tn\thttps://f.example/p/1\t{U1}\tBY\thttps://creativecommons.org/licenses/by/2.0/\n" * 2,
+     [(U1, "", "cc-by-2.0")] * 2, "url=4, license=6, no label"),
+    ("excel.csv", f"sep=;\nurl;label;Licence\n{U1};cat;CC BY 4.0\n", [(U1, "cat", "cc-by-4.0")],
+     "url=url, label=label, license=Licence"),
+    ("tabs.csv", f"url\tlabel\n{U1}\ta, b\n", [(U1, "a, b")], "url=url, label=label"),
+    ("spaces.csv", f'url, label, license\n{U1}, "cat, wild", CC0\n', [(U1, "cat, wild", "cc0-1.0")],
+     "url=url, label=label, license=license"),
+    ("fall.txt", f"n00004475_6590\t{U1}\nn00004475_15899\t{U2}\n", [(U1, "n00004475"), (U2, "n00004475")],
+     "url=2, label=1"),
+    ("spaced.txt", f"n00004475_6590 {U1}\nn00004476_1   {U2}\n", [(U1, "n00004475"), (U2, "n00004476")],
+     "url=2, label=1"),
+    ("commas.txt", "https://a.example/1,2.jpg\nhttps://a.example/3,4.jpg\n",
+     [("https://a.example/1,2.jpg",), ("https://a.example/3,4.jpg",)], "url=1, no label"),
+    ("export.csv", f"id,license,url,image_url,scientific_name,user_name\n1,CC0,https://a.example/obs/1,{U1},Lixus,Ann\n",
+     [(U1, "Lixus", "cc0-1.0", "Ann", "https://a.example/obs/1")],
+     "url=image_url, label=scientific_name, license=license, attribution=user_name, page=url"),
+    ("multimedia.txt", f"gbifID\tidentifier\treferences\tlicense\trightsHolder\n1\t{U1}\thttps://a.example/o\tCC0\tAnn\n",
+     [(U1, "", "cc0-1.0", "Ann", "https://a.example/o")],
+     "url=identifier, license=license, attribution=rightsHolder, page=references, no label"),
+    ("occurrences.csv", f"class,species,associatedMedia\nInsecta,Lixus iridis,{U1} | {U2}|{U3}\n",
+     [(U1, "Lixus iridis"), (U2, "Lixus iridis"), (U3, "Lixus iridis")], "url=associatedMedia, label=species"),
+    ("photos.tsv000", f"photo_id\tphoto_url\tphoto_image_url\nx\thttps://u.example/photos/x\t{U1}\n",
+     [(U1, "", "", "", "https://u.example/photos/x")], "url=photo_image_url, page=photo_url, no label"),
+    ("records.json", json.dumps([{"url": U1, "caption": "a"}, {"url": U2}]), [(U1,), (U2,)], "url=url, no label"),
+    ("columns.json", json.dumps({"caption": {"0": "a", "5": "b"}, "url": {"0": U1, "5": U2}}), [(U1,), (U2,)],
+     "url=url, no label"),
+    ("index.json", json.dumps({"x": {"url": U1, "label": "a"}, "y": {"url": U2, "label": "b"}}),
+     [(U1, "a"), (U2, "b")], "url=url, label=label"),
+    ("split.json", json.dumps({"columns": ["label", "url"], "data": [["a", U1], ["b", U2]]}), [(U1, "a"), (U2, "b")],
+     "url=url, label=label"),
+    ("inner.json", json.dumps({"info": {}, "images": [{"coco_url": U1, "id": 1}]}), [(U1,)], "url=coco_url, no label"),
+    ("some.jsonl", f'{{"url": "{U1}"}}\n{{"url": "{U2}", "label": "cat", "license": "cc0"}}\n',
+     [(U1,), (U2, "cat", "cc0-1.0")], "url=url, label=label, license=license"),
+    ("query.csv", "item,itemLabel,pic\nhttp://w.example/Q1,x,http://commons.wikimedia.org/wiki/Special:FilePath/A%20b.jpg\n",
+     [("http://commons.wikimedia.org/wiki/Special:FilePath/A%20b.jpg", "x", "", "", "http://w.example/Q1")],
+     "url=pic, label=itemLabel, page=item"),
+    ("open_data.csv", "photo_uuid\tphoto_id\textension\tlicense\nu\t7\tjpeg\tCC-BY\n",
+     [("https://inaturalist-open-data.s3.amazonaws.com/photos/7/medium.jpeg", "", "cc-by")],
+     "url=photo_id+extension, license=license, no label"),
+    ("files.csv", "url,author\nhttps://commons.wikimedia.org/wiki/File:A.JPG,Ann\n",
+     [("https://commons.wikimedia.org/wiki/Special:FilePath/A.JPG", "", "", "Ann",
+       "https://commons.wikimedia.org/wiki/File:A.JPG")], "url=url, attribution=author, no label"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "read", "choice"), PUBLISHED, ids=[case[0] for case in PUBLISHED])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
+def test_lists_as_they_are_published(tmp_path, name, content, read, choice, encoding):
+    (tmp_path / name).write_bytes(content.encode(encoding))
+    urls = UrlList(tmp_path / name)
+    assert [row for batch in urls for row in batch] == [ListedUrl(*values) for values in read]
+    assert urls.summary()[0].endswith(f"; {choice}")
+    assert urls.remarks() == []
+
+
+@pytest.mark.parametrize("name", ["list.tsv", "list.csv"])
+def test_a_quote_that_nothing_closes_costs_no_row(tmp_path, name):
+    separator = "\t" if name.endswith("tsv") else ","
+    lines = [("url", "label", "caption"), (U1, "cat", '"open'), (U2, "dog", "plain"), (U3, "dog", '6" nail')]
+    many = [(f"https://a.example/{i}.jpg", "dog", "x") for i in range(4, 40)] + [
+        ("https://a.example/40.jpg", "cat", '"b')
+    ]
+    (tmp_path / name).write_text("".join(separator.join(line) + "\n" for line in [*lines, *many]))
+    urls = UrlList(tmp_path / name)
+    assert [row.label for batch in urls for row in batch] == ["cat", "dog", "dog"] + ["dog"] * 36 + ["cat"]
+    assert urls.rows == 40
+    assert "2 lines with a quote that nothing closes" in " ".join(urls.remarks())
+
+
+def test_values_over_several_lines_and_of_any_length(tmp_path):
+    (tmp_path / "list.csv").write_text(
+        f'caption,url\n"one\n\n""two"", three",{U1}\n{"x" * 300_000},{U2}\na,b,{U3}\n,\n'
+    )
+    urls = UrlList(tmp_path / "list.csv")
+    assert [row.url for batch in urls for row in batch] == [U1, U2]
+    assert urls.rows == 4
+    remarks = " ".join(urls.remarks())
+    assert "left out: 1 row without a URL (line 7" in remarks
+    assert "left out: 1 row whose URL is none (line 6" in remarks
+    assert "1 line with more or fewer values than the first line has (line 6" in remarks
+
+
+def test_what_is_no_url_is_counted_by_kind(tmp_path):
+    cells = [U1, "", "cat", "ftp://a.example/1", "data:image/png;base64,AAAA", "ftp://b.example/2", "nan"]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps({"url": cell}) + "\n" for cell in cells) + "[]\n{\n")
+    urls = UrlList(tmp_path / "list.jsonl")
+    assert len([row for batch in urls for row in batch]) == 1
+    assert urls.left_out == {
+        "without a URL": 1, "whose URL is none": 2, "with ftp: URLs": 2, "with data: URLs": 1
+    }  # fmt: skip
+    assert "2 lines that hold no JSON object (line 8" in " ".join(urls.remarks())
+
+
+@pytest.mark.parametrize(
+    ("cell", "url"),
+    [
+        ("https://a.example/my photo.jpg", "https://a.example/my%20photo.jpg"),
+        ("//a.example/x.jpg", "https://a.example/x.jpg"),
+        ("www.a.example/1.jpg", "http://www.a.example/1.jpg"),
+        ("https://a.example/\u00fc.jpg", "https://a.example/%C3%BC.jpg"),
+        ("s3://bucket/photos/1.jpg", "https://bucket.s3.amazonaws.com/photos/1.jpg"),
+        ("gs://bucket/1.jpg", "https://storage.googleapis.com/bucket/1.jpg"),
+        ("https://a.example/a%20b.jpg?x=1&amp;y=2", "https://a.example/a%20b.jpg?x=1&y=2"),
+        ("<https://a.example/1.jpg>", "https://a.example/1.jpg"),
+        ("https://web.example/2010/http://a.example/1.jpg", "https://web.example/2010/http://a.example/1.jpg"),
+    ],
+)
+def test_urls_as_people_write_them(tmp_path, cell, url):
+    write(tmp_path / "list.csv", [{"url": cell, "label": "cat"}])
+    assert rows(tmp_path / "list.csv") == [ListedUrl(url, "cat")]
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "question"),
+    [
+        ("page,species_seen,file", ["https://a.example/1", "kite", U1], None),
+        ("first,second", [U1, U2], "which column holds the URLs of images, first or second?"),
+        ("url,file", ["https://a.example/page", U2], "which column holds the URLs of images, url or file?"),
+        ("occurrenceID,species", ["https://a.example/o/1", "kite"], "has no column of image URLs, only occurrenceID"),
+        ("url,class,category", [U1, "Aves", "kite"], "which column holds the labels, class or category?"),
+        ("url,kind,seen", [U1, "kite", "kite"], "does kind or seen hold the labels?"),
+    ],
+)
+def test_what_is_not_clear_is_asked(tmp_path, header, values, question):
+    write(tmp_path / "list.csv", [dict(zip(header.split(","), values, strict=True))] * 4 + [
+        dict(zip(header.split(","), [value.replace("kite", "owl") for value in values], strict=True))
+    ] * 4)  # fmt: skip
+    if question:
+        assert question in refusal(tmp_path / "list.csv")
+        assert {row.label for row in rows(tmp_path / "list.csv", header.split(",")[0], "none")} == {""}
+    else:
+        assert {row.label for row in rows(tmp_path / "list.csv", None, "species_seen")} == {"kite", "owl"}
+
+
+def test_class_labels_of_hugging_face(tmp_path):
+    features = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [{"url": U1}, {"url": U2}], "label": [1, 0]})
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), path)
+    (tmp_path / "README.md").write_text("a card")
+    urls = UrlList(tmp_path, Asked("image"))
+    assert [row for batch in urls for row in batch] == [ListedUrl(U1, "dog"), ListedUrl(U2, "cat")]
+    assert urls.remarks() == ["left out: files that are not part of the list: 1 .md"]
+
+
+def test_packed_lists(tmp_path):
+    for name, pack in (("a.csv.bz2", bz2.compress), ("b.txt.xz", lzma.compress), ("c", gzip.compress)):
+        (tmp_path / name).write_bytes(pack(f"url\n{U1}\n".encode()))
+        assert rows(tmp_path / name) == [ListedUrl(U1)]
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs the shared cases")
+def test_every_shared_list_is_read_or_asked_about():
+    for path in sorted(CASES.iterdir()):
+        if path.name == "gbif_simple_download.csv":
+            assert "has no column of image URLs" in refusal(path)
+        else:
+            urls = UrlList(path)
+            assert [row for batch in urls for row in batch]
+            assert not urls.left_out

@@ -1,0 +1,96 @@
+"""What a cell of a list means: URLs of images as people write them, and plain text."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+from urllib.parse import quote
+
+from fastlt.data_prep.crawl.addresses import parse_url
+
+_WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
+_NO_SCHEME = re.compile(r"(?:www\.|//)[\w-]+(?:\.[\w-]+)+(?::\d+)?(?:/|$)", re.IGNORECASE)
+_BUCKET = re.compile(r"(s3|gs)://([\w.-]+)/(.+)", re.IGNORECASE)
+_NEXT_URL = re.compile(r"\s*[|;,\s]\s*(?=(?:https?|s3|gs)://|//|www\.)", re.IGNORECASE)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+_FILE_PAGE = re.compile(
+    r"https?://(?:commons\.wikimedia\.org|[a-z-]+\.wikipedia\.org)/wiki/(?:File|Image):([^?#]+)", re.IGNORECASE
+)
+_IMAGE_NAME = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif)(?=$|[?#&!:/_])", re.IGNORECASE)
+
+
+def is_url(value: Any) -> bool:
+    """Whether a cell is one or more URLs of the web, or of a public bucket."""
+    if not isinstance(value, str):
+        return False
+    value = value.strip().strip("<>\"'")
+    return bool(_WEB.match(value) or _NO_SCHEME.match(value) or _BUCKET.match(value))
+
+
+def looks_like_image(value: Any) -> bool:
+    """Whether a cell's URL names an image file."""
+    return is_url(value) and bool(_IMAGE_NAME.search(value) or "/special:filepath/" in value.lower())
+
+
+def image_urls(value: Any) -> tuple[list[str], list[str]]:
+    """(URLs in a cell, or in a list of them; for each thing in it that is none, what it is)."""
+    urls, others = [], []
+    for part in _parts(value):
+        url = _as_url(part)
+        if url:
+            urls.append(url)
+        else:
+            others.append(_kind(part))
+    return list(dict.fromkeys(urls)), others
+
+
+def page_of(url: str) -> str:
+    """The page of a file on Wikimedia Commons, where its license and its author stand; "" for other URLs."""
+    host, path, name = url.partition("/wiki/Special:FilePath/")
+    return f"{host}/wiki/File:{name.partition('?')[0]}" if path else ""
+
+
+def as_text(value: Any) -> str:
+    """On one line; the first of several; "" for nothing, which pandas writes as NaN, and for what is no text."""
+    if isinstance(value, list | tuple):
+        value = next(iter(value), None)
+    if isinstance(value, float) and value.is_integer():  # pandas, for a column of integers with gaps
+        value = int(value)
+    return " ".join(str(value).split()) if isinstance(value, str | int | float) and value == value else ""
+
+
+def _parts(value: Any) -> list[str]:
+    if isinstance(value, list | tuple):
+        return [part for item in value for part in _parts(item)] or [""]
+    if isinstance(value, dict):  # Hugging Face's images that are somewhere else
+        return _parts(value.get("url") or value.get("path") or "")
+    if not isinstance(value, str):
+        return [""]
+    return [part for part in _NEXT_URL.split(value.strip()) if part] or [""]
+
+
+def _as_url(text: str) -> str:
+    """The URL that a person means, or "" ."""
+    text = text.strip().strip("<>\"'").rstrip("|;,").strip()
+    if "&amp;" in text:
+        text = html.unescape(text)
+    if bucket := _BUCKET.match(text):
+        store = {"s3": f"https://{bucket[2]}.s3.amazonaws.com/", "gs": f"https://storage.googleapis.com/{bucket[2]}/"}
+        text = store[bucket[1].lower()] + bucket[3]
+    elif _NO_SCHEME.match(text):
+        text = f"https:{text}" if text.startswith("//") else f"http://{text}"
+    if not _WEB.match(text):
+        return ""
+    if page := _FILE_PAGE.match(text):
+        text = f"https://commons.wikimedia.org/wiki/Special:FilePath/{page[1]}"
+    text = re.sub(r"[\s\x00-\x1f\x7f]", lambda c: quote(c[0]), text)
+    parsed = parse_url(text)
+    return str(parsed) if parsed else ""
+
+
+def _kind(text: str) -> str:
+    scheme = _SCHEME.match(text)
+    if not text.strip():
+        return "without a URL"
+    return f"with {scheme[1].lower()}: URLs" if scheme and len(scheme[1]) > 1 else "whose URL is none"

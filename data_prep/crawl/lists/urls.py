@@ -1,0 +1,269 @@
+"""URLs of images from lists that people bring, entered in the catalog: what is taken, what is left out, and why."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from yarl import URL
+
+from fastlt.data_prep.catalog import Candidate, Catalog
+from fastlt.data_prep.crawl.addresses import host_of
+from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, page_of
+from fastlt.data_prep.crawl.lists.columns import Asked, Columns, choose, label_of
+from fastlt.data_prep.crawl.lists.tables import Table, open_table
+from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
+from fastlt.data_prep.crawl.sources.licenses import normalize
+from fastlt.data_prep.names import clean_title, normalized
+
+BATCH = 4096  # URLs
+ONE_CATEGORY = "all"  # of a list without labels
+_ENDINGS = {".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".txt"}
+_PACKED = {".gz", ".bz2", ".xz"}
+_MAX_NAMED = 5
+_SEVERAL_LABELS = "with several labels, of which the first counts"
+
+
+@dataclass(frozen=True)
+class ListedUrl:
+    """One URL. The license is as `licenses.normalize` has it, or else as the list says."""
+
+    url: str
+    label: str = ""
+    license: str = ""
+    attribution: str = ""
+    page: str = ""
+
+
+class UrlList:
+    """An iterable over batches of URLs, in memory that does not grow with the list.
+
+    Args:
+        path: a file, or a folder whose Parquet files, or else whose other lists, are one list.
+        asked: columns that people named.
+
+    Attributes:
+        rows: how many were read, so far in this iteration.
+        columns: of each file read.
+        left_out: rows, and things in them, that gave no URL: {what: number}.
+
+    Raises:
+        ValueError: there is no such file or folder; iterating: a file that is no list, a column that is not there or
+            not clear, and a list without any URL.
+    """
+
+    def __init__(self, path: Path, asked: Asked | None = None) -> None:
+        self.path, self.asked = path, asked or Asked()
+        self.files, self._other_files = _files(path)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.rows = self._resized = 0
+        self.columns: dict[Path, Columns] = {}
+        self.left_out: Counter[str] = Counter()
+        self._odd: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[list[ListedUrl]]:
+        self._begin()
+        batch: list[ListedUrl] = []
+        found = 0
+        for file in self.files:
+            for listed in self._urls(file):
+                batch.append(listed)
+                found += 1
+                if len(batch) == BATCH:
+                    yield batch
+                    batch = []
+        if not found:
+            why = "".join(f"; {line}" for line in self.remarks()[:1])
+            raise ValueError(f"{self.path} has no URL of an image (http or https) in it{why}.")
+        if batch:
+            yield batch
+
+    def _urls(self, file: Path) -> Iterator[ListedUrl]:
+        try:
+            table = open_table(file)
+            if not table.names:
+                return
+            columns = self.columns[file] = choose(table, self.asked)
+            for number, row in table.rows(columns.read()):
+                self.rows += 1
+                yield from self._of_row(file, columns, number, row)
+            self._note_odd(table)
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise ValueError(f"{file} cannot be read: {error}.") from None
+
+    def _of_row(self, file: Path, columns: Columns, number: int, row: dict[str, Any]) -> Iterator[ListedUrl]:
+        urls, others = image_urls(columns.url_cell(row))
+        if urls:
+            others = [other for other in others if other != "without a URL"]
+        for other in others:
+            self.left_out[other] += 1
+            self._first.setdefault(other, f"line {number} of {file.name}: {_short(columns.url_cell(row))}")
+        license = as_text(row.get(columns.license))
+        page = as_text(row.get(columns.page))
+        about = (
+            label_of(row.get(columns.label)),
+            normalize(license) or license,
+            as_text(row.get(columns.attribution)),
+        )
+        labels = row.get(columns.label)
+        if isinstance(labels, list) and len(labels) > 1:
+            self._odd[_SEVERAL_LABELS] += 1
+            self._first.setdefault(_SEVERAL_LABELS, f"line {number} of {file.name}")
+        for url in urls:
+            usual = as_inaturalist_has_it(url)
+            self._resized += usual != url
+            yield ListedUrl(usual, *about, page or page_of(url))
+
+    def _note_odd(self, table: Table) -> None:
+        for what, number in table.told.items():
+            self._odd[what] += number
+            self._first.setdefault(what, f"line {table.first[what]} of {table.file.name}")
+
+    def summary(self) -> list[str]:
+        """What was read, by columns: a line for each choice of them."""
+        choices = Counter(map(str, self.columns.values()))
+        if len(choices) == 1:
+            return [f"{self.path}: {_number(self.rows, 'row')}; {next(iter(choices))}"]
+        shown = [f"{self.path}: {number:,} files; {choice}" for choice, number in choices.most_common(_MAX_NAMED)]
+        return [f"{self.path}: {self.rows:,} rows", *shown]
+
+    def remarks(self) -> list[str]:
+        """What was left out and what was odd, each with its number and where it is first."""
+        lines = [
+            f"left out: {_number(n, 'row')} {what} ({self._first[what]})" for what, n in self.left_out.most_common()
+        ]
+        lines += [f"{_number(n, 'line')} {what} ({self._first[what]})" for what, n in self._odd.most_common()]
+        if self._other_files:
+            kinds = ", ".join(f"{n:,} {kind}" for kind, n in self._other_files.most_common(_MAX_NAMED))
+            lines.append(f"left out: files that are not part of the list: {kinds}")
+        if self._resized:
+            lines.append(f"{_number(self._resized, 'photo')} of iNaturalist, fetched at medium size")
+        return lines
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def _short(cell: Any) -> str:
+    text = repr(cell)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _files(path: Path) -> tuple[list[Path], Counter[str]]:
+    """(the files of a list, in order; others in its folder, by kind)."""
+    if path.is_file():
+        return [path], Counter()
+    if not path.is_dir():
+        raise ValueError(f"there is no list of URLs at {path}.")
+    below = sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(path, followlinks=True)
+        for name in names
+        if not name.startswith(".")
+    )
+    # Beside Parquet files lie those that say how they were made.
+    files = [file for file in below if _ending(file) == ".parquet"]
+    files = files or [file for file in below if _ending(file) in _ENDINGS and file.parent == path]
+    files = files or [file for file in below if _ending(file) in _ENDINGS]
+    if not files:
+        raise ValueError(f"{path} has no list of URLs in it, that is, no file that ends with {', '.join(_ENDINGS)}.")
+    taken = set(files)
+    return files, Counter(_ending(file) or "without ending" for file in below if file not in taken)
+
+
+def _ending(file: Path) -> str:
+    """Without packing, and without the number of a part: .tsv000 is .tsv."""
+    name = file.name.lower()
+    for packed in _PACKED:
+        name = name.removesuffix(packed)
+    return Path(name).suffix.rstrip("0123456789")
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a list brought: URLs that are new, and those known before whose label, license or the like it changed."""
+
+    new: int
+    changed: int
+    lines: Sequence[str] = ()
+
+
+def add_urls(catalog: Catalog, path: Path, asked: Asked | None = None) -> Added:
+    """Enters a list of URLs in the catalog, each under the category of its label.
+
+    What the catalog knows of a URL becomes what the list says. Columns that were named once are remembered for the
+    list; one that has not changed since is not read again.
+
+    Raises:
+        ValueError: as `UrlList`.
+    """
+    asked = _remembered(catalog, path, asked or Asked())
+    urls = UrlList(path, asked)
+    stamps = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in urls.files]
+    as_added = json.dumps([2, stamps, list(asdict(asked).values())])
+    if catalog.setting(f"list {path.absolute()}") == as_added:
+        return Added(0, 0, [f"{path}: not changed since it was read"])
+    entering = _Entering(catalog)
+    for batch in urls:
+        with catalog.transaction():
+            entering.add(batch)
+    with catalog.transaction():
+        catalog.remove_empty_categories()
+        catalog.remember(f"columns {path.absolute()}", json.dumps(asdict(asked)))
+        catalog.remember(f"list {path.absolute()}", as_added)
+    return Added(entering.new, entering.changed, [*urls.summary(), *urls.remarks(), *entering.remarks()])
+
+
+def _remembered(catalog: Catalog, path: Path, asked: Asked) -> Asked:
+    before = json.loads(catalog.setting(f"columns {path.absolute()}") or "{}")
+    return Asked(**{what: name if name is not None else before.get(what) for what, name in asdict(asked).items()})
+
+
+class _Entering:
+    """Entering rows in the catalog, with what there is to say of labels."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._categories: dict[str, int] = {}  # by label
+        self._labels: dict[int, list[str]] = {}
+        self.new = self.changed = self._repeated = 0
+
+    def add(self, batch: Sequence[ListedUrl]) -> None:
+        rows: dict[str, Candidate] = {}
+        for listed in batch:
+            self._repeated += listed.url in rows
+            about = (host_of(URL(listed.url)), "list", listed.page, listed.license, listed.attribution)
+            rows[listed.url] = Candidate(self._category(listed.label), listed.url, *about)
+        new, changed = self._catalog.enter_candidates(rows.values())
+        self.new, self.changed = self.new + new, self.changed + changed
+
+    def _category(self, label: str) -> int:
+        if label not in self._categories:
+            title = clean_title(label) or label or ONE_CATEGORY  # some labels have no letters
+            category = self._catalog.add_category(normalized(label) or title, title)
+            self._categories[label] = category
+            self._labels.setdefault(category, []).append(label)
+        return self._categories[label]
+
+    def remarks(self) -> list[str]:
+        """Labels that were taken for the same, and URLs that came twice."""
+        same = [labels for labels in self._labels.values() if len(labels) > 1]
+        lines = []
+        if same:
+            shown = "; ".join(" = ".join(map(repr, labels[:_MAX_NAMED])) for labels in same[:_MAX_NAMED])
+            number = "1 category stands" if len(same) == 1 else f"{len(same):,} categories stand"
+            lines.append(f"{number} under several labels: {shown}")
+        if self._repeated:
+            lines.append(f"{self._repeated:,} rows repeat a URL, whose last row counts")
+        return lines

@@ -3,7 +3,7 @@ export DS_ACCELERATOR ?= $(if $(wildcard /dev/nvidia0),cuda,cpu)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 pytest := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install install-dev demo test test-fast test-slow gpu gpu-tests gpu-kernels gpu-shapes gpu-train lint clean
+.PHONY: install install-dev demo test test-fast test-slow fuzz gpu gpu-tests gpu-kernels gpu-shapes gpu-train lint clean
 
 install:
 	@tools/install.sh
@@ -57,3 +57,7 @@ lint: install-dev
 
 clean:
 	rm -rf .venv build runs
+
+# MINUTES=60 make fuzz
+fuzz: install-dev
+	@PYTHONPATH=. python tests/fuzz/fuzz.py $(or $(MINUTES),10) $(or $(FIRST),0)

@@ -60,6 +60,15 @@ def prepare(data: bytes, options: ImageOptions, max_pixels: int) -> Prepared:
     return Prepared(jpeg.tobytes(), width, height, hashlib.sha256(data).digest(), perceptual_hash(pixels))
 
 
+def _is_animated(image: Image.Image) -> bool:
+    if image.format not in ("GIF", "PNG", "WEBP"):  # JPEG: several views
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # GIF looks for a second picture
+        raise UnusableImageError("damaged image") from None
+
+
 def _decode(data: bytes, options: ImageOptions, max_pixels: int) -> np.ndarray:
     """RGB pixels, uint8 [H, W, 3], at most a power of two too large."""
     try:
@@ -71,7 +80,7 @@ def _decode(data: bytes, options: ImageOptions, max_pixels: int) -> np.ndarray:
         raise UnusableImageError(policy.TOO_MANY_PIXELS)
     if min(width, height) < options.min_side:
         raise UnusableImageError(policy.TOO_SMALL)
-    if image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False):  # JPEG: several views
+    if _is_animated(image):
         raise UnusableImageError("animated")
     scale = min(1.0, options.size / min(width, height)) if options.size else 1.0
     try:

@@ -12,7 +12,7 @@ from fastlt.data_prep.crawl.addresses import parse_url
 _WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
 _NO_SCHEME = re.compile(r"(?:www\.|//)[\w-]+(?:\.[\w-]+)+(?::\d+)?(?:/|$)", re.IGNORECASE)
 _BUCKET = re.compile(r"(s3|gs)://([\w.-]+)/(.+)", re.IGNORECASE)
-_NEXT_URL = re.compile(r"\s*[|;,\s]\s*(?=(?:https?|s3|gs)://|//|www\.)", re.IGNORECASE)
+_NEXT_URL = re.compile(r"(?<=[|;,\s])(?=(?:https?|s3|gs)://|//|www\.)", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _FILE_PAGE = re.compile(
     r"https?://(?:commons\.wikimedia\.org|[a-z-]+\.wikipedia\.org)/wiki/(?:File|Image):([^?#]+)", re.IGNORECASE
@@ -51,6 +51,12 @@ def page_of(url: str) -> str:
     return f"{host}/wiki/File:{name.partition('?')[0]}" if path else ""
 
 
+def one_line(text: object, most: int = 100) -> str:
+    """What somebody else wrote, for a message: on one line, with nothing in it that a terminal obeys, and not long."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return plain if len(plain) <= most else f"{plain[:most]}..."
+
+
 def as_text(value: Any) -> str:
     """On one line; the first of several; "" for nothing, which pandas writes as NaN, and for what is no text."""
     if isinstance(value, list | tuple):
@@ -67,12 +73,13 @@ def _parts(value: Any) -> list[str]:
         return _parts(value.get("url") or value.get("path") or "")
     if not isinstance(value, str):
         return [""]
-    return [part for part in _NEXT_URL.split(value.strip()) if part] or [""]
+    parts = (part.strip().rstrip("|;,").rstrip() for part in _NEXT_URL.split(value.strip()))
+    return [part for part in parts if part] or [""]
 
 
 def _as_url(text: str) -> str:
     """The URL that a person means, or "" ."""
-    text = text.strip().strip("<>\"'").rstrip("|;,").strip()
+    text = text.strip().strip("<>\"'").strip()
     if "&amp;" in text:
         text = html.unescape(text)
     if bucket := _BUCKET.match(text):

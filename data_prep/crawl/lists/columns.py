@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fastlt.data_prep.crawl.lists.cells import as_text, is_url, looks_like_image
+from fastlt.data_prep.crawl.lists.cells import as_text, is_url, looks_like_image, one_line
 from fastlt.data_prep.crawl.lists.tables import Table
 from fastlt.data_prep.crawl.sources.licenses import normalize
 
@@ -52,6 +52,9 @@ _OTHER = re.compile(
 )
 
 
+_MAX_LISTED = 30
+
+
 @dataclass(frozen=True)
 class Columns:
     """Names of a list's columns; "" where it has none for that."""
@@ -65,7 +68,7 @@ class Columns:
     def url_cell(self, row: dict[str, Any]) -> Any:
         """What a row has for its URL."""
         if self.url == _OPEN_DATA:
-            return f"https://{_OPEN_DATA_HOST}/photos/{row['photo_id']}/medium.{row['extension']}"
+            return f"https://{_OPEN_DATA_HOST}/photos/{as_text(row.get('photo_id'))}/medium.{as_text(row.get('extension'))}"
         return row.get(self.url)
 
     def read(self) -> list[str]:
@@ -75,7 +78,7 @@ class Columns:
 
     def __str__(self) -> str:
         chosen = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        named = ", ".join(f"{what}={name}" for what, name in chosen if name)
+        named = ", ".join(f"{what}={one_line(name)}" for what, name in chosen if name)
         return named if self.label else f"{named}, no label"
 
 
@@ -149,7 +152,7 @@ def _url_column(table: Table, rows: Sequence[dict[str, Any]]) -> str:
         raise ValueError(
             f"{table.file} has no column of image URLs, only {_listed(table)}: say which one with --url-column."
         )
-    either = " or ".join(dict.fromkeys([*filter(None, [name]), *(images or holding)]))
+    either = _either(list(dict.fromkeys([*filter(None, [name]), *(images or holding)])))
     raise ValueError(f"{table.file}: which column holds the URLs of images, {either}? Say so with --url-column.")
 
 
@@ -160,7 +163,7 @@ def _label_column(table: Table, rows: Sequence[dict[str, Any]], taken: set[str])
         found = [name for name in found if not rows or any(as_text(cell) for cell in _cells(rows, name))]
         if len({tuple(as_text(cell) for cell in _cells(rows, name)) for name in found}) > 1:
             raise ValueError(
-                f"{table.file}: which column holds the labels, {' or '.join(found)}? Say so with --label-column."
+                f"{table.file}: which column holds the labels, {_either(found)}? Say so with --label-column."
             )
         if found:
             return found[0]
@@ -172,7 +175,7 @@ def _label_column(table: Table, rows: Sequence[dict[str, Any]], taken: set[str])
     doubtful = labels or [name for name in free if _may_be_labels(rows, name)]
     if doubtful:
         raise ValueError(
-            f"{table.file}: does {' or '.join(doubtful)} hold the labels? Say so with --label-column, or with "
+            f"{table.file}: does {_either(doubtful)} hold the labels? Say so with --label-column, or with "
             f"--label-column {NONE} that all images are of one category."
         )
     return ""
@@ -233,7 +236,12 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.rpartition(":")[2].casefold() if c.isalnum())
 
 
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(one_line(name, 40) for name in names[:_MAX_LISTED])
+
+
 def _listed(table: Table) -> str:
     if table.has_header:
-        return ", ".join(table.names)
+        names = [one_line(name, 40) for name in table.names]
+        return ", ".join(names[:_MAX_LISTED]) + f" and {len(names) - _MAX_LISTED} more" * (len(names) > _MAX_LISTED)
     return f"columns 1 to {len(table.names)} without names" if len(table.names) > 1 else "one without a name"

@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
-from fastlt.data_prep.crawl.lists.cells import is_url
+from fastlt.data_prep.crawl.lists.cells import is_url, one_line
 
 Row = tuple[int, dict[str, Any]]
 """The number of a line or row, and what stands under each column's name."""
@@ -90,7 +90,7 @@ def open_table(file: Path) -> Table:
             raise ValueError(f"{file} is no list of URLs but {what}.")
     encoding = _encoding(start)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(start).lstrip("\ufeff \t\r\n")
-    if "\0" in text:
+    if text.count("\0") > len(text) / 100:
         raise ValueError(f"{file} is no list of URLs: it is not text.")
     if text.startswith("{") and not _suffixes(file) & {".csv", ".tsv"}:
         return JsonLinesTable(file, encoding) if _is_json_lines(file, encoding) else JsonTable(file, encoding)
@@ -115,8 +115,9 @@ def _unpacked(file: Path) -> IO[bytes]:
 def _encoding(start: bytes) -> str:
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    if start[1:2] == b"\0" or start[:1] == b"\0":  # ASCII in UTF-16 without its mark
-        return "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
+    for encoding, high in (("utf-16-le", start[1::2]), ("utf-16-be", start[::2])):  # without its mark
+        if high.count(0) > len(high) / 3:
+            return encoding
     return "utf-8-sig"
 
 
@@ -142,8 +143,8 @@ def _lines(file: Path, encoding: str) -> IO[str]:
 class DelimitedTable(Table):
     """CSV, TSV and their like, or one URL a line.
 
-    A quoted value may run over several lines where the line that ends it makes a row of the right width; a quote
-    that never ends is a character like others, and costs no row.
+    A quoted value may run over several lines where the line that ends it makes a row of the right width, unless these
+    lines are rows of their own; a quote that never ends is a character like others, and costs no row.
     """
 
     def __init__(self, file: Path, encoding: str) -> None:
@@ -205,13 +206,15 @@ class DelimitedTable(Table):
         """The fields of a record that goes on in the next lines, which are taken from `ahead` and `rest`; or None."""
         if not self._spans_lines or not _is_open(line, self._delimiter):
             return None
-        text = line
+        text, has_url = line, any(map(is_url, _plain_fields(line, self._delimiter)))
         for more in range(_MAX_OPEN_LINES):
             if more == len(ahead):
                 item = next(rest, None)
                 if item is None:
                     return None
                 ahead.append(item)
+            if has_url and self._is_row(ahead[more][1], width):
+                return None
             text += ahead[more][1]
             if '"' not in ahead[more][1]:
                 continue
@@ -224,13 +227,16 @@ class DelimitedTable(Table):
                 return None
         return None
 
+    def _is_row(self, line: str, width: int) -> bool:
+        """Whether a line alone is a row with a URL."""
+        readings = _plain_fields(line, self._delimiter), _quoted_fields(line, self._delimiter)
+        return any(fields and len(fields) == width and any(map(is_url, fields)) for fields in readings)
+
 
 def _quoted_fields(text: str, delimiter: str) -> list[str] | None:
     """The fields of a record with quotes as CSV has them; None where they are something else."""
-    if delimiter == " ":
-        return _plain_fields(text, delimiter)
     text = text.rstrip("\r\n")
-    if '"' not in text:
+    if delimiter in ("", " ") or '"' not in text:
         return _plain_fields(text, delimiter)
     try:
         records = _csv_records(text, delimiter)
@@ -397,7 +403,7 @@ class ParquetTable(Table):
                 self.names = source.schema_arrow.names
                 self._classes = _class_names(source.schema_arrow.metadata or {})
         except pyarrow.ArrowException as error:
-            raise ValueError(f"{file} cannot be read: {error}.") from None
+            raise ValueError(f"{file} cannot be read: {one_line(error)}.") from None
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         pyarrow, parquet = _pyarrow()
@@ -410,7 +416,7 @@ class ParquetTable(Table):
                         number += 1
                         yield number, {name: self._named(name, value) for name, value in row.items()}
         except pyarrow.ArrowException as error:
-            raise ValueError(f"{self.file} cannot be read: {error}.") from None
+            raise ValueError(f"{self.file} cannot be read: {one_line(error)}.") from None
 
     def _named(self, column: str, value: Any) -> Any:
         classes = self._classes.get(column)

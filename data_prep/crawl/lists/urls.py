@@ -16,7 +16,7 @@ from yarl import URL
 
 from fastlt.data_prep.catalog import Candidate, Catalog
 from fastlt.data_prep.crawl.addresses import host_of
-from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, page_of
+from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, one_line, page_of
 from fastlt.data_prep.crawl.lists.columns import Asked, Columns, choose, label_of
 from fastlt.data_prep.crawl.lists.tables import Table, open_table
 from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
@@ -99,7 +99,7 @@ class UrlList:
                 yield from self._of_row(file, columns, number, row)
             self._note_odd(table)
         except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise ValueError(f"{file} cannot be read: {error}.") from None
+            raise ValueError(f"{file} cannot be read: {one_line(error)}.") from None
 
     def _of_row(self, file: Path, columns: Columns, number: int, row: dict[str, Any]) -> Iterator[ListedUrl]:
         urls, others = image_urls(columns.url_cell(row))
@@ -156,8 +156,7 @@ def _number(n: int, what: str) -> str:
 
 
 def _short(cell: Any) -> str:
-    text = repr(cell)
-    return text if len(text) <= 100 else f"{text[:100]}..."
+    return one_line(repr(cell))
 
 
 def _files(path: Path) -> tuple[list[Path], Counter[str]]:

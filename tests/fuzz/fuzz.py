@@ -1,0 +1,218 @@
+"""Readers of what people and servers send, fed with damaged and odd inputs: `make fuzz` (MINUTES=10).
+
+Every input follows from a number, so `python tests/fuzz/fuzz.py TARGET NUMBER` makes it again. A reader may read it or
+refuse it in one sentence; a traceback, a minute without an answer, or a row that is neither taken nor counted is a
+failure, which is printed with its number. Needs nothing but the package; real files of the kinds that are
+damaged here are used too where they are given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import json
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+from protego import Protego
+
+from fastlt.data_prep.crawl.lists.columns import Asked
+from fastlt.data_prep.crawl.lists.urls import UrlList
+from fastlt.data_prep.crawl.options import ImageOptions
+from fastlt.data_prep.crawl.politeness import AGENT, our_rules
+from fastlt.data_prep.crawl.prepare import UnusableImageError, prepare
+
+HANG = 60  # seconds
+SEEDS = Path(__file__).resolve().parents[3] / "shared" / "cases"
+TOKENS = [
+    b'"', b"'", b",", b"\t", b";", b"|", b"\n", b"\r\n", b"\r", b"\0", b"\\", b"{", b"}", b"[", b"]", b":", b"null",
+    b"NaN", b"1e999", b"\xff\xfe", b"\xef\xbb\xbf", b"\xff", b"\xc3", b"http://", b"https://a.example/1.jpg", b"url",
+    b"label", b"<think>", b"</think>", b"```json", b"User-agent: *", b"Disallow: /", b"Crawl-delay: 1e400", b"*", b"$",
+    b"[" * 3000, b'{"a":' * 3000, b" " * 5000, b"0", b"-1", b"99999999999999999999", b"../", b"%00", b"\xe2\x80\xa8",
+]  # fmt: skip
+
+
+class Failure(AssertionError):
+    """What a reader must not do."""
+
+
+def damaged(draw: random.Random, data: bytes) -> bytes:
+    """Some of the bytes changed, cut, doubled, or with something put between them."""
+    content = bytearray(data)
+    for _ in range(draw.choice([0, 1, 1, 2, 3, 8, 30])):
+        at = draw.randrange(len(content) + 1)
+        kind = draw.randrange(5)
+        if kind == 0:
+            content[at:at] = draw.choice(TOKENS)
+        elif kind == 1 and content:
+            content[at % len(content)] = draw.randrange(256)
+        elif kind == 2:
+            del content[at : at + draw.choice([1, 2, 10, 1000])]
+        elif kind == 3:
+            content[at:at] = content[draw.randrange(len(content) + 1) :][: draw.choice([1, 20, 500])]
+        else:
+            content[at : at + 1] = draw.choice(TOKENS)
+    return bytes(content)
+
+
+def seed_files(folder: str) -> list[Path]:
+    return sorted(path for path in (SEEDS / folder).rglob("*") if path.is_file()) if SEEDS.is_dir() else []
+
+
+def refused(call: Callable[[], object]) -> object:
+    """What a reader gives; None where it refuses in one sentence."""
+    try:
+        return call()
+    except ValueError as error:
+        if "\n" in str(error) or len(str(error)) > 3000 or not str(error):
+            raise Failure(f"not one sentence: {str(error)[:500]!r}") from error
+        return None
+
+
+# A list with a URL a row, in any dialect, and rows as people break them.
+
+
+def table(draw: random.Random) -> tuple[str, bytes, int]:
+    """(name, content, rows) of a list whose rows hold one URL each, of their own."""
+    separator = draw.choice([",", "\t", ";", "|"])
+    name = {",": "l.csv", "\t": "l.tsv"}.get(separator, "l.csv")
+    width, number = draw.randint(1, 5), draw.randint(1, 60)
+    at = draw.randrange(width)
+    header = [f"column {i}" for i in range(width)]
+    header[at] = draw.choice(["url", "URL", "image_url", " url "])
+    lines = [separator.join(header)] if draw.random() < 0.7 else []
+    for row in range(number):
+        cells = [odd_cell(draw, separator) for _ in range(width)]
+        cells[at] = f"https://a.example/{row}.jpg"
+        if draw.random() < 0.2:
+            cells[at] = f'"{cells[at]}"'
+        lines.append(separator.join(cells))
+    end = draw.choice(["\n", "\r\n"])
+    text = end.join(lines) + draw.choice(["", end, end * 3])
+    content = text.encode(draw.choice(["utf-8", "utf-8-sig", "utf-16", "utf-16-le"]))
+    return name, gzip.compress(content) if draw.random() < 0.1 else content, number
+
+
+def odd_cell(draw: random.Random, separator: str) -> str:
+    text = draw.choice(["", "a", "black kite", "\u5317\u4eac", '"open', 'in "the" middle', '6"', "it's", "x" * 20_000])
+    if draw.random() < 0.1:
+        quoted = text.replace('"', '""') + draw.choice(["", separator, '""'])
+        return f'"{quoted}"'
+    return text
+
+
+def fuzz_rows(draw: random.Random, folder: Path) -> None:
+    """Every row of a list comes back, or is counted as left out."""
+    name, content, number = table(draw)
+    path = folder / name
+    path.write_bytes(content)
+    urls = UrlList(path, Asked(label="none"))
+    found: set[str] = set()
+    try:
+        for batch in urls:
+            found.update(row.url for row in batch)
+    except ValueError as error:
+        if "which column" in str(error) or "no column" in str(error):
+            return  # asked, as it is not clear
+        raise Failure(f"refused: {error}") from error
+    missing = number - len(found)
+    if missing > urls.left_out.total() or urls.rows < number:
+        raise Failure(f"{missing} of {number} rows are gone, {urls.left_out.total()} counted, {urls.rows} read")
+
+
+def fuzz_lists(draw: random.Random, folder: Path) -> None:
+    files = seed_files("lists")
+    name, content, _ = table(draw)
+    if files and draw.random() < 0.7:
+        seed = draw.choice(files)
+        name, content = seed.name, seed.read_bytes()
+        if name.endswith(".gz") and draw.random() < 0.8:
+            content = gzip.compress(damaged(draw, gzip.decompress(content)))
+            (folder / name).write_bytes(content)
+            refused(lambda: list(UrlList(folder / name)))
+            return
+    (folder / name).write_bytes(damaged(draw, content))
+    refused(lambda: list(UrlList(folder / name)))
+
+
+ROBOTS = b"User-agent: *\nDisallow: /private/\nAllow: /*.jpg$\nCrawl-delay: 2\n\nUser-agent: fastlt\nDisallow: /x\n"
+
+
+def fuzz_robots(draw: random.Random, folder: Path) -> None:
+    text = damaged(draw, draw.choice([ROBOTS, *(path.read_bytes() for path in seed_files("robots"))]))
+    rules = Protego.parse(our_rules(text.decode("utf-8-sig", "replace")))
+    rules.can_fetch(f"https://a.example/{draw.choice(['x.jpg', 'private/', 'a' * 500, '%zz', ''])}", AGENT)
+    delay = float(rules.crawl_delay(AGENT) or 0)
+    if not 0 <= delay <= float("inf"):
+        raise Failure(f"waits {delay} s")
+
+
+def fuzz_images(draw: random.Random, folder: Path) -> None:
+    """Bytes of images; only what decoders of this process refuse: the crawl has them in processes of their own."""
+    size = (draw.randint(1, 90), draw.randint(1, 90))
+    image = Image.effect_noise(size, 60).convert(draw.choice(["L", "RGB", "CMYK", "P", "RGBA", "1", "I"]))
+    stream = io.BytesIO()
+    try:
+        image.save(stream, draw.choice(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]))
+    except (OSError, ValueError):
+        return  # a mode that the format does not have
+    try:
+        prepare(damaged(draw, stream.getvalue()), ImageOptions(min_side=1), 10_000_000)
+    except UnusableImageError:
+        pass
+
+
+TARGETS = {
+    "rows": fuzz_rows,
+    "lists": fuzz_lists,
+    "robots": fuzz_robots,
+    "images": fuzz_images,
+}  # fmt: skip
+
+
+def run(name: str, number: int) -> str:
+    """Runs one input; what was wrong, or ""."""
+
+    def too_slow(*_: object) -> None:
+        raise Failure(f"no answer in {HANG} s")
+
+    signal.signal(signal.SIGALRM, too_slow)
+    signal.alarm(HANG)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            TARGETS[name](random.Random(f"{name} {number}"), Path(folder))
+    except Exception:
+        return traceback.format_exc()
+    finally:
+        signal.alarm(0)
+    return ""
+
+
+def main(minutes: float, first: int) -> int:
+    """Runs all targets in turn; how many inputs failed."""
+    end, number, runs, failures = time.monotonic() + 60 * minutes, first, Counter[str](), 0
+    while time.monotonic() < end:
+        for name in TARGETS:
+            wrong = run(name, number)
+            runs[name] += 1
+            if wrong:
+                failures += 1
+                print(f"{name} {number}:\n{wrong}", flush=True)
+        number += 1
+    print(f"{failures} failures; inputs from number {first}: {json.dumps(runs)}")
+    return failures
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3 and sys.argv[1] in TARGETS:
+        sys.exit(run(sys.argv[1], int(sys.argv[2])) or None)
+    sys.exit(bool(main(float(sys.argv[1] if len(sys.argv) > 1 else 1), int(sys.argv[2] if len(sys.argv) > 2 else 0))))

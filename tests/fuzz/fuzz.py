@@ -8,7 +8,7 @@ damaged here are used too where they are given.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import gzip
 import io
 import json
@@ -165,10 +165,8 @@ def fuzz_images(draw: random.Random, folder: Path) -> None:
         image.save(stream, draw.choice(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]))
     except (OSError, ValueError):
         return  # a mode that the format does not have
-    try:
+    with contextlib.suppress(UnusableImageError):
         prepare(damaged(draw, stream.getvalue()), ImageOptions(min_side=1), 10_000_000)
-    except UnusableImageError:
-        pass
 
 
 TARGETS = {

@@ -158,6 +158,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(workshop, tra
     assert "Traceback" not in done.stderr
 
 
+def test_a_data_set_that_was_encoded_again_is_told(workshop, trained):
+    shutil.copytree(trained, workshop.folder / "data-changed")
+    assert workshop.encode("encoded_smaller", "--max-resolution", "24").returncode == 0
+    again = ["train", "recipe.yaml", "output=data-changed", "--resume", "--ranks", "2"]
+    sentence = "the data set was encoded again since, from other images or with other settings"
+    assert sentence not in workshop.fastlt(*again, "data.path=encoded").stdout
+    assert sentence in workshop.fastlt(*again, "data.path=encoded_smaller").stdout
+
+
 def test_log_has_what_people_look_for(trained):
     records = RunFolder(trained).records()
     train = [r for r in records if r["kind"] == "train"]

@@ -157,9 +157,6 @@ def test_missing_and_empty_folders(workshop, folders):
     (folders / "train" / "genus99_species0").mkdir()
     assert "genus99_species0 has no image in it" in refusal(workshop)
     (folders / "train" / "genus99_species0").rmdir()
-    shutil.rmtree(folders / "val" / "genus00_species0")
-    assert "have no image of 1 of the 9 classes, the first of which is 'genus00_species0'" in refusal(workshop)
-    shutil.copytree(folders / "train", folders / "val", dirs_exist_ok=True)
     (folders / "val" / "genus00_species0").rename(folders / "val" / "genus99_species0")
     assert "have class 'genus99_species0', which the training images do not have" in refusal(workshop)
 

@@ -53,7 +53,9 @@ def scan(root: Path, what: str, may_be_empty: bool = False) -> dict[str, list[Pa
         classes[name] = images
         skipped += left_out
     if not classes:
-        held = f", but {skipped[_OUTSIDE]:,} images: give the folder that has it" if skipped[_OUTSIDE] else ""
+        held = (
+            f", but {_counted(skipped[_OUTSIDE], 'images')}: give the folder that has it" if skipped[_OUTSIDE] else ""
+        )
         raise ValueError(f"the folder of {what}, {root}, has no class folder in it{held}.")
     tell_taken(root, what, classes, skipped)
     return classes
@@ -78,7 +80,7 @@ def tell_taken(
     """Prints how many images of how many classes are taken, and what is left out, by kind."""
     number = sum(map(len, classes.values()))
     empty = [name for name, images in classes.items() if not images]
-    kinds = [(f"{n:,} {kind}", kind.startswith(".")) for kind, n in (skipped or Counter()).most_common() if n]
+    kinds = [(_counted(n, kind), kind.startswith(".")) for kind, n in (skipped or Counter()).most_common() if n]
     parts = [part for part, is_extension in kinds if not is_extension]
     if formats := ", ".join(part for part, is_extension in kinds if is_extension):
         parts.append(f"{formats} (of no format that is read)")
@@ -161,11 +163,17 @@ def _num_files(path: str) -> int:
     return sum(len(files) for _, _, files in os.walk(path)) if os.path.isdir(path) else 1
 
 
+def _counted(number: int, kind: str) -> str:
+    """A number of a kind, which is in the plural."""
+    kind = kind if number > 1 else re.sub(r"^(link|image|special file)s", r"\1", kind)
+    return f"{number:,} {kind}"
+
+
 def _refuse_empty(root: Path, first: Path, skipped: Counter[str]) -> None:
     """Raises ValueError that names every class folder without image."""
     others = [f for f in _class_folders(root, Counter()).values() if f != first and not images_below(f)[0]]
-    has = ", ".join(f"{n:,} {kind}" for kind, n in skipped.most_common() if n)
-    other = f", and neither do {len(others):,} more: {listed([f.name for f in others])}" if others else ""
+    has = ", ".join(_counted(n, kind) for kind, n in skipped.most_common() if n)
+    other = f", nor have {len(others):,} more: {listed([f.name for f in others])}" if others else ""
     raise ValueError(
         f"class folder {first} has no image in it{f' (only {has})' if has else ''}{other}; "
         "remove such folders or add images."

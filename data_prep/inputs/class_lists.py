@@ -12,7 +12,7 @@ from typing import Any
 
 from fastlt.data_prep.inputs import coco
 from fastlt.data_prep.inputs.class_folders import scan
-from fastlt.data_prep.inputs.class_text import Entry, text_entries
+from fastlt.data_prep.inputs.class_text import WNID, Entry, text_entries
 from fastlt.data_prep.inputs.text import read_text
 from fastlt.data_prep.names import class_name, plain_names, same_name_key
 
@@ -55,6 +55,11 @@ def read_targets(source: Path, counts: Path | None = None) -> list[TargetClass]:
     if twice:
         raise ValueError(f"{source} has class {twice[0]!r} twice: every class needs a name of its own.")
     others = _matches(entries, _read(counts)) if counts else [None] * len(entries)
+    if counts and any(others) and all(re.fullmatch(WNID, entry.name) and entry.title for entry in entries):
+        known = [(entry, other) for entry, other in zip(entries, others, strict=True) if other]
+        if len(known) < len(entries):  # a dictionary, such as ImageNet's words.txt with 82,115 synsets
+            print(f"{source}: {len(entries) - len(known):,} left out that {counts} does not have")
+        entries, others = [entry for entry, _ in known], [other for _, other in known]
     merged = [_merged(entry, other) for entry, other in zip(entries, others, strict=True)]
     titles = _titles(merged)
     if all(re.fullmatch(r"n?\d+", title) for title, *_ in titles):

@@ -23,7 +23,8 @@ _COLUMNS = {
     "count": ("count", "counts", "num_images", "images", "image_count", "frequency", "number", "num", "n", "training"),
     "id": ("id", "class_id", "classid", "index", "category_id", "class_index"),
 }
-_WNID = r"n\d{8}"
+WNID = r"n\d{8}"
+"""WordNet's id of a noun."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,11 @@ def _split_entries(source: Path) -> list[Entry]:
 
 
 def _is_table(header: Header, lines: Lines) -> bool:
-    known = {name for names in _COLUMNS.values() for name in names}
-    if header.delimiter is None or not known & {field.lower() for field in header.fields}:
+    known = {name for names in _COLUMNS.values() for name in names} & {field.lower() for field in header.fields}
+    if header.delimiter is None or not known:
         return False
-    return all(len(split_fields(line, header.delimiter)) == len(header.fields) for _, line in lines[:100])
+    # "label, tag" may be a class and its synonym.
+    return len(known) > 1 or all(len(split_fields(line, header.delimiter)) == len(header.fields) for _, line in lines)
 
 
 def _table_entries(source: Path, header: Header, lines: Lines) -> Iterator[Entry]:
@@ -111,7 +113,7 @@ def _columns(source: Path, fields: list[str]) -> dict[str, int]:
 
 def _coded(lines: Lines) -> list[Entry]:
     """`n01440764 tench, Tinca tinca`, or `n01440764 1 tench`, or with a tab or comma."""
-    found = [re.fullmatch(rf"({_WNID})[\s,;]\s*(?:(\d+)\s+)?(.*[^\W\d].*)", line) for _, line in lines]
+    found = [re.fullmatch(rf"({WNID})[\s,;]\s*(?:(\d+)\s+)?(.*[^\W\d].*)", line) for _, line in lines]
     return [Entry(m[1], title=unquoted(m[3]), id=int(m[2]) if m[2] else None) for m in found if m] if all(found) else []
 
 

@@ -136,9 +136,10 @@ def test_a_catalog_gives_what_filter_kept(workshop, catalog, form):
 def test_neighbors_of_a_list_under_any_of_their_names(workshop, catalog, folders):
     """A catalog that `crawl --urls` made has categories, and no pairs: the user's file has them as the list did."""
     pairs = json.loads((folders / "neighbors.json").read_text())
+    titled = pairs["genus00_species0"][0]
     with Catalog(catalog) as opened, opened.transaction():
         opened.connection.execute("DELETE FROM neighbor")
-        opened.connection.execute("UPDATE category SET title = 'Fine Title' WHERE name = 'genus00_auxiliary0'")
+        opened.connection.execute("UPDATE category SET title = 'Fine Title' WHERE name = ?", [titled])
         opened.add_category("imageless", "imageless")
     options = ["--catalog", catalog, "--format", "plain"]
     done = encode_copy(workshop, *options, out="crawled", auxiliary=False)
@@ -147,7 +148,7 @@ def test_neighbors_of_a_list_under_any_of_their_names(workshop, catalog, folders
     shutil.rmtree(workshop.folder / "crawled")
 
     def written(name: str) -> str:
-        return "Fine Title" if name == "genus00_auxiliary0" else name.replace("_", " - ").title()
+        return "Fine Title" if name == titled else name.replace("_", " - ").title()
 
     said = {target.upper().replace("_", " "): [*map(written, names), "Imageless"] for target, names in pairs.items()}
     (folders / "neighbors.json").write_text(json.dumps(said))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fastlt.data_prep.inputs.class_lists import read_targets
-from fastlt.data_prep.names import normalized, plain_names, same_name_key
+from fastlt.data_prep.names import normalized, same_name_key
 from support.paths import SHARED
 
 
@@ -140,26 +140,31 @@ def test_codes_are_known_by_a_list_beside_them(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "plain"),
+    ("name", "title"),
     [
-        ("001.Black_footed_Albatross", "Black_footed_Albatross"),
-        ("200.Common_Yellowthroat", "Common_Yellowthroat"),
+        ("001.Black_footed_Albatross", "Black footed Albatross"),
+        ("200.Common_Yellowthroat", "Common Yellowthroat"),
         ("n02085620-Chihuahua", "Chihuahua"),
-        ("n02086646-Blenheim_spaniel", "Blenheim_spaniel"),
+        ("n02086646-Blenheim_spaniel", "Blenheim spaniel"),
         ("Chihuahua_n02085620", "Chihuahua"),
-        ("00000_Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae_Lumbricus_terrestris", "Lumbricus_terrestris"),
-        ("Plantae_Tracheophyta_Liliopsida_Poales_Poaceae_Poa_annua", "Poa_annua"),
-        ("8_ball", "8_ball"),
-        ("12_gauge_shotgun", "12_gauge_shotgun"),
+        ("00000_Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae_Lumbricus_terrestris", "Lumbricus terrestris"),
+        ("Plantae_Tracheophyta_Liliopsida_Poales_Poaceae_Poa_annua", "Poa annua"),
+        ("8_ball", "8 ball"),
+        ("12_gauge_shotgun", "12 gauge shotgun"),
         ("747-400", "747-400"),
-        ("3.5_inch_floppy", "3.5_inch_floppy"),
+        ("3.5_inch_floppy", "3.5 inch floppy"),
         ("n01440764", "n01440764"),
         ("Animalia", "Animalia"),
     ],
 )
-def test_plain_names(name, plain):
-    assert plain_names([name, "owl"]) == [plain, "owl"]
-    assert plain_names(["0_owl", "1_ball", "2_eel"]) == ["owl", "ball", "eel"]
+def test_titles_are_what_people_say(tmp_path, name, title):
+    source = write(tmp_path, "list.txt", f"{name}\t5\nowl\t5\n")
+    assert told(read_targets(source)) == [(name, title, (), 5), ("owl", "owl", (), 5)]
+
+
+def test_numbers_that_all_names_have_are_none_of_theirs(tmp_path):
+    source = write(tmp_path, "list.txt", "0_owl\t5\n1_ball\t5\n2_eel\t5\n")
+    assert [c.title for c in read_targets(source)] == ["owl", "ball", "eel"]
 
 
 CASES = SHARED / "cases" / "classes"

@@ -71,6 +71,8 @@ class Inputs:
             empty = [name for name, images in splits[split].items() if not images]
             if empty and (split == "train" or len(empty) == len(classes)):
                 raise ValueError(f"every image of class {empty[0]!r} in {split} is broken.")
+            if emptied := [name for name in empty if classes[name]]:
+                print(f"warning: every image of {listed(emptied)} in {split} is broken", flush=True)
         return Inputs(splits, self.num_targets, self.pairs)
 
     def digest(self) -> str:

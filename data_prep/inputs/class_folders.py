@@ -188,7 +188,7 @@ def _folder_of_split(root: Path, what: str, depth: int = 2) -> Path | None:
     if wanted and (len(folders) == 1 or splits & set(folders) - {wanted}) and _holds_folders_alone(folders[wanted]):
         return folders[wanted]
     if len(folders) == 1 and depth and not wanted:
-        return _folder_of_split(*folders.values(), what, depth - 1)
+        return _folder_of_split(next(iter(folders.values())), what, depth - 1)
     return None
 
 

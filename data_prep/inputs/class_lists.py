@@ -54,7 +54,7 @@ def read_targets(source: Path, counts: Path | None = None) -> list[TargetClass]:
     twice = [name for name, times in Counter(entry.name for entry in entries).items() if times > 1]
     if twice:
         raise ValueError(f"{source} has class {twice[0]!r} twice: every class needs a name of its own.")
-    others = _matches(entries, _read(counts)) if counts else [None] * len(entries)
+    others: list[Entry | None] = _matches(entries, _read(counts)) if counts else [None] * len(entries)
     if counts and any(others) and all(re.fullmatch(WNID, entry.name) and entry.title for entry in entries):
         known = [(entry, other) for entry, other in zip(entries, others, strict=True) if other]
         if len(known) < len(entries):  # a dictionary, such as ImageNet's words.txt with 82,115 synsets

@@ -34,7 +34,7 @@ def read_class_images(
     source: Path,
     what: str,
     root: Path | None,
-    names: Sequence[str] | Mapping[int, str] | None = None,
+    names: Sequence[str] | Mapping[int | str, str] | None = None,
     may_be_empty: bool = False,
 ) -> ClassImages:
     """Images by class of class folders, or of a split file; see `read_split_file`. Prints what is taken.

@@ -39,7 +39,7 @@ def is_json(file: Path) -> bool:
 
 
 def read_split_file(
-    file: Path, root: Path, names: Sequence[str] | Mapping[int, str] | None = None
+    file: Path, root: Path, names: Sequence[str] | Mapping[int | str, str] | None = None
 ) -> dict[str, list[Path]]:
     """{class name: [image path]}, classes by their label or category id, the images of each in the order of the file.
 
@@ -62,6 +62,8 @@ def read_split_file(
     else:
         rows = read_rows(file)
         name_of = _numbered(rows, names) if names is not None else text_classes(file, rows)
+        if names is None and 0 not in name_of:
+            print(f"{file}: its labels are taken as counted from 1", flush=True)
     if not rows:
         raise ValueError(f"{file} lists no image.")
     base = root.absolute()
@@ -87,9 +89,9 @@ def read_rows(file: Path) -> list[Row]:
     header = header_fields(lines[0][1]) if lines else None
     if header is None or any("/" in field or Path(field).suffix.lower() in EXTENSIONS for field in header.fields):
         return [_row(file, number, line) for number, line in lines]
-    if header.delimiter is None and len(header.fields) == 2:
+    at = _columns(file, header.fields)
+    if header.delimiter is None and at == (0, 1) and len(header.fields) == 2:
         return [_row(file, number, line) for number, line in lines[1:]]  # paths may have spaces
-    at = [_column(file, header.fields, known) for known in (_PATHS, _LABELS)]
     rows = []
     for number, line in lines[1:]:
         fields = split_fields(line, header.delimiter)
@@ -115,8 +117,6 @@ def text_classes(file: Path, rows: list[Row]) -> dict[int | str, str]:
         )
     folders = {(int(row.label), os.path.dirname(row.path.replace("\\", "/"))) for row in rows}
     names = names_by_folder(folders) or {label: str(label) for label in range(first, gap)}
-    if first:
-        print(f"{file}: its labels are taken as counted from 1", flush=True)
     return {label: class_name(names[label], str(file)) for label in range(first, gap)}
 
 
@@ -132,19 +132,21 @@ def _row_of(file: Path, number: int, line: str, path: str, label: str) -> Row:
     return Row(f"{file}:{number}", path, int(label.partition(".")[0]))
 
 
-def _column(file: Path, fields: list[str], known: Sequence[str]) -> int:
+def _columns(file: Path, fields: list[str]) -> tuple[int, int]:
+    """Where path and label stand under a header."""
     lower = [field.lower() for field in fields]
-    found = next((lower.index(name) for name in known if name in lower), None)
-    if found is None and len(fields) == 2:
-        found = 0 if known is _PATHS else 1
-    if found is None:
+    path, label = (next((lower.index(name) for name in known if name in lower), None) for known in (_PATHS, _LABELS))
+    if len(fields) == 2:  # the other one
+        path, label = path if label is None else 1 - label, label if path is None else 1 - path
+    if path is None or label is None:
         raise ValueError(
-            f"the header of {file} has {', '.join(fields)}: which are path and label? Call them path and label."
+            f"{file} begins with {', '.join(fields)}: if these are columns, call those of paths and labels path and "
+            "label; else this line lacks the number of a class."
         )
-    return found
+    return path, label
 
 
-def _numbered(rows: list[Row], names: Sequence[str] | Mapping[int, str]) -> dict[int | str, str]:
+def _numbered(rows: list[Row], names: Sequence[str] | Mapping[int | str, str]) -> dict[int | str, str]:
     """The class of each label, where only the order of the classes is known: counted from 1 where they end so."""
     if isinstance(names, Mapping):
         return dict(names)

@@ -203,7 +203,7 @@ def test_labels_from_1_are_told_and_those_that_contradict_are_asked_about(lists,
 def test_headers_that_do_not_say_what_is_meant(lists):
     text = re.sub(r"(.*) (\d+)\n", r"a,\1,\2\n", lists.train.read_text())
     lists.train.write_text("who,where,what\n" + text)
-    with pytest.raises(ValueError, match=r"has who, where, what: which are path and label\?"):
+    with pytest.raises(ValueError, match=r"train\.txt begins with who, where, what: if these are columns, call"):
         read_inputs(lists)
     lists.train.write_text("who,path,label\n" + text + "b,c\n")
     with pytest.raises(ValueError, match=r"train\.txt:8: 'b,c' has not the columns of the header"):

@@ -32,12 +32,13 @@ class Discover:
     catalog: CatalogFile
     """The catalog file, made if there is none."""
     classes: Annotated[Path, arg(metavar="SOURCE")]
-    """The target classes: text with a line `name<TAB>count` for each, JSON {name: count} or {name: {"count", "title",
-    "synonyms"}}, COCO's or iNaturalist's JSON with "categories", or a folder of class folders."""
+    """The target classes: text with a line `name<TAB>count` for each, a CSV, lists of ImageNet, CUB and Places365, a
+    split file, JSON {name: count} or {name: {"count", "title", "synonyms"}}, COCO's or iNaturalist's JSON with
+    "categories", or a folder of class folders."""
     endpoint: OmitArgPrefixes[EndpointOptions]
     question: OmitArgPrefixes[DiscoverOptions] = field(default_factory=DiscoverOptions)
     counts: OptionalSource = None
-    """The training images of each class, in any of the same forms."""
+    """The training images of each class, in any of the same forms; it may also say what codes like n01440764 mean."""
     neighbors_out: OptionalFile = None
     """Write {target: [category, ...]} to this file too."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import sqlite3
 import sys
 from dataclasses import dataclass
@@ -193,6 +194,8 @@ _BY_NAME = {name: command for group in COMMANDS.values() for name, command in gr
 def main(words: list[str] | None = None) -> int:
     """Runs one command; users' mistakes end it with one sentence and status 1 (2 for words that make no sense)."""
     words = sys.argv[1:] if words is None else words
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not words or words[0] in ("-h", "--help", "help"):
         print(_help())
         return 0

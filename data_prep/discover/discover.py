@@ -20,7 +20,7 @@ from fastlt.data_prep.discover.llm import EndpointError, Llm, UnansweredError, U
 from fastlt.data_prep.discover.options import DiscoverOptions, EndpointOptions
 from fastlt.data_prep.discover.prompt import Prompt
 from fastlt.data_prep.inputs.class_lists import TargetClass
-from fastlt.data_prep.names import all_keys, clean_title, normalized, same_name_key
+from fastlt.data_prep.names import all_keys, clean_title, normalized, plain_names, same_name_key
 
 MAX_WORDS = 8  # words; more is a sentence
 
@@ -134,8 +134,9 @@ class _Discovery:
         self._first_failure = ""
         self._targets = catalog.targets()
         self._target_of_key: dict[str, str] = {}
-        for target in self._targets:
-            for title in (target["title"], target["name"], *json.loads(target["synonyms"])):
+        plain = plain_names([target["name"] for target in self._targets])
+        for target, name in zip(self._targets, plain, strict=True):
+            for title in (target["title"], target["name"], name, *json.loads(target["synonyms"])):
                 for key in all_keys(title):
                     self._target_of_key.setdefault(key, target["title"])
         self._all_titles = ", ".join(target["title"] for target in self._targets)

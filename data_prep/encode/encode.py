@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 from collections.abc import Mapping
+from concurrent.futures import Executor
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -17,10 +19,15 @@ from fastlt.data_prep.encode.estimate import announce
 from fastlt.data_prep.encode.inputs import EncodeInputs, Inputs, read_inputs
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.encode.partial_folder import PartialFolder
+from fastlt.data_prep.encode.stored_image import too_large_images
 from fastlt.data_prep.encode.writer import SplitWriter
 from fastlt.dataset.encoded import FORMATS, Split, manifest_json
+from fastlt.dataset.images import ImageName
 from fastlt.label_space import LabelSpace
 from fastlt.loaders.workers import process_pool
+
+_CHUNK = 1024  # images whose headers a process looks at
+_SHOWN = 20  # images that are named
 
 
 def encode(out: Path, sources: EncodeInputs, options: EncodeOptions | None = None) -> LabelSpace:
@@ -83,6 +90,8 @@ def _write(
         announce(missing, options, partial.path)
     broken: dict[str, str] = {}
     with process_pool("fastlt.data_prep.encode.stored_image", options.num_workers) as pool:
+        if not options.skip_broken:
+            _refuse_too_large(missing, options, pool)
         for writer in writers:
             broken |= writer.write(pool, options)
     if broken and not options.skip_broken:
@@ -101,6 +110,18 @@ def _write(
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         splits[name] = Split(writer.file.name, counts, writer.file.stat().st_size, sha256)
     partial.complete(manifest_json(options.format, splits, _settings(options, digest, sorted(broken))))
+
+
+def _refuse_too_large(images: list[ImageName], options: EncodeOptions, pool: Executor) -> None:
+    """Raises ValueError where images have too many pixels: before an hour of encoding, not after."""
+    chunks = [images[i : i + _CHUNK] for i in range(0, len(images), _CHUNK)]
+    found = list(chain.from_iterable(pool.map(partial(too_large_images, max_pixels=options.max_pixels), chunks)))
+    if found:
+        more = f"\n  and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
+        raise ValueError(
+            f"{len(found):,} images are too large:\n  " + "\n  ".join(found[:_SHOWN]) + f"{more}\n  Give a higher "
+            "--max-megapixels, or leave them out with --skip-broken."
+        )
 
 
 def _how_far(writers: list[SplitWriter]) -> str:

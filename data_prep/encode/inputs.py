@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.encode.neighbors import read_neighbors
+from fastlt.data_prep.inputs.class_folders import listed, tell_taken
 from fastlt.data_prep.inputs.images import ClassImages, TargetImages, read_class_images
-from fastlt.data_prep.inputs.split_files import is_json
+from fastlt.data_prep.inputs.split_files import is_json, read_rows, text_classes
+from fastlt.data_prep.names import class_name
 from fastlt.label_space import LabelSpace
 from fastlt.options import Flag, OptionalFile, OptionalSource, OptionError
 
@@ -25,17 +28,18 @@ class EncodeInputs(TargetImages):
     neighbors: OptionalFile = None
     """Neighbors of each target, a JSON object {target: [auxiliary, ...]}."""
     catalog: OptionalFile = None
-    """A catalog whose kept images and neighbors are taken, instead of --auxiliary and --neighbors."""
+    """A catalog whose kept images are taken instead of --auxiliary, with its neighbors unless --neighbors has others,
+    there under their names or as the list of URLs had them."""
     unfiltered: Flag = False
     """Take all images of the catalog."""
 
     def __post_init__(self) -> None:
-        if (self.auxiliary is None) != (self.neighbors is None):
-            raise OptionError("--auxiliary and --neighbors go together: give both or neither.")
         if self.catalog and self.auxiliary:
-            raise OptionError(
-                "--catalog has the auxiliary images and their neighbors: leave out --auxiliary and --neighbors."
-            )
+            raise OptionError("--catalog has the auxiliary images: leave out --auxiliary.")
+        if self.auxiliary and not self.neighbors:
+            raise OptionError("--auxiliary and --neighbors go together: give both or neither.")
+        if self.neighbors and not (self.auxiliary or self.catalog):
+            raise OptionError("--neighbors is of auxiliary images: give --auxiliary or --catalog too.")
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,16 @@ class Inputs:
         """The same, less these images.
 
         Raises:
-            ValueError: a class has no other image.
+            ValueError: a class of training images, or a split, has no other image.
         """
         splits: dict[str, ClassImages] = {}
         for split, classes in self.splits.items():
             splits[split] = {name: [i for i in images if str(i) not in broken] for name, images in classes.items()}
             empty = [name for name, images in splits[split].items() if not images]
-            if empty:
+            if empty and (split == "train" or len(empty) == len(classes)):
                 raise ValueError(f"every image of class {empty[0]!r} in {split} is broken.")
+            if emptied := [name for name in empty if classes[name]]:
+                print(f"warning: every image of {listed(emptied)} in {split} is broken", flush=True)
         return Inputs(splits, self.num_targets, self.pairs)
 
     def digest(self) -> str:
@@ -94,12 +100,13 @@ def read_inputs(sources: EncodeInputs) -> Inputs:
     pairs: Mapping[str, Sequence[str]] = {}
     if sources.auxiliary and sources.neighbors:
         auxiliaries = read_class_images(sources.auxiliary, "auxiliary images", sources.images)
-        pairs = _read_neighbors(sources.neighbors)
+        pairs = read_neighbors(sources.neighbors, {name: [] for name in targets}, {name: [] for name in auxiliaries})
     if sources.catalog:
         with Catalog(sources.catalog) as catalog:
-            auxiliaries, pairs = catalog.kept_images(sources.unfiltered), catalog.neighbors()
-        pairs = {target: [name for name in names if name in auxiliaries] for target, names in pairs.items()}
-        pairs = {target: names for target, names in pairs.items() if names}
+            auxiliaries, pairs = _of_catalog(catalog, sources, list(targets))
+        pairs = _of_kept(pairs, auxiliaries)
+    if auxiliaries and not any(pairs.values()):
+        print("warning: there are no neighbor pairs, so nothing is silenced: --neighbors FILE gives pairs", flush=True)
     twice = [name for name in auxiliaries if name in targets]
     if twice:
         raise ValueError(f"class name {twice[0]!r} occurs twice; a class is either a target or an auxiliary.")
@@ -112,8 +119,29 @@ def read_inputs(sources: EncodeInputs) -> Inputs:
     return inputs
 
 
+def _of_catalog(
+    catalog: Catalog, sources: EncodeInputs, targets: list[str]
+) -> tuple[ClassImages, Mapping[str, Sequence[str]]]:
+    """Images of the auxiliary classes, and the neighbors that the catalog or the user's file has."""
+    images = catalog.kept_images(sources.unfiltered)
+    tell_taken(catalog.path, "auxiliary images", images)
+    if not sources.neighbors:
+        return images, {class_name(target, str(catalog.path)): names for target, names in catalog.neighbors().items()}
+    titles = {row["name"]: [row["title"]] for row in catalog.categories()}
+    target_titles = {class_name(row["name"], str(catalog.path)): [row["title"]] for row in catalog.targets()}
+    return images, read_neighbors(sources.neighbors, {name: target_titles.get(name, []) for name in targets}, titles)
+
+
+def _of_kept(pairs: Mapping[str, Sequence[str]], auxiliaries: ClassImages) -> dict[str, list[str]]:
+    """The pairs whose auxiliary class has images; says how many have none."""
+    kept = {target: [name for name in names if name in auxiliaries] for target, names in pairs.items()}
+    if lost := sum(map(len, pairs.values())) - sum(map(len, kept.values())):
+        print(f"{lost:,} neighbor pairs are left out, as no image of their auxiliary class was kept", flush=True)
+    return {target: names for target, names in kept.items() if names}
+
+
 def _read_like(source: Path, what: str, sources: EncodeInputs, targets: ClassImages) -> ClassImages:
-    """Images of the same classes as `targets`, in the same order."""
+    """Images of the same classes as `targets`, in the same order; says which of them have none."""
     names = None
     if source.is_file() and not is_json(source):
         if sources.train is None or is_json(sources.train) or not sources.train.is_file():
@@ -121,28 +149,18 @@ def _read_like(source: Path, what: str, sources: EncodeInputs, targets: ClassIma
                 f"the labels of {source} are numbers: only a text list of training images says which classes they are, "
                 f"and {sources.train} is not one."
             )
-        names = list(targets)
-    classes = read_class_images(source, what, sources.images, names)
-    unknown = [name for name in classes if name not in targets]
+        names = text_classes(sources.train, read_rows(sources.train))
+    classes = read_class_images(source, what, sources.images, names, may_be_empty=True)
+    unknown = [name for name, images in classes.items() if images and name not in targets]
     if unknown:
         raise ValueError(f"the {what} in {source} have class {unknown[0]!r}, which the training images do not have.")
-    missing = [name for name in targets if name not in classes]
-    if missing:
-        raise ValueError(
-            f"the {what} in {source} have no image of {len(missing):,} of the {len(targets):,} classes, the first of "
-            f"which is {missing[0]!r}: without images a class cannot be evaluated."
+    lacking = [name for name in targets if not classes.get(name)]
+    if len(lacking) == len(targets):
+        raise ValueError(f"{source} has no {what} of any class: nothing could be evaluated.")
+    if lacking:
+        print(
+            f"warning: {source} has no {what} of {len(lacking):,} of the {len(targets):,} classes ({listed(lacking)}): "
+            "accuracies are means over the others",
+            flush=True,
         )
-    return {name: classes[name] for name in targets}
-
-
-def _read_neighbors(path: Path) -> dict[str, list[str]]:
-    try:
-        neighbors = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the neighbor list {path} cannot be read: {error}.") from None
-    is_list = isinstance(neighbors, dict) and all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in neighbors.values()
-    )
-    if not is_list:
-        raise ValueError(f"the neighbor list {path} must be a JSON object {{target: [auxiliary, ...]}}.")
-    return neighbors
+    return {name: classes.get(name, []) for name in targets}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from fastlt.data_prep.encode.options import SMART_BYTES, EncodeOptions
 from fastlt.dataset.images import (
     BrokenImageError,
     ImageName,
+    TooLargeError,
     broken_if_it_fails,
     decode_image,
     decode_jpeg,
@@ -21,6 +24,21 @@ from fastlt.dataset.stored import StoredImage
 
 # Sampling factors of (luma, chroma, chroma) that TurboJPEG, FFCV's decoder, has a name for: 4:4:4, 4:2:2, 4:2:0, 4:4:0.
 _SAMPLINGS = [[(w, h), (1, 1), (1, 1)] for w, h in ((1, 1), (2, 1), (2, 2), (1, 2))]
+_LARGE = 500_000  # bytes; hardly any image of smaller files is too large, and headers of all would take minutes
+
+
+def too_large_images(names: Sequence[ImageName], max_pixels: int) -> list[str]:
+    """Which images have more pixels than that, and how many, by the headers of large files alone."""
+    found = []
+    for name in names:
+        try:
+            if os.stat(name).st_size > _LARGE:
+                open_image(Path(name), max_pixels).close()
+        except TooLargeError as error:
+            found.append(f"{name}: {error}")
+        except Exception:  # a place in a tar, or a broken image, which is told when it is read
+            continue
+    return found
 
 
 def stored_images(names: Sequence[ImageName], options: EncodeOptions) -> list[StoredImage | str]:
@@ -47,7 +65,7 @@ def stored_image(name: ImageName, options: EncodeOptions) -> StoredImage:
         original = read_bytes(name)
         if options.format != "plain" and options.mode != "raw" and (copied := _as_it_is(original, options)):
             return copied
-        image = decode_image(original, options.max_resolution)
+        image = decode_image(original, options.max_resolution, options.max_pixels)
         width, height = image.size
         if options.format == "plain":
             return StoredImage(b"", False, width, height)
@@ -64,7 +82,7 @@ def stored_image(name: ImageName, options: EncodeOptions) -> StoredImage:
 
 def _as_it_is(content: bytes, options: EncodeOptions) -> StoredImage | None:
     """The file itself, where it can be stored so."""
-    with open_image(content) as image:
+    with open_image(content, options.max_pixels) as image:
         width, height = image.size
         as_it_is = (
             image.format == "JPEG"

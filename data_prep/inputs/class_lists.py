@@ -6,12 +6,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fastlt.data_prep.inputs import coco
 from fastlt.data_prep.inputs.class_folders import scan
+from fastlt.data_prep.inputs.class_text import WNID, Entry, text_entries
+from fastlt.data_prep.inputs.text import read_text
+from fastlt.data_prep.names import class_name, plain_names, same_name_key
 
 
 @dataclass(frozen=True)
@@ -31,26 +34,16 @@ class TargetClass:
     count: int
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A class as one file tells it: the count may be in another file, which may know the class by its id."""
-
-    name: str
-    title: str = ""
-    synonyms: tuple[str, ...] = ()
-    count: int | None = None
-    id: int | str | None = None
-
-
 def read_targets(source: Path, counts: Path | None = None) -> list[TargetClass]:
     """The target classes of a list, in its order.
 
     Args:
-        source: a text file with a name and, after a tab, a count a line; a JSON list of names; a JSON object
-            {name: count} or {name: {"count", "title", "synonyms"}}; COCO's or iNaturalist's "categories", counted by
-            "annotations" where there are any; or a folder of class folders. Names like "tench, Tinca tinca" hold
-            synonyms.
-        counts: anything that `source` can be, of which the counts are taken; by id where both have ids, else by name.
+        source: text in one of the forms of `text_entries`; a JSON list of names; a JSON object {name: count},
+            {name: title}, {id: [name, title]} or {name: {"count", "title", "synonyms"}}; COCO's or iNaturalist's
+            "categories", counted by the images of "annotations" where there are any; or a folder of class folders.
+            Names like "tench, Tinca tinca" hold synonyms.
+        counts: anything that `source` can be, of which the counts are taken, and titles where `source` has but codes;
+            by name, else by id where both have ids, else by what people say.
 
     Raises:
         ValueError: the list cannot be read, is empty, names a class twice, has no names but codes, or lacks a count.
@@ -61,81 +54,116 @@ def read_targets(source: Path, counts: Path | None = None) -> list[TargetClass]:
     twice = [name for name, times in Counter(entry.name for entry in entries).items() if times > 1]
     if twice:
         raise ValueError(f"{source} has class {twice[0]!r} twice: every class needs a name of its own.")
-    if all(re.fullmatch(r"n?\d+", _titles(entry)[0]) for entry in entries):
+    others: list[Entry | None] = _matches(entries, _read(counts)) if counts else [None] * len(entries)
+    if counts and any(others) and all(re.fullmatch(WNID, entry.name) and entry.title for entry in entries):
+        known = [(entry, other) for entry, other in zip(entries, others, strict=True) if other]
+        if len(known) < len(entries):  # a dictionary, such as ImageNet's words.txt with 82,115 synsets
+            print(f"{source}: {len(entries) - len(known):,} left out that {counts} does not have")
+        entries, others = [entry for entry, _ in known], [other for _, other in known]
+    merged = [_merged(entry, other) for entry, other in zip(entries, others, strict=True)]
+    titles = _titles(merged)
+    if all(re.fullmatch(r"n?\d+", title) for title, *_ in titles):
         raise ValueError(
-            f"{source} has codes like {entries[0].name!r} for names, which tell a language model nothing: give a JSON "
-            'object {code: {"count": 5, "title": "tench"}}, or iNaturalist\'s categories.json.'
+            f"{source} has codes like {entries[0].name!r} for names, which tell a language model nothing: give a list "
+            'that has both, such as ImageNet\'s words.txt (it may be --counts), a JSON object {code: {"count": 5, '
+            '"title": "tench"}}, or iNaturalist\'s categories.json.'
         )
-    given = _read(counts) if counts else entries
-    count_of: dict[int | str | None, int | None] = {entry.name: entry.count for entry in given}
-    count_of |= {entry.id: entry.count for entry in given if entry.id is not None}
     classes = []
-    for entry in entries:
-        count = count_of.get(entry.id, count_of.get(entry.name))
-        if count is None or count < 1:
-            told = "no count" if count is None else f"{count} training images"
+    for entry, (title, *synonyms) in zip(merged, titles, strict=True):
+        if entry.count is None or entry.count < 1:
+            told = "no count" if entry.count is None else f"{entry.count} training images"
             raise ValueError(f"class {entry.name!r} has {told} in {counts or source}: --counts FILE can give counts.")
-        title, *others = _titles(entry)
-        classes.append(TargetClass(entry.name, title, tuple(dict.fromkeys(s for s in others if s != title)), count))
+        others_of_it = tuple(dict.fromkeys(s for s in synonyms if s != title))
+        classes.append(TargetClass(entry.name, title, others_of_it, entry.count))
     return classes
 
 
-def _titles(entry: _Entry) -> list[str]:
-    """The title and all other titles."""
-    parts = [*(entry.title or entry.name).split(","), *entry.synonyms]
-    return [spoken for part in parts if (spoken := " ".join(part.replace("_", " ").split()))] or [entry.name]
+def _matches(entries: list[Entry], given: list[Entry]) -> list[Entry | None]:
+    """The class in another file that each is: of the same name, else id, else of the only title that is the same."""
+    by_name = {entry.name: entry for entry in given}
+    by_id = {entry.id: entry for entry in given if entry.id is not None}
+    by_title: dict[str, list[Entry]] = {}
+    for entry, titles in zip(given, _titles(given), strict=True):
+        by_title.setdefault(same_name_key(titles[0]), []).append(entry)
+    found: list[Entry | None] = []
+    for entry, titles in zip(entries, _titles(entries), strict=True):
+        alike = by_title.get(same_name_key(titles[0]), [])
+        of_id = by_id.get(entry.id) if entry.id is not None else None
+        found.append(by_name.get(entry.name) or of_id or (alike[0] if len(alike) == 1 else None))
+    return found
 
 
-def _read(source: Path) -> list[_Entry]:
+def _merged(entry: Entry, other: Entry | None) -> Entry:
+    """A class with the count of the other file, and with its titles where it has none."""
+    if other is None:
+        return entry
+    if not entry.title and re.fullmatch(r"n?\d+", entry.name):
+        entry = replace(entry, title=other.title or other.name, synonyms=other.synonyms)
+    return entry if other.count is None else replace(entry, count=other.count)
+
+
+def _titles(entries: list[Entry]) -> list[list[str]]:
+    """The title of each class, and all its other titles."""
+    found = []
+    for entry, plain in zip(entries, plain_names([entry.name for entry in entries]), strict=True):
+        parts = [*(entry.title or plain).split(","), *entry.synonyms]
+        spoken = [" ".join(part.replace("_", " ").split()) for part in parts]
+        found.append([title for title in spoken if title] or [entry.name])
+    return found
+
+
+def _read(source: Path) -> list[Entry]:
     if source.is_dir():
-        return [_Entry(name, count=len(images)) for name, images in scan(source, "training images").items()]
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the class list {source} cannot be read: {error}.") from None
-    is_json = source.suffix.lower() == ".json" or text.lstrip()[:1] in ("{", "[")
-    return list(_json_entries(source, text) if is_json else _text_entries(source, text))
+        entries = [Entry(name, count=len(images)) for name, images in scan(source, "training images").items()]
+    else:
+        text = read_text(source, "class list")
+        is_json = source.suffix.lower() == ".json" or text.lstrip()[:1] in ("{", "[")
+        entries = list(_json_entries(source, text)) if is_json else text_entries(source, text)
+    if len(entries) > 1 and [entry.count for entry in entries] == list(range(len(entries))):
+        entries = [replace(entry, count=None, id=entry.count) for entry in entries]  # labels
+    return [replace(entry, name=class_name(entry.name, str(source))) for entry in entries]
 
 
-def _text_entries(source: Path, text: str) -> Iterator[_Entry]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        name, tab, count = line.partition("\t")
-        if not line.strip():
-            continue
-        if tab and not count.strip().isdecimal():
-            raise ValueError(f"line {number} of {source} has the count {count.strip()!r}, which is not a number.")
-        yield _Entry(name.strip(), count=int(count) if tab else None)
-
-
-def _json_entries(source: Path, text: str) -> Iterator[_Entry]:
+def _json_entries(source: Path, text: str) -> Iterator[Entry]:
     try:
         found = json.loads(text, object_pairs_hook=_no_key_twice)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the class list {source} cannot be read: {error}.") from None
     per_category: dict[Any, int] = {}
     if isinstance(found, dict) and isinstance(found.get("categories"), list):
         per_category, found = coco.images_per_category(found), coco.categories(source, found)
     if isinstance(found, dict):
-        found = [{**_about(value), "name": name} for name, value in found.items()]
+        found = [_about(value, name) for name, value in found.items()]
     if not isinstance(found, list):
         raise ValueError(f"the class list {source} is neither a JSON list nor an object: see `fastlt discover --help`.")
     for position, value in enumerate(found):
         about = {"name": value} if isinstance(value, str) else _about(value)
-        if not (isinstance(about.get("name"), str) and about["name"].strip()):
+        name, key = about.get("name"), about.get("id")
+        if not (isinstance(name, str) and name.strip()):
             raise ValueError(f"class {position} in {source} has no name: {json.dumps(value)[:80]}.")
-        count = about.get("count", about.get("image_count", per_category.get(about.get("id"))))
+        key = key if isinstance(key, int | str) else None
+        count = about.get("count", about.get("image_count", per_category.get(key)))
         titles = [about.get("title", ""), about.get("common_name", "")]
         synonyms: Any = about.get("synonyms", [])
         if not (isinstance(synonyms, list) and all(isinstance(title, str) for title in (*titles, *synonyms))):
-            raise ValueError(f"class {about['name']!r} in {source} needs strings for titles, and synonyms in a list.")
+            raise ValueError(f"class {name!r} in {source} needs strings for titles, and synonyms in a list.")
         if isinstance(count, bool) or not isinstance(count, int | None):
-            raise ValueError(f"class {about['name']!r} in {source} has count {count!r}, which is not a whole number.")
-        yield _Entry(about["name"].strip(), titles[0], (titles[1], *synonyms), count, about.get("id"))
+            raise ValueError(f"class {name!r} in {source} has count {count!r}, which is not a whole number.")
+        yield Entry(name.strip(), titles[0], (titles[1], *synonyms), count, key)
 
 
-def _about(value: object) -> dict[str, Any]:
-    """What a JSON file says of a class: an object as it is, anything else as its count."""
-    return value if isinstance(value, dict) else {"count": value}
+def _about(value: object, key: str | None = None) -> dict[str, Any]:
+    """What a JSON file says of a class, under a key or in a list: fields; code and title; a title; or its count."""
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value):
+        # ImageNet's class index: {"0": ["n01440764", "tench"]}
+        return {"name": value[0], "title": value[1], "id": int(key) if key and key.isdecimal() else None}
+    if isinstance(value, dict):
+        about = value
+    elif isinstance(value, str) and key and re.fullmatch(r"n?\d+", key):
+        about = {"title": value}
+    else:
+        about = {"count": value}
+    return about if key is None else {**about, "name": key}
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

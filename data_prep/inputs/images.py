@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastlt.data_prep.inputs.class_folders import scan
+from fastlt.data_prep.inputs.class_folders import scan, tell_taken
 from fastlt.data_prep.inputs.split_files import read_split_file
 from fastlt.dataset.images import ImageName
 from fastlt.options import OptionalFolder, OptionalSource
@@ -30,20 +30,29 @@ class TargetImages:
     """The folder that the paths of split files are relative to."""
 
 
-def read_class_images(source: Path, what: str, root: Path | None, names: Sequence[str] | None = None) -> ClassImages:
-    """Images by class of class folders, or of a split file; see `read_split_file`.
+def read_class_images(
+    source: Path,
+    what: str,
+    root: Path | None,
+    names: Sequence[str] | Mapping[int | str, str] | None = None,
+    may_be_empty: bool = False,
+) -> ClassImages:
+    """Images by class of class folders, or of a split file; see `read_split_file`. Prints what is taken.
 
     Args:
         source: folder or file.
         what: how messages call it, for example "training images".
         root: the folder that the paths of a split file are relative to.
         names: see `read_split_file`.
+        may_be_empty: whether a class folder may be without images.
 
     Raises:
         ValueError: neither, a split file without `root`, or a bad one.
     """
     if not source.is_file():
-        return scan(source, what)
+        return scan(source, what, may_be_empty)
     if not root:
         raise ValueError(f"{source} is a split file: say with --images which folder its paths are relative to.")
-    return read_split_file(source, root, names)
+    classes = read_split_file(source, root, names)
+    tell_taken(source, what, classes)
+    return classes

@@ -30,18 +30,35 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 ImageName = Path | str
 """What `read_image` reads: a path, or a place inside a tar."""
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # Pillow's names
+_EXTENSIONS_OF = {  # Pillow's names of formats; what their files are called
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif", ".avifs"),
+}
+FORMATS = tuple(name for name in _EXTENSIONS_OF if name != "AVIF" or features.check("avif"))
+EXTENSIONS = frozenset(extension for name in FORMATS for extension in _EXTENSIONS_OF[name])
 _ORIENTATION = 274  # EXIF tag
 _IN_TAR = re.compile(r"(.+\.tar)#(\d+)\+(\d+)")
+
+# Pillow's own limit cannot be told to let one file pass: `open_image` has ours.
+Image.MAX_IMAGE_PIXELS = None
 
 
 class BrokenImageError(ValueError):
     """An image that cannot be read whole."""
+
+
+class TooLargeError(ValueError):
+    """More pixels than are allowed."""
 
 
 class UnsupportedColorsError(ValueError):
@@ -71,19 +88,20 @@ def read_image(name: ImageName) -> Image.Image:
     """The whole image of that name in RGB, upright.
 
     Raises:
-        BrokenImageError: the image is missing, truncated, too large or no image.
+        BrokenImageError: the image is missing, truncated or no image.
     """
     with broken_if_it_fails(name):
         return decode_image(read_bytes(name))
 
 
-def decode_image(content: bytes, longest: int | None = None) -> Image.Image:
+def decode_image(content: bytes, longest: int | None = None, max_pixels: int | None = None) -> Image.Image:
     """As `read_image`, from the bytes of the file, shrunk to `longest` pixels on its longer side where it is larger.
 
     Raises:
+        TooLargeError: as `open_image`.
         Exception: of many kinds, Pillow's; see `broken_if_it_fails`.
     """
-    with open_image(content) as opened:
+    with open_image(content, max_pixels) as opened:
         if opened.format == "JPEG" and longest and longest < max(opened.size):
             _shrink(opened, longest)  # first, because a JPEG decodes to a half, a quarter or an eighth for less
             image = _upright_rgb(opened)
@@ -93,13 +111,33 @@ def decode_image(content: bytes, longest: int | None = None) -> Image.Image:
         return image
 
 
-def open_image(content: bytes) -> Image.Image:
+def open_image(content: bytes | Path, max_pixels: int | None = None) -> Image.Image:
     """The image with format, size and mode, its pixels not yet decoded.
 
+    Args:
+        content: the file, or its bytes.
+        max_pixels: width x height above which it is refused, before it can fill the memory.
+
     Raises:
+        TooLargeError: it has more pixels than that.
         Exception: of many kinds, Pillow's, where it is none of `FORMATS`.
     """
-    return Image.open(io.BytesIO(content), formats=FORMATS)
+    image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS)
+    width, height = image.size
+    if max_pixels and width * height > max_pixels:
+        image.close()
+        raise TooLargeError(
+            f"it has {width * height / 1e6:,.1f} megapixels ({width:,} x {height:,}), more than --max-megapixels "
+            f"{max_pixels / 1e6:g} allows"
+        )
+    return image
+
+
+def is_image(file: Path) -> bool:
+    """Whether a file begins as one of `FORMATS` does, whatever it is called."""
+    with suppress(Exception), open_image(file):
+        return True
+    return False
 
 
 def decode_pixels(opened: Image.Image, content: bytes, at_least: tuple[int, int] | None = None) -> np.ndarray:

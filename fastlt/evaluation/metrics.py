@@ -44,10 +44,12 @@ class Evaluation:
     per_class: list[float | None]
 
     def row(self) -> str:
-        """One line for people."""
+        """One line for people; says how many classes have no image and so no part in the means."""
         values = {"all": self.all, "many": self.many, "medium": self.medium, "few": self.few}
         values |= {"top-1": self.top1, "ECE": self.ece}
-        return "  ".join(f"{name} {'-' if v is None else f'{v:.1f}'}" for name, v in values.items())
+        lacking = sum(accuracy is None for accuracy in self.per_class)
+        told = f"  ({lacking:,} of {len(self.per_class):,} classes have no image)" if lacking else ""
+        return "  ".join(f"{name} {'-' if v is None else f'{v:.1f}'}" for name, v in values.items()) + told
 
     def save(self, summary: Path, per_class: Path, label_space: LabelSpace, **about: str | int) -> None:
         """Writes the numbers as JSON, with `about` before them, and a CSV with a row for each target class."""

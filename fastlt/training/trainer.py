@@ -253,6 +253,11 @@ class Trainer:
             f"{self.steps_per_epoch:.1f} steps of {recipe.optimizer.batch_size} on {self.world_size} "
             f"{self.device.type} ranks, {self.engine.module.compute_dtype}, ZeRO {recipe.engine.zero_stage}"
         ]
+        if space.auxiliary_names and not space.neighbors and recipe.loss.lambda_s < 1:
+            lines.append(
+                f"warning: {recipe.data.path} has no neighbor pairs, so no auxiliary class is silenced for a target, "
+                f"whatever loss.lambda_s={recipe.loss.lambda_s:g} says: `fastlt encode --neighbors` gives pairs."
+            )
         if self.held_out == "test":
             lines.append(
                 f"warning: {recipe.data.path} has no validation split: the accuracies below are those of the test "

@@ -105,6 +105,30 @@ def test_categories_that_are_target_classes_are_rejected_whatever_they_are_calle
     assert told[1] == ["rudd", "the carp", "Tenches", "tinca TINCA", "Doctor Fish", "Great White-Sharks"]
 
 
+def test_targets_are_known_by_their_plain_names_whatever_their_folders_are_called(desk):
+    worm = "00000_Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae_Lumbricus_terrestris"
+    desk.classes(f"001.Black_footed_Albatross\t500\nn02085620-Chihuahua\t500\n{worm}\t500\n")
+    own = {"Black footed Albatross": "Black-footed Albatross", "Chihuahua": "chihuahuas"}
+    own["Lumbricus terrestris"] = "Lumbricus Terrestris"
+    others = ("petrel", "pug", "leech")
+    desk.server.answer = lambda question: names(own.get(question.title, "?"), *others)
+    assert desk.discover("--concurrency", 1).code == 0
+    assert sorted(question.title for question in desk.server.asked) == sorted(own)
+    assert desk.neighbors() == {
+        name: sorted(others) for name in ("001.Black_footed_Albatross", "n02085620-Chihuahua", worm)
+    }
+    assert {reason for _, reason in desk.rows("SELECT title, reason FROM category WHERE state = 'rejected'")} == {
+        f"is the target class {title!r}" for title in own
+    }
+
+
+def test_a_target_that_a_list_gives_another_title_is_known_by_its_folder_too(desk):
+    desk.classes(json.dumps({"001.Black_footed_Albatross": {"count": 500, "title": "Phoebastria nigripes"}}))
+    desk.server.answer = lambda question: names("Black-footed Albatross", "petrel", "gull", "tern")
+    assert desk.discover().code == 0
+    assert desk.neighbors() == {"001.Black_footed_Albatross": ["gull", "petrel", "tern"]}
+
+
 def test_a_category_of_several_targets_is_one(desk):
     desk.classes("violin\t500\nviola\t500\n")
     spellings = {"violin": ["Viola da Gamba", "baryton", "fiddle"], "viola": ["viola-da-gamba", "Barytons", "rebec"]}

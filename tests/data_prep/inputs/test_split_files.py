@@ -1,6 +1,7 @@
 """Official split files, from archives of their form to a data set; and what is said of bad ones."""
 
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -126,7 +127,7 @@ def test_auxiliary_images_have_lists_too(lists, tmp_path):
         ("n01440764/1 of.JPEG 0", "n01440764/1 of.JPEG -1", r"train\.txt:5: .* is not a path"),
         ("train/n01440764/1 of.JPEG 0", "0", r"train\.txt:5: '0' is not a path"),
         ("train/n01440764/1 of.JPEG", "train/../train/1 of.JPEG", r"train\.txt:5: .* does not stay in the folder"),
-        ("train/n01440764/1 of.JPEG", "/train/1 of.JPEG", r"train\.txt:5: .* must be relative"),
+        ("train/n01440764/1 of.JPEG", "/train/1 of.JPEG", r"1 of the 6 images of .* the first train/1 of\.JPEG"),
         ("n01440764/1 of.JPEG", "n01440764/2 of.JPEG", r"train\.txt:5: .* listed twice, first at 4: remove one"),
         ("n01440764/1 of.JPEG", ".//n01440764/2 of.JPEG", r"train\.txt:5: .* listed twice"),
         ("n01440764/1 of.JPEG", "n01440764/9.JPEG", r"1 of the 6 images of .* the first train/n01440764/9\.JPEG"),
@@ -141,14 +142,101 @@ def test_bad_lists(lists, old, new, sentence):
         read_inputs(lists)
 
 
+@pytest.mark.parametrize(
+    "written",
+    {
+        "a byte order mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
+        "UTF-16": lambda text: text.encode("utf-16"),
+        "UTF-16 without a mark": lambda text: text.encode("utf-16-le"),
+        "CRLF": lambda text: text.replace("\n", "\r\n").encode(),
+        "leading slashes": lambda text: re.sub("^(?=.)", "/", text, flags=re.MULTILINE).encode(),
+        "backslashes": lambda text: text.replace("/", "\\").encode(),
+        "tabs": lambda text: re.sub(r" (\d+)\n", r"\t\1\n", text).encode(),
+        "commas": lambda text: re.sub(r" (\d+)\n", r", \1\n", text).encode(),
+        "several spaces": lambda text: re.sub(r" (\d+)\n", r"   \1  \n", text).encode(),
+        "quotes": lambda text: re.sub(r"(.*) (\d+)\n", r'"\1" \2\n', text).encode(),
+        "a header": lambda text: b"path label\n" + text.encode(),
+        "what pandas writes": lambda text: (
+            ",image,split,label\r\n" + re.sub(r"(.*) (\d+)\n", r'7,"\1",train,\2.0\r\n', text)
+        ).encode(),
+        "labels from 1": lambda text: re.sub(r" (\d+)\n", lambda m: f" {int(m[1]) + 1}\n", text).encode(),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_lists_however_they_are_written(lists, written):
+    """The same classes and images, in every file of the data set."""
+    before = read_inputs(lists)
+    for file in (lists.train, lists.val):
+        file.write_bytes(written[1](file.read_text()))
+    after = read_inputs(lists)
+    assert after.label_space() == before.label_space()
+    assert after.splits == before.splits
+
+
+def test_whole_paths(lists):
+    before = read_inputs(lists)
+    lists.train.write_text(re.sub("^(?=.)", f"{lists.images}/", lists.train.read_text(), flags=re.MULTILINE))
+    assert read_inputs(lists).splits == before.splits
+
+
+def test_labels_from_1_are_told_and_those_that_contradict_are_asked_about(lists, capsys):
+    from_1 = {
+        file: re.sub(r" (\d+)\n", lambda m: f" {int(m[1]) + 1}\n", file.read_text())
+        for file in (lists.train, lists.val)
+    }
+    from_0 = lists.val.read_text()
+    lists.val.write_text(from_1[lists.val])
+    with pytest.raises(ValueError, match=r"there is no class 3, only 0 to 2; are they counted from 1 here\?"):
+        read_inputs(lists)
+    lists.train.write_text(from_1[lists.train])
+    lists.val.write_text(from_0)
+    with pytest.raises(ValueError, match=r"there is no class 0, only 1 to 3; are they counted from 0 here\?"):
+        read_inputs(lists)
+    capsys.readouterr()
+    lists.val.write_text(from_1[lists.val])
+    read_inputs(lists)
+    said = capsys.readouterr().out
+    assert f"{lists.train}: its labels are taken as counted from 1" in said
+    assert f"{lists.train}: 6 training images of 3 classes taken" in said
+
+
+def test_headers_that_do_not_say_what_is_meant(lists):
+    text = re.sub(r"(.*) (\d+)\n", r"a,\1,\2\n", lists.train.read_text())
+    lists.train.write_text("who,where,what\n" + text)
+    with pytest.raises(ValueError, match=r"train\.txt begins with who, where, what: if these are columns, call"):
+        read_inputs(lists)
+    lists.train.write_text("who,path,label\n" + text + "b,c\n")
+    with pytest.raises(ValueError, match=r"train\.txt:8: 'b,c' has not the columns of the header"):
+        read_inputs(lists)
+
+
+def test_classes_in_nested_folders_are_called_by_all_that_tells_them_apart(tmp_path):
+    """Places365: /a/apartment_building/outdoor, /b/bazaar/outdoor."""
+    rows = ["/a/apartment/outdoor/1.jpg 0", "/b/bazaar/outdoor/1.jpg 1", "/b/beach/1.jpg 2"]
+    for row in rows:
+        file = tmp_path / row.split()[0][1:]
+        file.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(file)
+    (tmp_path / "list.txt").write_text("\n".join(rows))
+    assert list(read_split_file(tmp_path / "list.txt", tmp_path)) == ["apartment/outdoor", "bazaar/outdoor", "b/beach"]
+
+
+def test_several_boxes_of_one_class_are_one_image(inat):
+    file = inat / "train2018.json"
+    before = read_split_file(file, inat)
+    data = json.loads(file.read_text())
+    data["annotations"] += [a | {"id": 100 + i, "bbox": [0, 0, 9, 9]} for i, a in enumerate(data["annotations"][:3])]
+    file.write_text(json.dumps(data))
+    assert read_split_file(file, inat) == before
+
+
 def test_lists_that_do_not_fit_together(lists, tmp_path):
     whole = lists.val.read_text()
     lists.val.write_text(whole.replace("_2.JPEG 2", "_2.JPEG 3"))
     with pytest.raises(ValueError, match=r"val\.txt:1: there is no class 3, only 0 to 2"):
         read_inputs(lists)
     lists.val.write_text(whole.replace("_2.JPEG 2", "_2.JPEG 1"))
-    with pytest.raises(ValueError, match="have no image of 1 of the 3 classes, the first of which is 'n01484850'"):
-        read_inputs(lists)
+    assert [len(images) for images in read_inputs(lists).splits["val"].values()] == [1, 2, 0]
     lists.val.write_text(whole)
     with pytest.raises(ValueError, match="say with --images which folder"):
         read_inputs(EncodeInputs(lists.train, lists.val))
@@ -156,7 +244,7 @@ def test_lists_that_do_not_fit_together(lists, tmp_path):
         read_inputs(EncodeInputs(lists.train, lists.val, images=tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"the labels of .*val\.txt are numbers"):
         read_inputs(EncodeInputs(lists.images / "train", lists.val, images=lists.images))
-    lists.train.write_bytes(b"\xff\xfe")
+    lists.train.write_bytes(b"\xff\xfea")
     with pytest.raises(ValueError, match=r"train\.txt cannot be read"):
         read_inputs(lists)
 
@@ -168,8 +256,8 @@ def test_lists_that_do_not_fit_together(lists, tmp_path):
         (lambda data: data["images"][3].pop("file_name"), r"images\[3\] has no 'file_name' that is str"),
         (lambda data: data["categories"].append("Aves"), r"categories\[4\] has no 'id'"),
         (
-            lambda data: data["annotations"].append(data["annotations"][0]),
-            r"annotations\[10\] is the second of image 1",
+            lambda data: data["annotations"].append(data["annotations"][0] | {"category_id": 3}),
+            r"1 of the 10 images have .* several categories, the first is images\[9\], .*/01\.jpg, with 0 and 3",
         ),
         (lambda data: data["annotations"].pop(), r"images\[0\], train_val2018/Plantae/3/31\.jpg, has no annotation"),
         (lambda data: data["annotations"][2].update(image_id=77), r"annotations\[2\] is of image 77, which is not"),

@@ -47,3 +47,11 @@ def test_bins_are_closed_on_the_right():
     assert found.ece == pytest.approx(100 * (2 / 3) / 2)
     assert found.many is None
     assert found.per_class[1:] == [None, None]
+
+
+def test_classes_without_images_have_no_part_in_means_and_are_told():
+    space = LabelSpace.build({"a": 200, "b": 150, "c": 5, "d": 6})
+    logits = torch.eye(4)[[0, 0, 1, 2]] * 9
+    found = evaluate(lambda images: images, [(logits, torch.tensor([0, 0, 0, 2]))], space, torch.device("cpu"))
+    assert (found.all, found.many, found.few) == pytest.approx(((200 / 3 + 100) / 2, 200 / 3, 100))
+    assert found.row().endswith("(2 of 4 classes have no image)")

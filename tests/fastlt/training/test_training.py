@@ -1,6 +1,7 @@
 """Real training processes: killed and resumed, told to stop, diverging; on two CPU ranks through the launcher."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -154,6 +155,26 @@ def test_nothing_is_chosen_by_the_test_split(workshop):
     assert not (workshop.folder / "untuned-run" / "best.safetensors").exists()
     done = workshop.fastlt("evaluate", "untuned-run")
     assert "last weights (epoch 2), test, 45 images" in done.stdout
+
+
+def test_pairs_and_validation_images_that_are_not_there_are_told(workshop):
+    folder = workshop.folder / "lacking"
+    shutil.copytree(workshop.folder / "species", folder)
+    (folder / "neighbors.json").write_text("{}")
+    for image in (folder / "val" / "genus00_species0").iterdir():
+        image.unlink()
+    words = ["--train", folder / "train", "--val", folder / "val", "--auxiliary", folder / "auxiliary"]
+    done = workshop.fastlt("encode", "lacking/encoded", *words, "--neighbors", folder / "neighbors.json")
+    assert done.returncode == 0, done.stderr
+    told = "has no neighbor pairs, so no auxiliary class is silenced for a target"
+    for lambda_s in (0.1, 1):
+        done = workshop.fastlt(
+            *("train", "recipe.yaml", "data.path=lacking/encoded", f"output=lacking/{lambda_s}"),
+            *(f"loss.lambda_s={lambda_s}", "optimizer.epochs=1"),
+        )
+        assert done.returncode == 0, done.stderr
+        assert (told in done.stdout) == (lambda_s < 1)
+        assert "(1 of 9 classes have no image)" in done.stdout
 
 
 def test_one_process_without_launcher(workshop):

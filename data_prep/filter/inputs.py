@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.inputs.class_folders import images_below
 from fastlt.data_prep.inputs.images import ClassImages, TargetImages, read_class_images
 from fastlt.data_prep.inputs.split_files import is_json
-from fastlt.dataset.images import EXTENSIONS, in_tar
+from fastlt.dataset.images import in_tar
 
 
 def require_split(sources: TargetImages) -> None:
@@ -79,16 +79,9 @@ def training_images(catalog: Catalog, classes: ClassImages) -> dict[str, list[Pa
 def held_out_images(source: Path, what: str, root: Path | None, names: list[str]) -> list[Path]:
     """The images of a validation or test split, in the order of the training classes' `names` where it needs one."""
     if not source.is_file():
-        return _images_below(source, what)
+        images, _ = images_below(source)  # all of them, in class folders or not: training could read any
+        if not images:
+            raise ValueError(f"there is no {what} image in {source}.")
+        return images
     classes = read_class_images(source, f"{what} images", root, None if is_json(source) else names)
     return [Path(path) for paths in classes.values() for path in paths]
-
-
-def _images_below(root: Path, what: str) -> list[Path]:
-    """Every image below a folder, through links to folders too: a guarantee must not miss what training reads."""
-    found = []
-    for folder, _, files in os.walk(root, followlinks=True):
-        found += [Path(folder, name).absolute() for name in files if Path(name).suffix.lower() in EXTENSIONS]
-    if not found:
-        raise ValueError(f"there is no {what} image in {root}.")
-    return sorted(found)

@@ -34,7 +34,7 @@ def _as_word(c: str) -> str:
     """A sign by its name; what only separates words, and letters, as they are."""
     if c in _SIGNS:
         return f" {_SIGNS[c]} "
-    if c in "\u00a9\u00ae\u2122\u00b0":  # copyright, registered, trade mark, degree
+    if c in "\u00a9\u00ae\u2122\u00b0\u00d7":  # copyright, registered, trade mark, degree; of hybrids
         return " "
     return f" {unicodedata.name(c, '')} " if unicodedata.category(c) in ("Sm", "Sc", "So") else c
 

@@ -188,6 +188,7 @@ COMMANDS: dict[str, dict[str, type[Command]]] = {
     },
     "to try it": {"demo": Demo, "draw": Draw},
 }
+_MAX_SAID = 4000  # characters of an error: some list files
 _BY_NAME = {name: command for group in COMMANDS.values() for name, command in group.items()}
 
 
@@ -215,7 +216,7 @@ def main(words: list[str] | None = None) -> int:
             _require_no_dashes(rest)
         parse(_BY_NAME[name], f"fastlt {name}", keys_last(rest) if name == "train" else rest).run()
     except (ValueError, OptionError, OSError) as error:
-        print(f"fastlt: error: {error}", file=sys.stderr)
+        print(f"fastlt: error: {sentence(error)}", file=sys.stderr)
         return 1
     except sqlite3.DatabaseError as error:  # a full disk, mostly
         print(f"fastlt: error: the catalog cannot be used: {error}.", file=sys.stderr)
@@ -225,6 +226,12 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def sentence(error: Exception) -> str:
+    """What an error says, of any length and with nothing in it that a terminal obeys: it may quote foreign text."""
+    said = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(error))
+    return said if len(said) <= _MAX_SAID else f"{said[: _MAX_SAID - 300]} ... {said[-300:]}"
 
 
 def _require_no_dashes(words: list[str]) -> None:

@@ -22,7 +22,7 @@ from fastlt.dataset.images import EXTENSIONS
 # How the columns of a list with a header may be called.
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "img", "image_path", "image_id")
 _LABELS = ("label", "labels", "class", "class_id", "classid", "category_id", "category", "target", "y")
-_ROW = re.compile(r"(?P<path>.+?)(?:\s*[,;\t]\s*|\s+)(?P<label>\S+)")
+_ROW = re.compile(r"(?P<path>.+?)(?:\s*[,;\t]\s*|\s+)(?P<label>[\"']?\d[\d.]*[\"']?)")
 
 
 class Row(NamedTuple):

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +26,15 @@ from pathlib import Path
 from PIL import Image
 from protego import Protego
 
+from fastlt.cli import sentence
 from fastlt.data_prep.crawl.lists.columns import Asked
 from fastlt.data_prep.crawl.lists.urls import UrlList
 from fastlt.data_prep.crawl.options import ImageOptions
 from fastlt.data_prep.crawl.politeness import AGENT, our_rules
 from fastlt.data_prep.crawl.prepare import UnusableImageError, prepare
+from fastlt.data_prep.encode.neighbors import read_neighbors
+from fastlt.data_prep.inputs.class_lists import read_targets
+from fastlt.data_prep.inputs.split_files import read_split_file
 
 HANG = 60  # seconds
 SEEDS = Path(__file__).resolve().parents[3] / "shared" / "cases"
@@ -73,8 +78,9 @@ def refused(call: Callable[[], object]) -> object:
     try:
         return call()
     except ValueError as error:
-        if "\n" in str(error) or len(str(error)) > 3000 or not str(error):
-            raise Failure(f"not one sentence: {str(error)[:500]!r}") from error
+        said = sentence(error)
+        if "\n" in said or not said.isprintable() or not said.endswith((".", "?", "'")) or len(said) > 5000:
+            raise Failure(f"not one sentence: {said[:500]!r}") from error
         return None
 
 
@@ -169,7 +175,65 @@ def fuzz_images(draw: random.Random, folder: Path) -> None:
         prepare(damaged(draw, stream.getvalue()), ImageOptions(min_side=1), 10_000_000)
 
 
+NAMES = [
+    "black kite",
+    "n02085620-Chihuahua",
+    "001.Black_footed_Albatross",
+    "Gr\u00fcnspecht",
+    "\u5317\u4eac",
+    "a, b",
+    "x",
+]
+
+
+def fuzz_classes(draw: random.Random, folder: Path) -> None:
+    """Class lists: every class of a sound one is there, and of a damaged one that or a sentence."""
+    names = [f"{draw.choice(NAMES)} {i}" for i in range(draw.randint(1, 40))]
+    counts = {name: draw.randint(1, 999) for name in names}
+    separator = draw.choice(["\t", "\t", " \t"])
+    lines = "".join(f"{name}{separator}{count}\n" for name, count in counts.items())
+    content = draw.choice([lines, json.dumps(counts)]).encode(draw.choice(["utf-8", "utf-8-sig", "utf-16"]))
+    path = folder / ("classes.json" if content.lstrip(b"\xef\xbb\xbf\xff\xfe").startswith(b"{") else "classes.txt")
+    path.write_bytes(content)
+    found = {target.name: target.count for target in read_targets(path)}
+    if found != {unicodedata.normalize("NFC", name): count for name, count in counts.items()}:
+        raise Failure(f"{len(found)} of {len(counts)} classes")
+    files = [path, *seed_files("classes")]
+    seed = draw.choice(files)
+    path, other = folder / f"damaged {seed.name}", draw.choice(files)
+    path.write_bytes(damaged(draw, seed.read_bytes()))
+    refused(lambda: read_targets(path, other if draw.random() < 0.5 else None))
+
+
+def fuzz_splits(draw: random.Random, folder: Path) -> None:
+    """Split files and pairs: every image of a sound one is there."""
+    paths = [f"{name}/{i}.jpg" for i, name in enumerate(draw.choices(["a", "b c", "\u00fc"], k=draw.randint(3, 30)))]
+    for name in paths:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    first, slash, separator = draw.choice([0, 1]), draw.choice(["", "/"]), draw.choice(["\t", ","])
+    order = list(dict.fromkeys(name.partition("/")[0] for name in paths))
+    rows = [f"{slash}{name}{separator}{order.index(name.partition('/')[0]) + first}" for name in paths]
+    content = "\n".join(rows).encode(draw.choice(["utf-8", "utf-8-sig", "utf-16"]))
+    split = folder / "split.txt"
+    split.write_bytes(content)
+    found = sum(len(images) for images in read_split_file(split, folder, order).values())
+    if found != len(paths):
+        raise Failure(f"{found} of {len(paths)} images")
+    images = [{"id": i, "file_name": name} for i, name in enumerate(paths)]
+    labels = [{"id": i, "image_id": i, "category_id": order.index(n.partition("/")[0])} for i, n in enumerate(paths)]
+    coco = {"images": images, "annotations": labels, "categories": [{"id": i, "name": n} for i, n in enumerate(order)]}
+    split = folder / draw.choice(["split.txt", "split.json"])
+    split.write_bytes(damaged(draw, json.dumps(coco).encode() if split.suffix == ".json" else content))
+    refused(lambda: read_split_file(split, folder, order))
+    pairs = folder / "pairs.json"
+    pairs.write_bytes(damaged(draw, json.dumps({"a": ["x", "y"], "b c": ["x"]}).encode()))
+    refused(lambda: read_neighbors(pairs, {name: [] for name in order}, {"x": ["X"], "y": []}))
+
+
 TARGETS = {
+    "classes": fuzz_classes,
+    "splits": fuzz_splits,
     "rows": fuzz_rows,
     "lists": fuzz_lists,
     "robots": fuzz_robots,

@@ -158,12 +158,16 @@ class DelimitedTable(Table):
         self._delimiter = self._named[1] if self._named else _delimiter(head, file)
         # In tab-separated text a quote is a character, but for those who quote all they write.
         self._spans_lines = self._delimiter != "\t" or '"' in (head[0] if head else "")
-        rows = [fields for _, fields in self._records(enumerate(head, 1))]
+        # Without a header no line says how many values a row has: most do.
+        begins = bool(head) and _holds_url(head[0], self._delimiter)
+        widths = Counter(len(_fields(line, self._delimiter)) for line in head)
+        width = widths.most_common(1)[0][0] if begins else 0
+        rows = [fields for _, fields in self._records(enumerate(head, 1), width)]
         cells = rows[0] if rows else []
-        self.has_header = bool(cells) and not any(map(is_url, cells))
+        self.has_header = bool(cells) and not begins
         if len(cells) == 1 and cells[0].casefold() not in ("url", "urls"):  # else a line of something else
             self.has_header &= any(is_url(row[0]) for row in rows[1:2])
-        self.names = _unique(cells) if self.has_header else [str(i + 1) for i in range(len(cells))]
+        self.names = _unique(cells) if self.has_header else [str(i + 1) for i in range(width or len(cells))]
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         width, header = len(self.names), self.has_header
@@ -206,7 +210,7 @@ class DelimitedTable(Table):
         """The fields of a record that goes on in the next lines, which are taken from `ahead` and `rest`; or None."""
         if not self._spans_lines or not _is_open(line, self._delimiter):
             return None
-        text, has_url = line, any(map(is_url, _plain_fields(line, self._delimiter)))
+        text, has_url = line, _holds_url(line, self._delimiter)
         for more in range(_MAX_OPEN_LINES):
             if more == len(ahead):
                 item = next(rest, None)
@@ -269,12 +273,20 @@ def _plain_fields(text: str, delimiter: str) -> list[str]:
     return [cell.strip() for cell in text.split(delimiter)]
 
 
+def _fields(line: str, delimiter: str) -> list[str]:
+    return _quoted_fields(line, delimiter) or _plain_fields(line, delimiter)
+
+
+def _holds_url(line: str, delimiter: str) -> bool:
+    return any(map(is_url, _plain_fields(line, delimiter)))
+
+
 def _delimiter(head: list[str], file: Path) -> str:
     """What stands between the values of the first lines; "" for one value a line."""
     one_a_line = _suffixes(file).isdisjoint({".csv", ".tsv"}) and all(is_url(line) for line in head if "\t" not in line)
     best, most = "", 0.0
     for delimiter in _DELIMITERS[:1] if one_a_line else _DELIMITERS:
-        widths = [len(_quoted_fields(line, delimiter) or _plain_fields(line, delimiter)) for line in head]
+        widths = [len(_fields(line, delimiter)) for line in head]
         alike = sum(width == widths[0] for width in widths) / len(widths) if widths else 0.0
         if widths and widths[0] > 1 and alike > most:
             best, most = delimiter, alike

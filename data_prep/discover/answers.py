@@ -34,7 +34,10 @@ _KEYS = re.compile(
 _NAME_KEYS = ("name", "category", "title", "label", "common_name", "species", "class", "breed", "model", "style")
 _ITEM = re.compile(r"(?:[-*•\u2013+]|\(?\d{1,3}[.):])\s+(.+)")
 _REFUSAL = re.compile(r"\b(?:cannot|can['\u2019]t|unable|sorry)\b", re.IGNORECASE)
-_TALK = re.compile(r"\b(?:please|need|because|why|reasons?|clarif\w*|questions?)\b|[?]", re.IGNORECASE)
+_TALK = re.compile(  # that introduces no answer
+    r"\b(?:please|need|because|why|reasons?|clarif\w*|questions?|which of|(?:can|could|do|would) you)\b|[?]",
+    re.IGNORECASE,
+)
 
 
 class Categories(BaseModel):
@@ -62,14 +65,19 @@ def without_thoughts(text: str) -> str:
     """What is said after thinking; a thought without end goes on to the end, one without beginning is all before it."""
     if re.match(r"\s*analysis(?=[A-Z])", text):  # gpt-oss, by a server that drops the marks of channels
         text = text.rpartition("assistantfinal")[2] if "assistantfinal" in text else ""
-    said, thinking, position = "", "", 0
+    said: list[str] = []
+    thinking, position = "", 0
     for mark in _THOUGHT.finditer(text := _last_channel(text)):
         kind = mark[mark.lastgroup or 0].lower()
         if not _ENDS.search(mark[0]):
-            said, thinking = (said, thinking) if thinking else (said + text[position : mark.start()], kind)
+            if not thinking:
+                said.append(text[position : mark.start()])
+                thinking = kind
         elif thinking in ("", kind):
-            said, thinking, position = said if thinking else "", "", mark.end()
-    return said if thinking else said + text[position:]
+            if not thinking:
+                said.clear()
+            thinking, position = "", mark.end()
+    return "\n".join(said if thinking else [*said, text[position:]])
 
 
 def _last_channel(text: str) -> str:

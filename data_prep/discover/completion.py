@@ -48,7 +48,8 @@ class Completion:
         except (ValueError, RecursionError):  # prose, half a JSON
             whole = None
         choice = _first(whole, "choices")
-        error = _get(whole, "error") or _get(choice, "error")
+        finish = str(_get(choice, "finish_reason")).casefold()
+        error = _get(whole, "error") or _get(choice, "error") or (finish == "error" and finish)
         if error:
             raise ValueError(f"an error for an answer: {str(_get(error, 'message') or error)[:120]}")
         message = _get(choice, "message")
@@ -56,10 +57,10 @@ class Completion:
             raise ValueError(f"no chat completion but {body.decode(errors='replace')[:80]!r}")
         usage = _get(whole, "usage")
         return cls(
-            content=_text(message.get("content")),
+            content=_text(message.get("content")) or _text(message.get("refusal")),
             arguments=_arguments(message),
             thoughts=_text(message.get("reasoning_content")) or _text(message.get("reasoning")),
-            finish=str(_get(choice, "finish_reason")).casefold(),
+            finish=finish,
             prompt_tokens=_count(usage, "prompt_tokens"),
             completion_tokens=_count(usage, "completion_tokens"),
         )

@@ -32,8 +32,8 @@ FAILED_IN_A_ROW = 3  # questions without an answer after which the endpoint is g
 MAX_BACKOFF = 60.0
 HTTP_RETRIED = (408, 409, 425)  # besides 429 and 5xx
 ABOUT_SYSTEM = re.compile(  # as chat templates and servers word that a model has no system role
-    r"system.{0,3} (?:role|message|prompt|instruction)|role\W.{0,60}\bsystem\b|developer instruction"
-    r"|roles must alternate|only user(?:,| and) (?:model|assistant)",
+    r"system.{0,3} (?:role|message|prompt|instruction)|role(?!['\"]\s*:)\W.{0,120}\bsystem\b"
+    r"|developer instruction|roles must alternate|only user(?:,| and) (?:model|assistant)",
     re.IGNORECASE,
 )
 
@@ -208,25 +208,32 @@ class Llm:
         refusal = None
         position = self._format
         while True:
-            told, limit_name = self._has_system_role, self._limit_name
+            wording = self._has_system_role, self._limit_name
             try:
                 completion = await self._post(messages, schema, FORMATS[position])
             except APIError as error:
                 self._reached |= _status(error) is not None
-                if told and ABOUT_SYSTEM.search(error.message):
-                    self._has_system_role = False
-                elif limit_name == "max_tokens" and "max_completion_tokens" in error.message:
-                    self._limit_name = "max_completion_tokens"
-                elif self._format_works or not isinstance(error, (BadRequestError, UnprocessableEntityError)):
+                if self._words_otherwise(error, *wording):
+                    continue
+                if self._format_works or not isinstance(error, (BadRequestError, UnprocessableEntityError)):
                     raise
-                else:
-                    refusal = refusal or error
-                    position += 1
-                    if position == len(FORMATS):
-                        raise refusal from None
+                refusal = refusal or error
+                position += 1
+                if position == len(FORMATS):
+                    raise refusal from None
             else:
                 self._format, self._format_works = position, True
                 return completion
+
+    def _words_otherwise(self, error: APIError, had_system_role: bool, limit_name: str) -> bool:
+        """Whether what was refused is now said in another way: the system's text, or the limit of an answer."""
+        if had_system_role and ABOUT_SYSTEM.search(error.message):
+            self._has_system_role = False
+            return True
+        if limit_name == "max_tokens" and "max_completion_tokens" in error.message:
+            self._limit_name = "max_completion_tokens"
+            return True
+        return False
 
     async def _post(self, messages: list[Message], schema: dict[str, Any], name: str) -> Completion:
         from openai import APIResponseValidationError

@@ -8,6 +8,7 @@ way (WAL).
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -212,20 +213,34 @@ class Catalog:
 
     # Answers of the language model
 
-    def answer(self, key: str) -> str | None:
-        """The answer to what was asked under that key."""
+    def answer(self, key: str) -> str:
+        """The answer to what was asked under that key, "" if there is none."""
         row = self._run("SELECT content FROM answer WHERE key = ?", [key]).fetchone()
-        return row[0] if row else None
+        return row[0] if row else ""
 
     def keep_answer(self, key: str, model: str, content: str, prompt_tokens: int, completion_tokens: int) -> None:
-        """Keeps an answer for good."""
+        """Keeps an answer for good, or "" where it was of no use; what was asked again costs the sum."""
         row = [key, model, content, prompt_tokens, completion_tokens]
-        self._run("INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?, ?)", row)
+        self._run(
+            "INSERT INTO answer VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET content = excluded.content,"
+            " prompt_tokens = prompt_tokens + excluded.prompt_tokens,"
+            " completion_tokens = completion_tokens + excluded.completion_tokens",
+            row,
+        )
+
+    def count_unusable_answer(self, why: str) -> None:
+        """One more answer was of no use."""
+        number = self.unusable_answers()
+        self.remember("unusable answers", json.dumps(number | {why: number.get(why, 0) + 1}))
+
+    def unusable_answers(self) -> dict[str, int]:
+        """How many answers were of no use, by reason."""
+        return dict(json.loads(self.setting("unusable answers") or "{}"))
 
     def answer_costs(self) -> sqlite3.Row:
-        """Of all answers: `answers`, `prompt_tokens`, `completion_tokens`; and `dearest`, the tokens of the dearest."""
+        """Of all answers: `answers` of use, `prompt_tokens`, `completion_tokens`; `dearest`: tokens of the dearest."""
         return self._run(
-            "SELECT count(*) AS answers, ifnull(sum(prompt_tokens), 0) AS prompt_tokens,"
+            "SELECT count(nullif(content, '')) AS answers, ifnull(sum(prompt_tokens), 0) AS prompt_tokens,"
             " ifnull(sum(completion_tokens), 0) AS completion_tokens,"
             " ifnull(max(prompt_tokens + completion_tokens), 0) AS dearest FROM answer"
         ).fetchone()
@@ -515,6 +530,7 @@ class Catalog:
         found["neighbor"] = self._number(pairs)
         costs = self.answer_costs()
         found["answer"] = {name: costs[name] for name in ("answers", "prompt_tokens", "completion_tokens")}
+        found["answer"]["unusable"] = self.unusable_answers()
         found["shard"] = dict(self._run("SELECT state, count(*) FROM shard GROUP BY state").fetchall())
         return found
 

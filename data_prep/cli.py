@@ -26,7 +26,7 @@ class Discover:
     """Ask a language model for auxiliary categories of every target class.
 
     Class names and counts go in, categories and neighbor pairs come out. Stopped in any way, the same command goes on
-    where it was and asks nothing twice.
+    where it was and asks nothing again that was answered.
     """
 
     catalog: CatalogFile

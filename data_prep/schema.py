@@ -33,7 +33,8 @@ CREATE TABLE neighbor (
     PRIMARY KEY (target, category)
 ) WITHOUT ROWID;
 
--- The LLM's answers by the SHA-256 of what it was asked, so that nothing is asked twice.
+-- The LLM's answers by the SHA-256 of what it was asked, so that nothing is asked twice. Without content: what asking
+-- in vain cost.
 CREATE TABLE answer (
     key TEXT PRIMARY KEY,
     model TEXT NOT NULL,

@@ -28,6 +28,7 @@ def status_text(found: dict[str, Any]) -> str:
             answer = found["answer"]
             tokens = f"{answer['prompt_tokens']:,} tokens asked, {answer['completion_tokens']:,} answered"
             lines.append(f"{'answers of the LLM':<21}{answer['answers']:>10,}   {tokens}")
+            lines += [f"{'':<21}{number:>10,}     unusable: {why}" for why, number in answer["unusable"].items()]
     shards = ", ".join(f"{number:,} {state}" for state, number in found["shard"].items()) or "none"
     lines.append(f"{'shards':<21}{sum(found['shard'].values()):>10,}   {shards}")
     return "\n".join(lines)

@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
 from tqdm import tqdm
 
 from fastlt.data_prep.catalog import Catalog
-from fastlt.data_prep.discover.llm import EndpointError, Llm, UnansweredError, UnreadableError
+from fastlt.data_prep.discover.answers import MAX_WORDS, Categories
+from fastlt.data_prep.discover.llm import UNREADABLE, EndpointError, Llm, UnansweredError, UnreadableError
 from fastlt.data_prep.discover.options import DiscoverOptions, EndpointOptions
 from fastlt.data_prep.discover.prompt import Prompt
 from fastlt.data_prep.inputs.class_lists import TargetClass
 from fastlt.data_prep.names import all_keys, clean_title, normalized, plain_names, same_name_key
-
-MAX_WORDS = 8  # words; more is a sentence
 
 
 @dataclass(frozen=True)
@@ -55,22 +53,6 @@ class Discovered:
         )
 
 
-class Categories(BaseModel):
-    """The answer's shape."""
-
-    model_config = ConfigDict(json_schema_extra={"additionalProperties": False})  # as strict schemas must say
-    categories: list[str]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_models_without_schema_say(cls, value: object) -> object:
-        """A bare list, or objects with a name, will do."""
-        names = value.get("categories") if isinstance(value, dict) else value
-        if not isinstance(names, list):
-            return value
-        return {"categories": [name.get("name") if isinstance(name, dict) else name for name in names]}
-
-
 def discover(
     catalog: Catalog, classes: Sequence[TargetClass], endpoint: EndpointOptions, options: DiscoverOptions | None = None
 ) -> Discovered:
@@ -78,6 +60,7 @@ def discover(
 
     A class is asked about until it has as many categories as wanted, a round brings no new name, or the rounds are
     used up; in the last two cases its state is `short`, and it is left in peace until model, prompt or options change.
+    A class whose answers cannot be read is `short` too, and is asked about again by the next run.
 
     Args:
         catalog: an open catalog, locked while this runs.
@@ -174,7 +157,8 @@ class _Discovery:
         progress = self._progress(target)
         names = self._named(target)
         kept = sum(state == "kept" for _, state in names)
-        if progress.settings == settings and target["state"] == ("short" if kept < wanted else "done"):
+        settled = target["state"] == ("short" if kept < wanted else "done")
+        if settled and progress.settings == settings and not target["reason"].startswith(UNREADABLE):
             return
         if progress.settings != settings or target["state"] != "open":
             progress.settings, progress.rounds = settings, 0
@@ -265,17 +249,22 @@ class _Discovery:
         wanting = [target for target in self._targets if self._options.wanted(target["count"])]
         neighbors = self._catalog.neighbors()
         empty = tuple(target["name"] for target in wanting if target["name"] not in neighbors)
+        unusable = self._llm.unusable_told
+        also = f" {unusable}." if unusable else ""
         left = len(self._targets) - self._finished
         if left:
             raise ValueError(
                 f"{self._llm.stopped or self._first_failure}. {left:,} of {len(self._targets):,} target classes are "
                 f"not finished; what was found is in {self._catalog.path}, and the same command continues from there."
+                f"{also}"
             )
         if len(empty) == len(wanting):
             raise ValueError(
                 f"no target class has any category after {self._llm.asked + self._llm.reused:,} answers: see "
-                f"`fastlt status {self._catalog.path}` for the reasons, and try another model or prompt."
+                f"`fastlt status {self._catalog.path}` for the reasons, and try another model or prompt.{also}"
             )
+        if unusable:
+            tqdm.write(f"fastlt: warning: {unusable}", file=sys.stderr)
         if empty:
             named = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
             tqdm.write(

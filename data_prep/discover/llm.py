@@ -9,29 +9,33 @@ import random
 import re
 import sys
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
 from tqdm import tqdm
 
 from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.discover.answers import Categories, read_json
+from fastlt.data_prep.discover.completion import CUT_OFF, NO_JSON, Completion
 from fastlt.data_prep.discover.options import EndpointOptions
+from fastlt.data_prep.discover.prompt import Message, without_system
 from fastlt.data_prep.retry_after import retry_after
 
 if TYPE_CHECKING:
     from openai import APIError
-    from openai.types.chat import ChatCompletion
-
-Message = dict[str, str]
-Shape = TypeVar("Shape", bound=BaseModel)
 
 FORMATS = ("json_schema", "json_object", "text")  # what servers know, best first
 REPAIRS = 2  # how often a model is told that its answer was no JSON
+UNREADABLE = "the model does not answer with the JSON that it was asked for"
 REPAIR = "That was not the JSON object that was asked for. Answer with that JSON object and nothing else."
 FAILED_IN_A_ROW = 3  # questions without an answer after which the endpoint is given up
 MAX_BACKOFF = 60.0
 HTTP_RETRIED = (408, 409, 425)  # besides 429 and 5xx
+ABOUT_SYSTEM = re.compile(  # as chat templates and servers word that a model has no system role
+    r"system.{0,3} (?:role|message|prompt|instruction)|role(?!['\"]\s*:)\W.{0,120}\bsystem\b"
+    r"|developer instruction|roles must alternate|only user(?:,| and) (?:model|assistant)",
+    re.IGNORECASE,
+)
 
 
 class EndpointError(ValueError):
@@ -43,17 +47,19 @@ class UnansweredError(Exception):
 
 
 class UnreadableError(Exception):
-    """A model's answers to one question cannot be read; they are kept, so it would not be asked again."""
+    """A model's answers to one question cannot be read; the next run asks again."""
 
 
 class Llm:
     """Asks questions whose answers are JSON of a given shape.
 
     Answers lie in the catalog under the SHA-256 of model, messages and schema: whoever asks the same again, in this
-    run or another and wherever the endpoint has moved, gets them from there.
+    run or another and wherever the endpoint has moved, gets them from there. Of an answer that cannot be used only the
+    cost is kept.
 
     Attributes:
         asked, reused: answers of the endpoint, and of the catalog, in this run.
+        unusable: how many of the asked could not be used, by reason.
         tokens: what all answers in the catalog cost.
         stopped: why no more is asked, once that is so.
     """
@@ -72,11 +78,14 @@ class Llm:
         self.tokens: int = costs["prompt_tokens"] + costs["completion_tokens"]
         self._dearest: int = costs["dearest"]  # tokens of one question
         self.asked = self.reused = 0
+        self.unusable: Counter[str] = Counter()
         self.stopped: EndpointError | None = None
         self._asking: dict[str, asyncio.Lock] = {}
         self._reserved = 0  # tokens for the questions in flight
         self._format = 0  # of FORMATS
         self._format_works = False
+        self._has_system_role = True
+        self._limit_name = "max_tokens"
         self._reached = False
         self._not_before = 0.0  # nobody sends before
         self._failed_in_a_row = 0
@@ -85,7 +94,7 @@ class Llm:
         """Closes the connections."""
         await self._client.close()
 
-    async def ask(self, messages: list[Message], shape: type[Shape]) -> Shape:
+    async def ask(self, messages: list[Message], shape: type[Categories]) -> Categories:
         """The answer to a chat; a model whose answer is no such JSON is told so and asked again.
 
         Raises:
@@ -93,41 +102,51 @@ class Llm:
             UnreadableError: the model answers, but not what was asked for.
             EndpointError: nothing more can be asked, for example as the tokens are used up.
         """
-        for _ in range(1 + REPAIRS):
-            content = await self._answer(messages, shape.model_json_schema())
-            found = read_json(content, shape)
-            if found is not None:
-                return found
-            said = {"role": "assistant", "content": content[:2000] or "(nothing)"}
-            messages = [*messages, said, {"role": "user", "content": REPAIR}]
-        raise UnreadableError("the model does not answer with the JSON that it was asked for")
-
-    async def _answer(self, messages: list[Message], schema: dict[str, Any]) -> str:
-        everything = json.dumps([self._endpoint.model, messages, schema], sort_keys=True)
+        everything = json.dumps([self._endpoint.model, messages, shape.model_json_schema()], sort_keys=True)
         key = hashlib.sha256(everything.encode()).hexdigest()
         async with self._asking.setdefault(key, asyncio.Lock()):  # two classes may ask the same
-            kept = self._catalog.answer(key)
+            kept = read_json(self._catalog.answer(key), shape)
             if kept is not None:
                 self.reused += 1
                 return kept
-            return await self._new_answer(key, messages, schema)
+            return await self._new_answer(key, messages, shape)
 
-    async def _new_answer(self, key: str, messages: list[Message], schema: dict[str, Any]) -> str:
-        prompt_tokens = sum(len(message["content"].encode()) for message in messages) // 3  # an estimate, rather high
-        reserved = self._reserve(max(prompt_tokens + 200, self._dearest))
-        try:
-            completion = await self._send_until_answered(messages, schema)
-        finally:
-            self._reserved -= reserved
-        content = (completion.choices[0].message.content or "").encode(errors="replace").decode()
-        usage = completion.usage  # not every server tells
-        prompt_tokens = (usage and usage.prompt_tokens) or prompt_tokens
-        completion_tokens = (usage and usage.completion_tokens) or len(content.encode()) // 3
-        self._catalog.keep_answer(key, self._endpoint.model, content, prompt_tokens, completion_tokens)
+    async def _new_answer(self, key: str, messages: list[Message], shape: type[Categories]) -> Categories:
+        fault = ""
+        for _ in range(1 + REPAIRS):
+            prompt_tokens = sum(len(message["content"].encode()) for message in messages) // 3  # rather high
+            reserved = self._reserve(max(prompt_tokens + 200, self._dearest))
+            try:
+                completion = await self._send_until_answered(messages, shape.model_json_schema())
+            finally:
+                self._reserved -= reserved
+            text, found = completion.answer(shape)
+            self._keep(key, text, completion, prompt_tokens)
+            if found is not None:
+                return found
+            fault = completion.fault
+            self.unusable[fault] += 1
+            self._catalog.count_unusable_answer(fault)
+            said = {"role": "assistant", "content": completion.said[:2000] or "(nothing)"}
+            messages = [*messages, said, {"role": "user", "content": REPAIR}]
+        raise UnreadableError(UNREADABLE + ("" if fault == NO_JSON else f" ({fault})"))
+
+    def _keep(self, key: str, text: str, completion: Completion, prompt_tokens: int) -> None:
+        prompt_tokens = completion.prompt_tokens or prompt_tokens  # not every server tells
+        completion_tokens = completion.completion_tokens or completion.length // 3
+        self._catalog.keep_answer(key, self._endpoint.model, text, prompt_tokens, completion_tokens)
         self.asked += 1
         self.tokens += prompt_tokens + completion_tokens
         self._dearest = max(self._dearest, prompt_tokens + completion_tokens)
-        return content
+
+    @property
+    def unusable_told(self) -> str:
+        """How many answers could not be used and why, in a sentence; "" where all could."""
+        if not self.unusable:
+            return ""
+        mend = {CUT_OFF: f"{CUT_OFF} (a higher --max-tokens allows longer answers)"}
+        why = ", ".join(f"{number:,} {mend.get(fault, fault)}" for fault, number in self.unusable.most_common())
+        return f"{self.unusable.total():,} of {self.asked:,} answers could not be used: {why}"
 
     def _reserve(self, tokens: int) -> int:
         limit = self._endpoint.max_tokens_total
@@ -145,7 +164,7 @@ class Llm:
         """From now on nothing is sent; the first reason counts."""
         self.stopped = self.stopped or EndpointError(why)
 
-    async def _send_until_answered(self, messages: list[Message], schema: dict[str, Any]) -> ChatCompletion:
+    async def _send_until_answered(self, messages: list[Message], schema: dict[str, Any]) -> Completion:
         from openai import APIError
 
         sent, failures, waited, until = 0, 0, 0.0, 0.0
@@ -179,37 +198,56 @@ class Llm:
         if self.stopped:
             raise self.stopped
 
-    async def _send(self, messages: list[Message], schema: dict[str, Any]) -> ChatCompletion:
-        """Sends once; where the endpoint has not answered yet, a refused format is followed by the next simpler one."""
-        from openai import APIResponseValidationError, BadRequestError, UnprocessableEntityError
+    async def _send(self, messages: list[Message], schema: dict[str, Any]) -> Completion:
+        """Sends once; what the endpoint refuses to be told is told otherwise.
+
+        A refused format is followed by the next simpler one where the endpoint has not answered yet.
+        """
+        from openai import APIError, BadRequestError, UnprocessableEntityError
 
         refusal = None
-        for position in range(self._format, len(FORMATS)):
-            given: dict[str, Any] = {"messages": messages}
-            if position < 2:
-                given["response_format"] = _response_format(FORMATS[position], schema)
+        position = self._format
+        while True:
+            wording = self._has_system_role, self._limit_name
             try:
-                raw = await self._client.chat.completions.with_raw_response.create(model=self._endpoint.model, **given)
-            except (BadRequestError, UnprocessableEntityError) as error:
-                self._reached = True
-                if self._format_works:
+                completion = await self._post(messages, schema, FORMATS[position])
+            except APIError as error:
+                self._reached |= _status(error) is not None
+                if self._words_otherwise(error, *wording):
+                    continue
+                if self._format_works or not isinstance(error, (BadRequestError, UnprocessableEntityError)):
                     raise
                 refusal = refusal or error
-                continue
-            self._reached = True
-            try:
-                completion: Any = raw.parse()
-                usable = bool(completion.choices and completion.choices[0].message)
-            except (AttributeError, TypeError, ValueError):  # prose, half a JSON, another JSON
-                usable = False
-            if not usable:
-                raise APIResponseValidationError(
-                    raw.http_response, None, message=f"no chat completion but {raw.http_response.text[:80]!r}"
-                )
-            self._format, self._format_works = position, True
-            return completion
-        assert refusal is not None
-        raise refusal
+                position += 1
+                if position == len(FORMATS):
+                    raise refusal from None
+            else:
+                self._format, self._format_works = position, True
+                return completion
+
+    def _words_otherwise(self, error: APIError, had_system_role: bool, limit_name: str) -> bool:
+        """Whether what was refused is now said in another way: the system's text, or the limit of an answer."""
+        if had_system_role and ABOUT_SYSTEM.search(error.message):
+            self._has_system_role = False
+            return True
+        if limit_name == "max_tokens" and "max_completion_tokens" in error.message:
+            self._limit_name = "max_completion_tokens"
+            return True
+        return False
+
+    async def _post(self, messages: list[Message], schema: dict[str, Any], name: str) -> Completion:
+        from openai import APIResponseValidationError
+
+        given: dict[str, Any] = {"messages": messages if self._has_system_role else without_system(messages)}
+        if name != "text":
+            given["response_format"] = _response_format(name, schema)
+        if self._endpoint.max_tokens:
+            given[self._limit_name] = self._endpoint.max_tokens
+        raw = await self._client.chat.completions.with_raw_response.create(model=self._endpoint.model, **given)
+        try:
+            return Completion.read(raw.http_response.content)
+        except ValueError as error:
+            raise APIResponseValidationError(raw.http_response, None, message=str(error)) from None
 
     def _stop_if_hopeless(self, error: APIError) -> None:
         status = _status(error)
@@ -248,33 +286,6 @@ class Llm:
     @property
     def _where(self) -> str:
         return str(self._client.base_url)
-
-
-def read_json(text: str, shape: type[Shape]) -> Shape | None:
-    """The last JSON value of that shape in a text, which may have prose, thoughts or a fence around it.
-
-    Nothing is repaired: an answer that was cut off is none, and the model is asked again.
-    """
-    found = None
-    for value in _json_values(re.sub(r"<think>.*?</think>", "", text, flags=re.DOTALL)):
-        try:
-            found = shape.model_validate(value)
-        except ValidationError:
-            continue
-    return found
-
-
-def _json_values(text: str) -> Iterator[Any]:
-    decoder = json.JSONDecoder()
-    position = 0
-    while start := re.compile(r"[{\[]").search(text, position):
-        try:
-            value, position = decoder.raw_decode(text, start.start())
-            yield value
-        except json.JSONDecodeError:
-            position = start.end()
-        except RecursionError:  # brackets without end, each of which would be as slow
-            return
 
 
 def _response_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:

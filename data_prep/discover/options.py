@@ -30,6 +30,8 @@ class EndpointOptions:
     max_tokens_total: OptionalInt = None
     """Tokens, prompts and answers, that the catalog may cost over all runs (default: no limit). A question is taken to
     cost as much as the most expensive so far, so only the first ones can pass the limit."""
+    max_tokens: OptionalInt = None
+    """Tokens that one answer may take, thoughts included (default: as many as the server allows)."""
     attempts: int = 6
     """Attempts per question, while the server fails."""
     max_wait: float = 600.0
@@ -38,7 +40,7 @@ class EndpointOptions:
     """Seconds to wait for one answer."""
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "max_tokens_total", "attempts", "max_wait", "timeout"):
+        for name in ("concurrency", "max_tokens_total", "max_tokens", "attempts", "max_wait", "timeout"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more.")

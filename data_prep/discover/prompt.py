@@ -60,3 +60,11 @@ class Prompt:
     def messages(self, **values: object) -> list[Message]:
         """The chat with every placeholder filled in."""
         return [{"role": role, "content": Template(text).substitute(values)} for role, text in self.sections]
+
+
+def without_system(messages: list[Message]) -> list[Message]:
+    """The same chat for a model without a system role: its first user message begins with the system's text."""
+    if messages[0]["role"] != "system":
+        return messages
+    system, first, *others = messages
+    return [{"role": first["role"], "content": f"{system['content']}\n\n{first['content']}"}, *others]

@@ -32,6 +32,8 @@ from fastlt.data_prep.crawl.lists.urls import UrlList
 from fastlt.data_prep.crawl.options import ImageOptions
 from fastlt.data_prep.crawl.politeness import AGENT, our_rules
 from fastlt.data_prep.crawl.prepare import UnusableImageError, prepare
+from fastlt.data_prep.discover.answers import Categories
+from fastlt.data_prep.discover.completion import Completion
 from fastlt.data_prep.encode.neighbors import read_neighbors
 from fastlt.data_prep.inputs.class_lists import read_targets
 from fastlt.data_prep.inputs.split_files import read_split_file
@@ -162,6 +164,34 @@ def fuzz_robots(draw: random.Random, folder: Path) -> None:
         raise Failure(f"waits {delay} s")
 
 
+ANSWERS = [
+    '{"categories": ["red kite", "black kite"]}', "<think>hm</think>\n1. red kite\n2. black kite",
+    '```json\n["red kite", \'black kite\',]\n```', '{"categories":["a"]} (left out ["c"])', "- **red kite**: red",
+]  # fmt: skip
+
+
+def fuzz_answers(draw: random.Random, folder: Path) -> None:
+    """What a language model says: nothing that it does not name."""
+    texts = [text for path in seed_files("llm") for text in [path.read_text()] if path.name == "answers.json"]
+    known = [*ANSWERS, *(text for file in texts for text in _strings(json.loads(file)))]
+    text = damaged(draw, draw.choice(known).encode()).decode(errors="replace")
+    body = {"choices": [{"message": {"content": text}, "finish_reason": draw.choice(["stop", "length", None, 3])}]}
+    raw = damaged(draw, json.dumps(body).encode()) if draw.random() < 0.3 else json.dumps(body).encode()
+    try:
+        _, found = Completion.read(raw).answer(Categories)
+    except ValueError:
+        return  # no completion, as the client is told
+    if any(not name.strip() or "\n" in name for name in (found.categories if found else [])):
+        raise Failure(f"no names: {found}")
+
+
+def _strings(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for item in inner for text in _strings(item)]
+
+
 def fuzz_images(draw: random.Random, folder: Path) -> None:
     """Bytes of images; only what decoders of this process refuse: the crawl has them in processes of their own."""
     size = (draw.randint(1, 90), draw.randint(1, 90))
@@ -238,6 +268,7 @@ TARGETS = {
     "lists": fuzz_lists,
     "robots": fuzz_robots,
     "images": fuzz_images,
+    "answers": fuzz_answers,
 }  # fmt: skip
 
 

@@ -249,6 +249,8 @@ class Trainer:
             f"{self.steps_per_epoch:.1f} steps of {recipe.optimizer.batch_size} on {self.world_size} "
             f"{self.device.type} ranks, {self.engine.module.compute_dtype}, ZeRO {recipe.engine.zero_stage}"
         ]
+        if not self.step:
+            lines += [f"weights: {said}" for said in self.engine.module.said]
         if self.held_out == "test":
             lines.append(
                 f"warning: {recipe.data.path} has no validation split: the accuracies below are those of the test "

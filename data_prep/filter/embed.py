@@ -31,7 +31,6 @@ from fastlt.loaders.normalize import Normalize
 from fastlt.loaders.workers import WORKERS, end_with_parent, start_server
 from fastlt.recipe import ModelRecipe
 
-_SEED = 0x5EED  # of the weights that a file does not bring
 _Sample = tuple[Tensor | None, tuple[int, int] | None, str]
 
 
@@ -103,13 +102,7 @@ def timm_encoder(name: str, weights: Path | None, image_size: int | None = None)
         raise ValueError(f"timm has no model {name!r}: see timm.list_models().")
     size = image_size or config.input_size[-1]
     recipe = ModelRecipe(name=name, pretrained=str(weights) if weights else True)
-    torch.manual_seed(_SEED)
-    try:
-        backbone = create_backbone(recipe, size, tell=print)
-    except ValueError:
-        raise
-    except Exception as error:  # hubs out of reach raise many kinds
-        raise ValueError(f"the weights of {name} cannot be loaded from the hub: {error}") from None
+    backbone = create_backbone(recipe, size, tell=print)
     data: dict[str, Any] = resolve_model_data_config(backbone)
     normalization = data["mean"], data["std"]
     return Encoder(name, backbone, size, data["crop_pct"], data["interpolation"], normalization, data["crop_mode"])

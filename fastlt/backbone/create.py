@@ -142,5 +142,5 @@ def _what_is_wrong(taken: Taken, name: str) -> str:
     if filled:
         value = "true" if taken.beyond else len(taken.unfilled)
         what = "the others as they are drawn" if taken.unfilled else "what fits"
-        said.append(f"model.allow_missing={value} would train with {what}")
+        said.append(f"in a recipe, model.allow_missing={value} would train with {what}")
     return "; ".join(said)

@@ -42,8 +42,8 @@ class Classifier(nn.Module):
         super().__init__()
         model, size = recipe.model, recipe.data.image_size
         self.said: list[str] = []
-        outputs = _kept_outputs(model)
-        backbone: Any = create_backbone(model, size, outputs, self.said.append)  # timm's attributes are beyond nn.Module's
+        # timm's attributes are beyond nn.Module's
+        backbone: Any = create_backbone(model, size, _kept_outputs(model), self.said.append)
         self.backbone = backbone
         self.in_features: int = backbone.num_classes or backbone.head_hidden_size  # CLIP's projection is `num_classes`
         self.head = _whole_head(recipe, label_space, self.in_features) if with_head else None
@@ -123,8 +123,10 @@ def head_arguments(recipe: Recipe, label_space: LabelSpace) -> dict[str, Any]:
 
 def _kept_outputs(model: ModelRecipe) -> int:
     """CLIP's projection to where its text embeddings are is what timm calls its classifier; 0 where it is cut off."""
-    config = timm.get_pretrained_cfg(model.name) if model.class_embeddings else None
-    return config.num_classes if config and config.num_classes == embedding_size(model.class_embeddings) else 0
+    config = timm.get_pretrained_cfg(model.name)
+    if not model.class_embeddings or not config or config.num_classes != embedding_size(model.class_embeddings):
+        return 0
+    return config.num_classes
 
 
 def embedding_size(file: Path) -> int:

@@ -81,9 +81,11 @@ def _torch(file: Path) -> Any:
     import torch
     from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-    kept = [argparse.Namespace, np.dtype, np.ndarray, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDSUO"}]
-    for package in ("numpy.core", "numpy._core"):  # a measure beside the weights is often a number of NumPy's
-        kept += [(getattr(np._core.multiarray, name), f"{package}.multiarray.{name}") for name in _NUMPY]
+    # A measure beside the weights is often a number of NumPy's.
+    kept: list[Any] = [argparse.Namespace, np.dtype, np.ndarray, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"}]
+    for made in (np.float64(0), np.zeros(1)):
+        function: Any = made.__reduce__()[0]
+        kept += [(function, f"numpy.{package}.multiarray.{function.__name__}") for package in ("core", "_core")]
     try:
         with safe_globals(kept):
             others = set(get_unsafe_globals_in_checkpoint(str(file)))
@@ -99,9 +101,6 @@ def _torch(file: Path) -> Any:
             if names <= others:
                 raise
             others |= names
-
-
-_NUMPY = ("scalar", "_reconstruct")
 
 
 class _Empty:

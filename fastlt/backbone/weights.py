@@ -106,7 +106,8 @@ def _networks(places: dict[str, Tensors], size: int) -> Iterator[Network]:
     for place, tensors in places.items():
         shared = Counter(name[: dot.end()] for name in tensors for dot in re.finditer(r"\.", name))
         for prefix in ["", *(prefix for prefix, number in shared.items() if number >= size / 2)]:
-            yield Network(place, prefix, {n.removeprefix(prefix): w for n, w in tensors.items() if n.startswith(prefix)})
+            below = {n.removeprefix(prefix): w for n, w in tensors.items() if n.startswith(prefix)}
+            yield Network(place, prefix, below)
 
 
 def _spellings(network: Network, backbone: nn.Module) -> Iterator[Tensors]:
@@ -143,7 +144,7 @@ def _unlike(name: str, weights: Tensors, state: Tensors) -> str:
     return f"{name} ({list(weights[name].shape)} in the file, {list(state[name].shape)} in the model)"
 
 
-def _left_out(chosen: Network, fitting: Tensors, networks: Sequence[Network], classifiers: Sequence[str]) -> str:
+def _left_out(chosen: Network, fitting: Tensors, networks: Sequence[Network], classifiers: tuple[str, ...]) -> str:
     """What of a file was not taken, by kind: heads, decoders, other networks, and other tensors."""
     taken = {weight.data_ptr() for weight in fitting.values()}  # renamed ones too
     others = [network for network in networks if not chosen.is_within(network)]

@@ -162,11 +162,14 @@ def test_trains_at_its_own_size(name):
 @pytest.mark.parametrize("size", [96, 100])
 @pytest.mark.parametrize("name", known(SMALL.values()))
 def test_trains_at_another_size_or_says_why_not(name, size):
+    said = ""
     try:
         backbone_arguments(ModelRecipe(name=name), size)
     except ValueError as error:
-        own = timm.get_pretrained_cfg(name).input_size[-1]
-        assert f"cannot take images of data.image_size={size}; its own size is data.image_size={own}" in str(error)
-        assert "\n" not in str(error)
-    else:
+        said = str(error)
+    if not said:
         train_a_step(name, size)
+        return
+    own = timm.get_pretrained_cfg(name).input_size[-1]
+    assert f"cannot take images of data.image_size={size}; its own size is data.image_size={own}" in said
+    assert "\n" not in said

@@ -1,4 +1,4 @@
-"""`model.pretrained=FILE`: what trained a backbone may be anything; what does not fit is told before training starts."""
+"""`model.pretrained=FILE`: whatever trained a backbone; what does not fit is told before training starts."""
 
 import argparse
 import os
@@ -189,7 +189,7 @@ def test_a_user_may_insist(tmp_path):
         SMALL_VIT,
         {"name": "test_efficientnet", "arguments": {}},
         SMALL_RESNET | {"arguments": SMALL_RESNET["arguments"] | {"channels": [16, 16, 16, 16]}},
-        SMALL_RESNET | {"arguments": SMALL_RESNET["arguments"] | {"layers": [1, 2, 1, 1]}},  # one that has all, and more
+        SMALL_RESNET | {"arguments": SMALL_RESNET["arguments"] | {"layers": [1, 2, 1, 1]}},  # all, and more
         SMALL_RESNET | {"name": "resnet50"},
     ],
 )

@@ -87,8 +87,8 @@ def say_what_is_missing() -> None:
     first = not _said and os.environ.get("RANK", "0") == "0"
     if first and folder() is None:
         print(
-            "fastlt: home cannot be written to, so what loads images is compiled at every start, which takes about half "
-            "a minute: NUMBA_CACHE_DIR names another folder to keep it in.",
+            "fastlt: home cannot be written to, so what loads images is compiled at every start, which takes about "
+            "half a minute: NUMBA_CACHE_DIR names another folder to keep it in.",
             file=sys.stderr,
             flush=True,
         )

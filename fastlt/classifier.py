@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from fastlt.backbone.create import backbone_arguments, create_backbone
 from fastlt.kernels import NeighborSilencingHead
 from fastlt.label_space import LabelSpace
 from fastlt.recipe import ModelRecipe, Recipe
@@ -31,14 +31,19 @@ class Classifier(nn.Module):
         with_head: False gives features instead of logits and losses; the head is then elsewhere, see
             `training/heads.py`.
 
+    Attributes:
+        said: what was taken of a file of weights.
+
     Raises:
-        ValueError: timm cannot make the model, or class embeddings do not fit.
+        ValueError: timm cannot make the model, its weights cannot be had, or class embeddings do not fit.
     """
 
     def __init__(self, recipe: Recipe, label_space: LabelSpace, with_head: bool = True) -> None:
         super().__init__()
         model, size = recipe.model, recipe.data.image_size
-        backbone: Any = create_backbone(model, size)  # timm's attributes are beyond nn.Module's
+        self.said: list[str] = []
+        # timm's attributes are beyond nn.Module's
+        backbone: Any = create_backbone(model, size, _kept_outputs(model), self.said.append)
         self.backbone = backbone
         self.in_features: int = backbone.num_classes or backbone.head_hidden_size  # CLIP's projection is `num_classes`
         self.head = _whole_head(recipe, label_space, self.in_features) if with_head else None
@@ -116,53 +121,12 @@ def head_arguments(recipe: Recipe, label_space: LabelSpace) -> dict[str, Any]:
     }
 
 
-def backbone_arguments(model: ModelRecipe, image_size: int) -> dict[str, Any]:
-    """Arguments of timm.create_model that shape the network."""
-    arguments = dict(model.arguments)
-    if "img_size" not in arguments and _is_made_for_one_size(model.name, image_size):
-        arguments["img_size"] = image_size
-    return arguments
-
-
-@cache
-def _is_made_for_one_size(name: str, image_size: int) -> bool:
-    """Whether a timm model has to be told the size of its images, as one with position embeddings or windows has."""
-    with torch.device("meta"):
-        try:
-            timm.create_model(name, num_classes=0, img_size=image_size)
-        except TypeError:  # an argument that it does not have
-            return False
-        except (RuntimeError, AssertionError, ValueError):  # a size, or a name, that is said when it is really made
-            return True
-        return True
-
-
-def create_backbone(model: ModelRecipe, image_size: int) -> nn.Module:
-    """The timm model without classifier, with hub weights, weights of a local file, or none.
-
-    Raises:
-        ValueError: timm has no such model, or the weights cannot be had.
-    """
-    arguments = backbone_arguments(model, image_size)
-    if model.drop_path:
-        arguments["drop_path_rate"] = model.drop_path
-    if isinstance(model.pretrained, str):
-        if not Path(model.pretrained).is_file():
-            raise ValueError(f"model.pretrained={model.pretrained} is not a file.")
-        arguments["pretrained_cfg_overlay"] = {"file": model.pretrained}
-    try:
-        # CLIP's projection to where its text embeddings are is what timm calls its classifier.
-        config = timm.get_pretrained_cfg(model.name) if model.class_embeddings else None
-        projected = model.class_embeddings and config and config.num_classes == embedding_size(model.class_embeddings)
-        num_classes = config.num_classes if config and projected else 0
-        return timm.create_model(model.name, pretrained=bool(model.pretrained), num_classes=num_classes, **arguments)
-    except (RuntimeError, TypeError, OSError) as error:
-        hint = ""
-        if isinstance(error, TypeError) and model.arguments:
-            hint = f". model.arguments are {model.arguments}: for another model, set others or {{}}"
-        raise ValueError(
-            f"timm cannot make model {model.name!r} with {arguments}: {str(error).rstrip('.')}{hint}."
-        ) from error
+def _kept_outputs(model: ModelRecipe) -> int:
+    """CLIP's projection to where its text embeddings are is what timm calls its classifier; 0 where it is cut off."""
+    config = timm.get_pretrained_cfg(model.name)
+    if not model.class_embeddings or not config or config.num_classes != embedding_size(model.class_embeddings):
+        return 0
+    return config.num_classes
 
 
 def embedding_size(file: Path) -> int:

@@ -9,13 +9,14 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from fastlt.backbone.weight_file import require_weight_file
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.recipe import Recipe
 from fastlt.run_folder import RunFolder
 
 
 def check(recipe: Recipe, resume: bool, ranks: int) -> None:
-    """Checks data set, model, batch size and run folder.
+    """Checks data set, model, file of weights, batch size and run folder.
 
     Args:
         recipe: of the run.
@@ -33,6 +34,8 @@ def check(recipe: Recipe, resume: bool, ranks: int) -> None:
             "optimizer.batch_size."
         )
     check_model_name(recipe.model.name)
+    if isinstance(recipe.model.pretrained, str):
+        require_weight_file(Path(recipe.model.pretrained).expanduser())
     recipe.optimizer.micro_batch(ranks)
     _require_writable(recipe.output)
     RunFolder(recipe.output).require_startable(resume)

@@ -138,6 +138,8 @@ class ModelRecipe(_Section):
     """Any timm model, for example resnet50 or vit_base_patch14_dinov2.lvd142m."""
     pretrained: bool | str = False
     """true for timm's hub weights, a path for a local file, false for none."""
+    allow_missing: bool | Annotated[int, Field(ge=0)] = False
+    """How many of the backbone's tensors may be missing in a local file and stay as drawn; true for any number."""
     arguments: dict[str, Any] = {}
     """Further arguments of timm.create_model."""
     drop_path: float = Field(0.0, ge=0, lt=1)

@@ -18,13 +18,15 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from fastlt.caches import cached
+
 from .rows import CENTER_BIAS, CENTER_LOGIT, LABEL_LOGIT, MASS, OUTSIDE_SUM, Rows, finish
 
 _BLOCK, _LANES = 2048, 64
 _CLASSES_AT_ONCE = 2**17  # what a thread takes, so that calling the compiled code costs little
 # Sums may be reordered, which lets them be vectorized; NaN and infinity keep their meaning.
-_sums = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
-_exact = njit(nogil=True, cache=True, fastmath={"contract"})
+_sums = cached(njit, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+_exact = cached(njit, nogil=True, fastmath={"contract"})
 
 _MINUS_INFINITY = np.float32(-np.inf)
 _LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)

@@ -15,8 +15,12 @@ import torch
 import triton
 from torch import Tensor
 
+from fastlt.caches import give_triton_a_folder
+
 from . import triton_kernels
 from .rows import SAVED_ROWS, Rows
+
+give_triton_a_folder()
 
 
 def check_device(device: torch.device) -> None:

@@ -29,7 +29,8 @@ from bench.inputs import label_spaces as cases
 from bench.inputs.image_sets import BUILD, ROOT, ImageSet
 from bench.suites import kernels as kernel_suite
 from bench.suites import train_arms
-from fastlt.classifier import create_backbone, device_dtype
+from fastlt.backbone.create import create_backbone
+from fastlt.classifier import device_dtype
 from fastlt.recipe import Recipe, load_recipe
 from fastlt.training.flops import forward_flops, peak_flops
 

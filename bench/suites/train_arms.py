@@ -40,7 +40,8 @@ def bare(recipe: Path, words: list[str], device: str, tick: Tick) -> None:
     from torch import nn
     from torch.nn import functional as F
 
-    from fastlt.classifier import create_backbone, device_dtype
+    from fastlt.backbone.create import create_backbone
+    from fastlt.classifier import device_dtype
     from fastlt.dataset.encoded import EncodedDataset
     from fastlt.recipe import load_recipe
     from fastlt.training.distributed import prepare_cpu

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from fastlt.atomic import write_text
-from fastlt.classifier import create_backbone, device_dtype
+from fastlt.backbone.create import create_backbone
+from fastlt.classifier import device_dtype
 from fastlt.data_prep.filter.embedding_store import RowStore
 from fastlt.data_prep.filter.options import EncoderOptions
 from fastlt.data_prep.perceptual.hash import perceptual_hash
@@ -30,7 +31,6 @@ from fastlt.loaders.normalize import Normalize
 from fastlt.loaders.workers import WORKERS, end_with_parent, start_server
 from fastlt.recipe import ModelRecipe
 
-_SEED = 0x5EED  # of the weights that a file does not bring
 _Sample = tuple[Tensor | None, tuple[int, int] | None, str]
 
 
@@ -102,15 +102,7 @@ def timm_encoder(name: str, weights: Path | None, image_size: int | None = None)
         raise ValueError(f"timm has no model {name!r}: see timm.list_models().")
     size = image_size or config.input_size[-1]
     recipe = ModelRecipe(name=name, pretrained=str(weights) if weights else True)
-    torch.manual_seed(_SEED)
-    try:
-        backbone = create_backbone(recipe, size)
-    except ValueError:
-        raise
-    except Exception as error:  # readers of damaged files and hubs out of reach raise many kinds
-        raise ValueError(f"the weights of {name} cannot be loaded from {weights or 'the hub'}: {error}") from None
-    if weights:
-        _require_loaded(backbone, recipe, size, weights)
+    backbone = create_backbone(recipe, size, tell=print)
     data: dict[str, Any] = resolve_model_data_config(backbone)
     normalization = data["mean"], data["std"]
     return Encoder(name, backbone, size, data["crop_pct"], data["interpolation"], normalization, data["crop_mode"])
@@ -128,15 +120,6 @@ def run_encoder(run: Path) -> Encoder:
     data, crop = finished.recipe.data, finished.recipe.augment.crop_pct
     title = f"{finished.recipe.model.name} of {run}, epoch {finished.about['epoch']},"
     return Encoder(title, finished.model.backbone, data.image_size, crop, "bicubic", finished.model.normalization)
-
-
-def _require_loaded(backbone: nn.Module, recipe: ModelRecipe, size: int, file: Path) -> None:
-    """timm is silent about weights that a file lacks when it cuts the classifier off: they are as drawn, then."""
-    torch.manual_seed(_SEED)
-    drawn = create_backbone(recipe.model_copy(update={"pretrained": False}), size).state_dict()
-    for name, weight in backbone.named_parameters():
-        if weight.numel() > 1 and weight.std() > 0 and torch.equal(weight, drawn[name]):
-            raise ValueError(f"{file} has no weight for {name} of {recipe.name}: it belongs to another model.")
 
 
 def _digest(about: list[Any], backbone: nn.Module) -> str:

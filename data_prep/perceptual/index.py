@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numba import njit
 
+from fastlt.caches import cached
 from fastlt.cores import available_cores
 
 _MAX_RADIUS = 15  # 16 chunks of 4 bits: beyond, a scan of everything is as good
@@ -88,7 +89,7 @@ class HashIndex:
             self._starts[k, 1:] = np.cumsum(np.bincount(bucket, minlength=self._starts.shape[1] - 1))
 
 
-@njit(nogil=True, cache=True)
+@cached(njit, nogil=True)
 def _popcount(x):
     x -= (x >> np.uint64(1)) & np.uint64(0x5555555555555555)
     x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -96,7 +97,7 @@ def _popcount(x):
     return (x * np.uint64(0x0101010101010101)) >> np.uint64(56)  # LLVM knows this for what it is
 
 
-@njit(nogil=True, cache=True)
+@cached(njit, nogil=True)
 def _search(queries, by_chunk, index, starts, shifts, masks, tail, tail_start, radius, found):
     for q in range(len(queries)):
         query, best, at = queries[q], radius + 1, -1

@@ -6,22 +6,27 @@ Numba itself would look whether the one file has changed that a function stands 
 from __future__ import annotations
 
 import hashlib
-import os
+from functools import cache
 from pathlib import Path
 
 from numba import config, njit
 
+from fastlt.caches import own_folder
 
-def folder() -> Path:
-    """For what is compiled of these sources; `NUMBA_CACHE_DIR` says where instead of in `~/.cache/fastlt`."""
+
+@cache
+def folder() -> Path | None:
+    """For what is compiled of these sources; none where it cannot be kept, see `caches.own_folder`."""
     sources = sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".c"))
     state = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
-    base = os.environ.get("NUMBA_CACHE_DIR") or Path.home() / ".cache" / "fastlt"
-    return Path(base, f"compiled-{state}")
+    base = own_folder()
+    return base / f"compiled-{state}" if base else None
 
 
-config.CACHE_DIR = str(folder())  # type: ignore[attr-defined]
-compiled = njit(nogil=True, cache=True)
+_KEPT = folder() is not None
+if _KEPT:
+    config.CACHE_DIR = str(folder())  # type: ignore[attr-defined]
+compiled = njit(nogil=True, cache=_KEPT)
 """Compiles a function when it is first called."""
-fused = njit(nogil=True, cache=True, fastmath={"contract"})
+fused = njit(nogil=True, cache=_KEPT, fastmath={"contract"})
 """The same, where a product and a sum may become one instruction."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastlt.classifier import create_backbone
+from fastlt.backbone.create import create_backbone
 from fastlt.recipe import ModelRecipe
 
 # Dense bfloat16 FLOP/s of one device, by what its name contains; vendors' data sheets.

@@ -258,6 +258,8 @@ class Trainer:
                 f"warning: {recipe.data.path} has no neighbor pairs, so no auxiliary class is silenced for a target, "
                 f"whatever loss.lambda_s={recipe.loss.lambda_s:g} says: `fastlt encode --neighbors` gives pairs."
             )
+        if not self.step:
+            lines += [f"weights: {said}" for said in self.engine.module.said]
         if self.held_out == "test":
             lines.append(
                 f"warning: {recipe.data.path} has no validation split: the accuracies below are those of the test "

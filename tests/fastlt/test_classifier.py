@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastlt.classifier import create_backbone
+from fastlt.backbone.create import create_backbone
 from fastlt.recipe import ModelRecipe
 
 

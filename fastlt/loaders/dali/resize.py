@@ -15,6 +15,7 @@ from nvidia.dali.pipeline import do_not_convert
 from nvidia.dali.plugin.numba.fn import numba_function
 from nvidia.dali.types import DALIDataType, DALIInterpType
 
+from fastlt.caches import cached
 from fastlt.loaders.resample import resize_crop
 
 
@@ -79,7 +80,8 @@ def _compiled(size: int):
 
 
 # By its address, as numba_function would compile it anew for each pipeline.
-@cfunc(
+@cached(
+    cfunc,
     numba_types.void(
         numba_types.CPointer(numba_types.uint8),
         numba_types.CPointer(numba_types.uint8),
@@ -88,7 +90,6 @@ def _compiled(size: int):
         numba_types.CPointer(numba_types.int32),
         numba_types.int64,
     ),
-    cache=True,
 )
 def _resize_crop(out, image, height, width, placed, size):
     out_height, out_width, top, left, _, mirror = carray(placed, (6,))

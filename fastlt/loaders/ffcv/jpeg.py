@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,23 @@ from numba import types
 from fastlt.loaders.compiled import compiled, folder
 
 
-def _library() -> Path:
-    """The C part, compiled.
+def _load() -> None:
+    """Compiles the C part where that has not been done, and loads it.
 
     Raises:
         ImportError: it cannot be compiled here.
+        OSError, RuntimeError: it cannot be written or loaded.
     """
-    library = folder() / "jpeg.so"
+    kept = folder()
+    if kept:
+        llvmlite.binding.load_library_permanently(str(_library(kept)))
+        return
+    with tempfile.TemporaryDirectory(prefix="fastlt-") as passing:  # what is loaded stays
+        llvmlite.binding.load_library_permanently(str(_library(Path(passing))))
+
+
+def _library(kept: Path) -> Path:
+    library = kept / "jpeg.so"
     if library.exists():
         return library
     compiler = shutil.which(os.environ.get("CC", "cc"))
@@ -49,7 +60,7 @@ MISSING = ""
 """Why the C part is not there; "" where it is."""
 try:
     # By name and not through ctypes, whose addresses would keep numba from storing what it has compiled.
-    llvmlite.binding.load_library_permanently(str(_library()))
+    _load()
 except (ImportError, OSError, RuntimeError) as error:
     MISSING = str(error)
 
@@ -71,9 +82,17 @@ _decode: Any = types.ExternalFunction(
 
 
 def say_what_is_missing() -> None:
-    """Tells people, once for all ranks, what decoding without the C part costs."""
+    """Tells people, once for all ranks, what decoding without the C part costs, or compiling it all each time."""
     global _said
-    if MISSING and not _said and os.environ.get("RANK", "0") == "0":
+    first = not _said and os.environ.get("RANK", "0") == "0"
+    if first and folder() is None:
+        print(
+            "fastlt: home cannot be written to, so what loads images is compiled at every start, which takes about "
+            "half a minute: NUMBA_CACHE_DIR names another folder to keep it in.",
+            file=sys.stderr,
+            flush=True,
+        )
+    if MISSING and first:
         print(
             f"fastlt: {MISSING}, so each JPEG is decoded whole and not just its crop: the same pixels, about {_COSTS} "
             "as long. (Debian: apt-get install gcc libjpeg-dev)",

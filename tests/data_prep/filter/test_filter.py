@@ -339,8 +339,10 @@ def test_timm_weights(tmp_path):
     larger = timm_encoder("test_resnet", tmp_path / "a.pth", 96)
     assert first.digest == again.digest
     assert len({first.digest, second.digest, larger.digest}) == 3
-    with pytest.raises(ValueError, match=r"c.pth has no weight for conv1\S* of test_resnet"):
-        timm_encoder("test_resnet", tmp_path / "c.pth", 64)
+    assert timm_encoder("test_resnet", tmp_path / "c.pth", 64).digest not in {first.digest, second.digest}
+    torch.save({"conv1.weight": torch.ones(1)}, tmp_path / "e.pth")
+    with pytest.raises(ValueError, match=r"e.pth fills 0 of the \d+ tensors of test_resnet, and not"):
+        timm_encoder("test_resnet", tmp_path / "e.pth", 64)
     (tmp_path / "d.pth").write_text("no weights")
     with pytest.raises(ValueError, match=r"d.pth"):
         timm_encoder("test_resnet", tmp_path / "d.pth", 64)

@@ -18,7 +18,7 @@ from fastlt.atomic import publish_folder
 from fastlt.run_folder import RunFolder
 
 _PROGRESS = "progress.json"
-_VERSION = 2
+_VERSION = 3
 
 
 class Part(Protocol):
@@ -121,13 +121,14 @@ def _damage(checkpoint: Path) -> str:
     """What is wrong with the files of a checkpoint, or ""; every rank reads a part of them."""
     try:
         fields = json.loads((checkpoint / _PROGRESS).read_text())
-        written: dict[str, list[int]] = fields["files"]
-        if fields["version"] != _VERSION:
-            raise ValueError(f"{checkpoint} was written by another version of fastlt: finish this run with that one.")
+        is_ours = fields["version"] == _VERSION
+        written: dict[str, list[int]] = fields["files"] if is_ours else {}
     except FileNotFoundError:
         return f"it has no {_PROGRESS}"
     except (json.JSONDecodeError, TypeError, KeyError):
         return f"{_PROGRESS} is cut off"
+    if not is_ours:
+        raise ValueError(f"{checkpoint} was written by another version of fastlt: finish this run with that one.")
     found = _checksums(checkpoint)
     for name, checksum in written.items():
         if name not in found:

@@ -46,8 +46,8 @@ def judge_labels(space: Space, rows: np.ndarray, categories: np.ndarray) -> Labe
     """Judges every label by all others.
 
     An image with cosines c to the prototypes (means of images, without itself) is of category k with probability
-    softmax(s c)_k, and stands under a category drawn at random with probability e: its label has the likelihood
-    (1 - e) softmax(s c)_label + e / A. The sharpness s and the share e are those of maximum likelihood.
+    p_k = softmax(s c)_k, and stands under another one, drawn at random, with probability e: its label has the
+    likelihood (1 - e) p_label + e (1 - p_label) / (A - 1). Sharpness s and share e are those of maximum likelihood.
 
     Args:
         space: has the features.
@@ -111,7 +111,8 @@ def _share(own_share: Tensor, num_classes: int) -> tuple[float, float]:
     wrong = 0.2
     for _ in range(_STEPS):
         wrong = 1 - float(_right(own_share, wrong, num_classes).mean())
-    return float(((1 - wrong) * own_share + wrong / num_classes).clamp(min=1e-30).log().mean()), wrong
+    likelihood = (1 - wrong) * own_share + wrong * (1 - own_share) / (num_classes - 1)
+    return float(likelihood.clamp(min=1e-30).log().mean()), wrong
 
 
 def _own_share(own: Tensor, cosines: Tensor, sharpness: float) -> Tensor:
@@ -122,4 +123,4 @@ def _own_share(own: Tensor, cosines: Tensor, sharpness: float) -> Tensor:
 def _right(own_share: Tensor, wrong: float, num_classes: int) -> Tensor:
     """The probability that a label is right, [n], when a share of them is wrong."""
     right = (1 - wrong) * own_share
-    return right / (right + max(wrong, 1e-9) / num_classes)
+    return right / (right + wrong * (1 - own_share) / (num_classes - 1)).clamp(min=1e-30)

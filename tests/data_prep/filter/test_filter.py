@@ -218,7 +218,7 @@ def test_images_under_a_wrong_name(tmp_path, colors, paintings):
     truth = {n: names[(n // 20 + 1 + n % 20 // 5) % 6] + "-ish" for n in np.flatnonzero(wrong).tolist()}
     assert {n: like for n, (like, _) in judgment.likes.items()}.items() <= truth.items()
     assert 0.9 * len(truth) <= len(judgment.likes) == sum(judgment.reasons == "looks like another category")
-    assert abs(judgment.labels.wrong_share - 0.2) < 0.06  # of the labels drawn at random, a sixth is right
+    assert abs(judgment.labels.wrong_share - 0.2) < 0.06
 
 
 NEAR_DUPLICATES_OF_NO_MATTER = ["--gamma2", "2", "--duplicate", "1", "--hash-radius", "0", "--workers", "0"]
@@ -299,7 +299,7 @@ def test_the_papers_thresholds_are_a_preset(tmp_path, colors, paintings):
         judged(path, colors, paintings, FilterOptions(**options, duplicate=1.0, hash_radius=0, workers=0))
         for options in ({"preset": "dinov2"}, {"gamma1": 0.7, "gamma2": 0.98})
     )
-    assert {"", "too far", "too near"} == set(preset.reasons)
+    assert {"too far", "too near"} == set(preset.reasons)  # a mean color is no DINOv2
     assert (preset.reasons == given.reasons).all()
     other = judged(path, colors, paintings, FilterOptions(preset="dinov2", gamma2=1.1, duplicate=1.0, workers=0))
     assert "too near" not in set(other.reasons)
@@ -310,8 +310,8 @@ def test_little_kept_is_said_with_an_exit_status(tmp_path, paintings, encoder_wo
     path = make_catalog(tmp_path / "c.db", images, {})
     whole = filtered(path, paintings, encoder_words, "--gamma1", "-1")
     assert whole.returncode == 0, whole.stderr
-    ninth = sorted(row[3] for row in states(path))[-9]
-    few = filtered(path, paintings, encoder_words, "--gamma1", str(ninth))
+    similarities = sorted(row[3] for row in states(path))
+    few = filtered(path, paintings, encoder_words, "--gamma1", str((similarities[-9] + similarities[-8]) / 2))
     assert few.returncode == 1
     assert "only 8 of 60 images are kept (52 too far)" in few.stderr
     assert "without --gamma1 and --preset they are found" in few.stderr

@@ -184,7 +184,7 @@ def _print(console: Console, found: list[Record]) -> None:
         table.add_row(r["case"], *numbers, str(len(r["recall"])), f"{r['median_ms'] / 1000:.1f}")
     console.print(table)
     for r in found:
-        if r["share"] == SHARE_GOAL and MODEL in r["case"]:
+        if r["share"] == SHARE_GOAL and MODEL in r["case"] and len(r["recall"]) == len(SEEDS):
             for what in ("precision", "recall"):
                 tables.print_target(console, f"mean {what}, {r['case']}", float(np.mean(r[what])), MEAN_GOAL)
                 tables.print_target(console, f"worst {what}, {r['case']}", min(r[what]), WORST_GOAL)

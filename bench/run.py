@@ -9,6 +9,7 @@ examples:
   python bench/run.py kernels                  on the GPU where there is one
   python bench/run.py kernels --device cpu --quick
   python bench/run.py crawl                    needs shared/data beside the checkout
+  python bench/run.py filter                   the same; --run RUN adds a run's backbone
   python bench/run.py loaders                  the same; DALI where it is installed
   python bench/run.py train                    the same; on the GPU where there is one
   python bench/run.py --compare OLD.jsonl NEW.jsonl
@@ -28,6 +29,7 @@ SUITES = {
     "kernels": ("the loss against other implementations", ("cpu", "cuda")),
     "shapes": ("the kernels in every shape worth trying, on a GPU: their own tuning", ("cuda",)),
     "crawl": ("the crawler beside img2dataset, on the CPU", ("cpu",)),
+    "filter": ("what filter keeps of mislabeled images, by default", ("cpu", "cuda")),
     "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),
     "train": ("the trainer beside its bare model", ("cpu", "cuda")),
 }
@@ -61,7 +63,8 @@ def main() -> int:
         parser.error("--device cuda: torch sees no GPU here; use --device cpu.")
     os.environ.setdefault("DS_ACCELERATOR", device)
     suite = importlib.import_module(f"bench.suites.{arguments.suite}")
-    chosen = {} if arguments.suite != "kernels" else {n: getattr(arguments, n) for n in ("cases", "without", "seconds")}
+    names = {"kernels": ("cases", "without", "seconds"), "filter": ("data", "weights", "trained")}
+    chosen = {name: value for name in names.get(arguments.suite, ()) if (value := getattr(arguments, name)) is not None}
     suite.run(torch.device(device), arguments.quick, arguments.results, **chosen)
     return 0
 
@@ -76,6 +79,10 @@ def _add(suites: argparse._SubParsersAction, name: str, what: str, devices: tupl
         suite.add_argument("--cases", nargs="+", default=[""], metavar="TEXT", help="only cases named so: 131k, D=768")
         suite.add_argument("--without", nargs="+", default=[], metavar="IMPL", help="what to leave out: compiled")
         suite.add_argument("--seconds", type=float, metavar="S", help="for a pass of an implementation (default 3)")
+    if name == "filter":
+        suite.add_argument("--data", type=Path, metavar="ZIP", help="tin_wide.zip (default: in shared/data)")
+        suite.add_argument("--weights", type=Path, metavar="FILE", help="of tf_efficientnet_lite0 (default: the same)")
+        suite.add_argument("--run", dest="trained", type=Path, metavar="RUN", help="a run of tin_wide's targets too")
     suite.add_argument("--results", type=Path, default=results, help="folder of records (default: bench/results)")
 
 

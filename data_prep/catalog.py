@@ -185,13 +185,20 @@ class Catalog:
         self._run("UPDATE category SET state = 'rejected', reason = ? WHERE id = ?", [reason, category])
 
     def add_neighbor(self, target: int, category: int) -> None:
-        """Makes a category a neighbor of a target."""
-        self._run("INSERT OR IGNORE INTO neighbor VALUES (?, ?)", [target, category])
+        """Makes a category a neighbor of a target, as it was given: what filter found for the category goes."""
+        self._run("DELETE FROM neighbor WHERE category = ? AND origin = 'found'", [category])
+        self._run("INSERT OR IGNORE INTO neighbor (target, category) VALUES (?, ?)", [target, category])
+
+    def set_found_neighbors(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Replaces the (target, category) pairs that filter found; a category with given ones has no place for them."""
+        self._run("DELETE FROM neighbor WHERE origin = 'found'")
+        self.connection.executemany("INSERT INTO neighbor (target, category, origin) VALUES (?, ?, 'found')", pairs)
 
     def neighbors_of(self, target: int) -> list[sqlite3.Row]:
         """The categories that were named for a target, by title."""
         query = (
-            "SELECT category.* FROM neighbor JOIN category ON category.id = category WHERE target = ? ORDER BY title"
+            "SELECT category.* FROM neighbor JOIN category ON category.id = category"
+            " WHERE target = ? AND origin = 'given' ORDER BY title"
         )
         return self._run(query, [target]).fetchall()
 
@@ -206,9 +213,9 @@ class Catalog:
             lists.setdefault(target, []).append(category)
         return lists
 
-    def neighbor_pairs(self) -> list[tuple[int, str]]:
-        """(category id, target name) of all neighbors."""
-        query = "SELECT category, name FROM neighbor JOIN target ON target.id = target"
+    def given_pairs(self) -> list[tuple[int, str]]:
+        """(category id, target name) of the neighbors that a person or discover gave."""
+        query = "SELECT category, name FROM neighbor JOIN target ON target.id = target WHERE origin = 'given'"
         return [tuple(row) for row in self._run(query)]
 
     # Answers of the language model

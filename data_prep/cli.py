@@ -121,10 +121,10 @@ class Crawl:
 
 @dataclass(frozen=True)
 class Filter:
-    """Keep the crawled images that look like the targets and repeat no validation or test image.
+    """Keep the crawled images that show their category and repeat no validation or test image.
 
-    What costs time is kept beside the catalog, so other thresholds take seconds. Small encoders find all images alike,
-    and know categories better than likeness to targets: there, try --own-category --gamma1 0.
+    What is kept is found from the images for the encoder in use. A category without neighbors gets the targets nearest
+    to it. What costs time is kept beside the catalog, so other thresholds take seconds.
     """
 
     catalog: CatalogFile

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 # {version: what makes the next one of it}; each step is run once, when a catalog of that version is opened.
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS = {1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'"}
 SCHEMA = """
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -27,9 +27,11 @@ CREATE TABLE category (
     state TEXT NOT NULL DEFAULT 'kept',
     reason TEXT NOT NULL DEFAULT ''
 );
+-- Origin: given (by a person or discover), or found (by filter, of categories without given ones).
 CREATE TABLE neighbor (
     target INTEGER NOT NULL REFERENCES target,
     category INTEGER NOT NULL REFERENCES category,
+    origin TEXT NOT NULL DEFAULT 'given',
     PRIMARY KEY (target, category)
 ) WITHOUT ROWID;
 

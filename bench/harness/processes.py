@@ -1,4 +1,4 @@
-"""Commands as a user starts them: how long they take, and how much memory they and their children hold."""
+"""Commands as a user starts them, how long they take and how much memory they hold; and a server for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -52,3 +53,19 @@ def tree_bytes(pid: int) -> int:
     except psutil.Error:  # one of them has just ended
         pass
     return total
+
+
+@contextmanager
+def served(archive: Path | None, most: int = 0) -> Iterator[int]:
+    """The port of a loopback server of the first `most` images of an archive, see `bench/inputs/image_server.py`."""
+    command = [
+        sys.executable,
+        str(Path(__file__).parent.parent / "inputs" / "image_server.py"),
+        str(archive or ""),
+        str(most),
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin
+        assert server.stdout
+        yield int(server.stdout.readline())
+        server.stdin.close()

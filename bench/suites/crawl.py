@@ -7,12 +7,8 @@ the same size and quality, and write WebDataset shards; the clock runs from star
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.harness import records
-from bench.harness.processes import FASTLT, timed
+from bench.harness.processes import FASTLT, served, timed
 from bench.harness.records import Record
 from bench.inputs.image_sets import BUILD, DATA
 from fastlt.data_prep.catalog import Catalog
@@ -36,7 +32,6 @@ CASES = {
     "Tiny-ImageNet 64 px to 48 px": ("tin_lt.zip", 10_000, 10_000, 48),
 }
 _IMG2DATASET = """
-import sys
 from img2dataset import download
 if __name__ == "__main__":
     download(url_list=sys.argv[1], input_format="csv", url_col="url", output_folder=sys.argv[2],
@@ -69,7 +64,7 @@ def _crawls(case: str, archive: Path, most: int, urls: int, size: int, peers: li
     """Crawls of the peers in turn."""
     rates: dict[str, list[float]] = {peer: [] for peer in peers}
     peaks: dict[str, int] = dict.fromkeys(peers, 0)
-    with _served(archive, most) as port, tempfile.TemporaryDirectory(dir=BUILD) as folder:
+    with served(archive, most) as port, tempfile.TemporaryDirectory(dir=BUILD) as folder:
         listed = Path(folder, "list.csv")
         listed.write_text("url\n" + "".join(f"http://127.0.0.1:{port}/{i}.jpg\n" for i in range(urls)))
         for _ in range(rounds):
@@ -114,27 +109,12 @@ def _check(out: Path, urls: int) -> None:
         raise RuntimeError(f"{out.name} wrote {images:,} of {urls:,} images: nothing to compare.")
 
 
-@contextmanager
-def _served(archive: Path | None, most: int = 0) -> Iterator[int]:
-    command = [
-        sys.executable,
-        str(Path(__file__).parent.parent / "inputs" / "image_server.py"),
-        str(archive or ""),
-        str(most),
-    ]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdin
-        assert server.stdout
-        yield int(server.stdout.readline())
-        server.stdin.close()
-
-
 def _large_catalog(urls: int) -> list[Record]:
     """Start of a crawl until its first outcomes are committed, its memory, and a status, with so many URLs to go.
 
     One of a thousand hosts answers, with 404; at the others nobody listens.
     """
-    with tempfile.TemporaryDirectory(dir=BUILD) as folder, _served(None) as port:
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder, served(None) as port:
         path = Path(folder, "c.sqlite")
         with Catalog(path, create=True) as catalog, catalog.transaction():
             category = catalog.add_category("a", "a")

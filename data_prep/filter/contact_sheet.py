@@ -191,8 +191,8 @@ def _histogram(judgment: Judgment, buckets: np.ndarray) -> str:
         color=[_COLORS[bucket] for _, bucket in shown],
         label=[f"{bucket} ({len(part):,})" for part, bucket in shown],
     )
-    for threshold, name in ((judgment.gamma1, "$\\gamma_1$"), (judgment.options.gamma2, "$\\gamma_2$")):
-        if bins[0] <= threshold <= bins[-1]:
+    for threshold, name in ((judgment.options.gamma1, "$\\gamma_1$"), (judgment.gamma2, "$\\gamma_2$")):
+        if threshold != "auto" and bins[0] <= threshold <= bins[-1]:
             axes.axvline(threshold, color="#20262c", linewidth=1, linestyle="--")
             axes.text(threshold, 1.01, name, ha="center", transform=axes.get_xaxis_transform())
     axes.set(xlabel="similarity to the nearest prototype of a neighboring target", ylabel="images")

@@ -1,4 +1,4 @@
-"""Which crawled images stay: near enough to a target they neighbor, near no validation or test image.
+"""Which crawled images stay: those of their category, or near enough to a target, and near no validation or test image.
 
 Everything that costs time is stored beside the catalog, so other thresholds take seconds. N is the number of crawled
 images in shapes.
@@ -14,15 +14,15 @@ from fastlt.data_prep.filter.embed import Encoder, embed, open_embeddings
 from fastlt.data_prep.filter.embedding_store import file_keys
 from fastlt.data_prep.filter.inputs import held_out_images, read_crawled, require_split, training_images
 from fastlt.data_prep.filter.judgment import BROKEN, LIKE_ANOTHER, NEAR_DUPLICATE, TOO_FAR, TOO_NEAR, Judgment
+from fastlt.data_prep.filter.labels import Labels, judge_labels
 from fastlt.data_prep.filter.options import FilterOptions
 from fastlt.data_prep.filter.similarity import (
     Neighbors,
     References,
     Space,
-    found_gamma1,
     near_duplicates,
+    nearest_targets,
     similarities,
-    unlike_their_category,
 )
 from fastlt.data_prep.inputs.images import TargetImages, read_class_images
 
@@ -40,6 +40,7 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
     Raises:
         ValueError: no images, targets without folder, broken training, validation or test images, or none of these.
     """
+    options = options.with_preset()
     require_split(sources)
     assert sources.train, "as required"
     images = read_crawled(catalog)
@@ -60,7 +61,7 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
                 raise ValueError(f"{len(broken)} of the {what} images cannot be read: {next(iter(broken.values()))}")
         broken = embed(encoder, images.names, images.keys, store, options.batch_size, workers, "auxiliary")
         rows = store.find(images.keys)
-        space = Space(store, encoder.device, [store.find(file_keys(paths)) for paths in targets.values()], options)
+        space = Space(store, encoder.device, [store.find(file_keys(paths)) for paths in targets.values()])
         paths = [path for split in splits.values() for path in split]
         names = [name for name, split in splits.items() for _ in split]
         keys = file_keys(paths)
@@ -73,20 +74,18 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
     duplicates = near_duplicates(folder / encoder.digest, space, images.keys[whole], rows, references, options)
     neighbors = Neighbors(catalog, list(targets), images.categories)
     similarity, nearest = similarities(space, rows, neighbors.of(categories))
-    gamma1 = found_gamma1(space, rows, categories, neighbors, options) if options.gamma1 == "auto" else options.gamma1
-    margin = None
-    reasons, likes = np.full(len(rows), "", object), {}
-    reasons[similarity <= gamma1] = TOO_FAR
-    reasons[similarity >= options.gamma2] = TOO_NEAR
-    if options.own_category:
-        margin, unlike = unlike_their_category(space, rows, categories, options)
-        titles = {row["id"]: row["title"] for row in catalog.categories()}
-        for at, (category, cosine) in unlike.items():
-            if not reasons[at]:
-                reasons[at], likes[int(whole[at])] = LIKE_ANOTHER, (titles[category], cosine)
+    gamma2 = space.gamma2() if options.gamma2 == "auto" else options.gamma2
+    ids, category = np.unique(categories, return_inverse=True)
+    labels = judge_labels(space, rows, category) if options.gamma1 == "auto" else None
+    reasons, likes = _reasons(similarity, gamma2, labels, options), {}
+    if labels:
+        titles = [catalog.category(at)["title"] for at in ids.tolist()] + list(targets)
+        for at in np.flatnonzero(reasons == LIKE_ANOTHER).tolist():
+            likes[int(whole[at])] = titles[labels.other[at]], float(labels.cosine[at])
     for at, (reference, cosine) in duplicates.items():
         reasons[at] = NEAR_DUPLICATE.format(references.splits[reference])
         likes[int(whole[at])] = str(references.paths[reference]), cosine
+    lonely = np.isin(categories, neighbors.without()) & (reasons == "")
     return Judgment(
         ids=images.ids,
         categories=images.categories,
@@ -98,10 +97,24 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
         likes=likes,
         broken={at: broken[images.names[at]] for at in np.setdiff1d(np.arange(len(images.ids)), whole).tolist()},
         options=options,
-        gamma1=gamma1,
-        margin=margin,
+        gamma2=gamma2,
+        labels=labels,
+        found_pairs=nearest_targets(space, rows[lonely], categories[lonely], options.neighbors),
         encoder=encoder.title,
     )
+
+
+def _reasons(similarity: np.ndarray, gamma2: float, labels: Labels | None, options: FilterOptions) -> np.ndarray:
+    """Why each image is dropped, "" of kept ones."""
+    reasons = np.full(len(similarity), "", object)
+    if labels:
+        reasons[labels.right < 0.5] = LIKE_ANOTHER
+    elif options.gamma1 != "auto" and options.gamma1 < gamma2:
+        reasons[similarity <= options.gamma1] = TOO_FAR
+    else:
+        raise ValueError(f"--gamma1 {options.gamma1} must be below --gamma2, which is {gamma2:.3f} for this encoder.")
+    reasons[similarity >= gamma2] = TOO_NEAR
+    return reasons
 
 
 def _spread(values: np.ndarray, positions: np.ndarray, size: int, fill: object) -> np.ndarray:

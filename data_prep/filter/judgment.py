@@ -16,12 +16,14 @@ import numpy as np
 
 from fastlt.atomic import new_file
 from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.filter.labels import Labels
 from fastlt.data_prep.filter.options import FilterOptions
 
 KEPT = "kept"
 BROKEN, TOO_FAR, TOO_NEAR, LIKE_ANOTHER = "broken", "too far", "too near", "looks like another category"
 NEAR_DUPLICATE = "near-duplicate of a {} image"
 _MAX_NAMED = 20
+_LEAST_KEPT = 0.2  # of the images; less is a mistake somewhere
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Judgment:
         reasons: why an image is dropped, "" of kept ones; object [N].
         likes: {position: (what it is like, cosine)}: a path for near-duplicates, or the title of another category.
         broken: {position: why}.
-        gamma1, margin: thresholds as given or found; margin None without `own_category`.
+        gamma2: as given or found.
+        labels: what the labels were found to be worth; None where gamma1 is given. Of the images that are not broken.
+        found_pairs: (category id, position in `targets`) of the neighbors of categories for which nobody gave any.
         encoder: for people.
     """
 
@@ -50,8 +54,9 @@ class Judgment:
     likes: dict[int, tuple[str, float]]
     broken: dict[int, str]
     options: FilterOptions
-    gamma1: float
-    margin: float | None
+    gamma2: float
+    labels: Labels | None
+    found_pairs: list[tuple[int, int]]
     encoder: str
 
     def counts(self) -> dict[str, int]:
@@ -60,11 +65,12 @@ class Judgment:
 
     def thresholds(self) -> str:
         """For people."""
-        found = " (found)" if self.options.gamma1 == "auto" else ""
-        parts = [f"kept between {self.gamma1:.3f}{found} and {self.options.gamma2:.3f}"]
+        near = f"below similarity {self.gamma2:.3f}"
+        if self.labels:
+            parts = [f"kept what is more likely of its category than not, and {near}"]
+        else:
+            parts = [f"kept above similarity {self.options.gamma1:.3f} and {near}"]
         parts += [f"near-duplicates from cosine {self.options.duplicate} or within {self.options.hash_radius} bits"]
-        parts += ["centered"] if self.options.center else []
-        parts += [f"own category ahead by more than {self.margin:.3f}"] if self.margin is not None else []
         return ", ".join(parts)
 
     @property
@@ -72,18 +78,30 @@ class Judgment:
         return int((self.reasons == "").sum())
 
     def require_kept(self) -> None:
-        """Is loud about a filter that drops everything.
+        """Is loud about a filter that drops nearly everything.
 
         Raises:
-            ValueError: no image is kept.
+            ValueError: less than a fifth of the images are kept.
         """
-        if not self.num_kept:
-            low, high = np.nanmin(self.similarity), np.nanmax(self.similarity)
-            why = ", ".join(f"{number:,} {reason}" for reason, number in self.counts().items())
-            raise ValueError(
-                f"nothing is kept ({why}): similarities run from {low:.3f} to {high:.3f}, the thresholds are "
-                f"{self.gamma1:.3f} and {self.options.gamma2:.3f}. The catalog is left as it was."
+        if self.num_kept >= _LEAST_KEPT * len(self.ids):
+            return
+        why = ", ".join(f"{number:,} {reason}" for reason, number in self.counts().items() if reason != KEPT)
+        kept = f"only {self.num_kept:,} of {len(self.ids):,} images are kept" if self.num_kept else "nothing is kept"
+        left = "" if self.num_kept else " The catalog is left as it was."
+        raise ValueError(f"{kept} ({why}): {self._advice()}{left}")
+
+    def _advice(self) -> str:
+        """What to do when so little is kept."""
+        if self.options.gamma1 == "auto":
+            return (
+                "look at the contact sheet. Where it drops images that are right, this encoder does not tell the "
+                "categories apart: take another one; where they are wrong, the list is."
             )
+        low, high = np.nanmin(self.similarity), np.nanmax(self.similarity)
+        return (
+            f"similarities run from {low:.3f} to {high:.3f}, the thresholds are {self.options.gamma1:.3f} and "
+            f"{self.gamma2:.3f}. Thresholds are an encoder's own: without --gamma1 and --preset they are found."
+        )
 
 
 def write_states(catalog: Catalog, judgment: Judgment) -> None:
@@ -94,7 +112,8 @@ def write_states(catalog: Catalog, judgment: Judgment) -> None:
         ids = {row["name"]: row["id"] for row in catalog.targets()}
         nearest = [ids[name] for name in judgment.targets] + [None]  # the last is -1
         catalog.judge_images(list(_changes(catalog.images(), judgment, nearest)))
-        options = asdict(judgment.options) | {"gamma1": judgment.gamma1, "margin": judgment.margin}
+        catalog.set_found_neighbors((nearest[target], category) for category, target in judgment.found_pairs)
+        options = asdict(judgment.options) | {"gamma2": judgment.gamma2}
         catalog.remember("filter", json.dumps({"encoder": judgment.encoder} | options))
 
 
@@ -133,6 +152,11 @@ def summary(catalog: Catalog, judgment: Judgment) -> str:
     """What became of the images, for a terminal."""
     lines = [f"{len(judgment.ids):,} images, {judgment.encoder}; {judgment.thresholds()}"]
     lines += [f"{number:>10,}  {reason}" for reason, number in judgment.counts().items()]
+    if judgment.labels:
+        lines.append(_label_line(judgment.labels))
+    if judgment.found_pairs:
+        categories = len({category for category, _ in judgment.found_pairs})
+        lines.append(f"{len(judgment.found_pairs):,} neighbor pairs found for {categories:,} categories without any")
     if judgment.broken:
         lines.append(f"broken, for example: {next(iter(judgment.broken.values()))}")
     emptied = _emptied_categories(catalog, judgment)
@@ -141,6 +165,16 @@ def summary(catalog: Catalog, judgment: Judgment) -> str:
         names = ", ".join(emptied[:_MAX_NAMED])
         lines.append(f"warning: nothing is left of {len(emptied):,} categories: {names}{more}")
     return "\n".join(lines)
+
+
+def _label_line(labels: Labels) -> str:
+    """What the labels are worth, as it is estimated without any truth."""
+    kept = labels.right >= 0.5
+    parts = [f"labels: an estimated {labels.wrong_share:.1%} are wrong"]
+    if kept.any() and labels.wrong_share:
+        right = labels.right[kept].sum()
+        parts += [f"of the kept {right / kept.sum():.1%} are right, of the right {right / labels.right.sum():.1%} kept"]
+    return "; ".join(parts)
 
 
 def _emptied_categories(catalog: Catalog, judgment: Judgment) -> list[str]:

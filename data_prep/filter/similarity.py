@@ -1,4 +1,4 @@
-"""How near crawled images are: to target prototypes, to their own category and others, to validation and test images.
+"""How near crawled images are: to target prototypes, and to validation and test images.
 
 Shapes: N crawled images, n of them asked about, V validation and test images, T targets, A categories, B images of a
 block, K neighbors of a category, D features.
@@ -24,7 +24,7 @@ from fastlt.data_prep.perceptual.index import HashIndex
 _BLOCK = 4096
 _BLOCK_ELEMENTS = 1 << 26  # of a matrix of similarities: 256 MiB
 _NEAREST = np.dtype([("cosine", "<f4"), ("reference", "<i4")])
-_SEED = 0  # of the wrong names that thresholds are found with
+_GAMMA2 = 0.98, 0.99  # the least that is found, and the share of training images that lie below what is found
 
 
 @dataclass(frozen=True)
@@ -38,36 +38,44 @@ class References:
 
 
 class Space:
-    """Stored features as they are compared: of norm 1, after the center was taken off, on the device.
+    """Stored features as they are compared: of norm 1, on the device.
 
     Attributes:
-        prototypes: [T, D].
+        prototypes: of the targets, [T, D].
     """
 
-    def __init__(
-        self, store: RowStore, device: torch.device, target_rows: list[np.ndarray], options: FilterOptions
-    ) -> None:
+    def __init__(self, store: RowStore, device: torch.device, target_rows: list[np.ndarray]) -> None:
         self._stored, self.device = store.rows(), device
-        self.center: Tensor | None = None
-        if options.center:  # of the classes, not of the images: a long tail's head would be the center
-            self.center = torch.stack([self._mean(rows) for rows in target_rows]).mean(0)
-        self.prototypes = F.normalize(torch.stack([self._mean(rows) for rows in target_rows]))
+        rows, targets = np.concatenate(target_rows), np.repeat(np.arange(len(target_rows)), [*map(len, target_rows)])
+        sums = self.sums(rows, targets, len(target_rows))
+        self.prototypes = F.normalize(sums)
+        self._training = rows, targets, sums
 
     def hashes(self, rows: np.ndarray) -> np.ndarray:
         """Perceptual hashes of images and their mirror images, int64 [n, 2]."""
         return self._stored["hashes"][rows]
 
-    def plain(self, rows: np.ndarray) -> Tensor:
-        """Features [n, D] of rows, never centered."""
-        return F.normalize(torch.from_numpy(self._stored["features"][rows]).to(self.device).float())
-
     def __call__(self, rows: np.ndarray) -> Tensor:
         """Features [n, D] of rows."""
-        features = self.plain(rows)
-        return features if self.center is None else F.normalize(features - self.center)
+        return F.normalize(torch.from_numpy(self._stored["features"][rows]).to(self.device).float())
 
-    def _mean(self, rows: np.ndarray) -> Tensor:
-        return sum(self(part).sum(0) for part in _blocks_of(rows, _BLOCK)) / len(rows)  # type: ignore[return-value]
+    def sums(self, rows: np.ndarray, classes: np.ndarray, number: int) -> Tensor:
+        """Sums of the features of each class, [number, D]; rows and their classes are int64 [n]."""
+        sums = torch.zeros(number, self._stored["features"].shape[1], device=self.device)
+        for part in blocks_of(np.arange(len(rows)), _BLOCK):
+            sums.index_add_(0, torch.from_numpy(classes[part]).to(self.device), self(rows[part]))
+        return sums
+
+    def gamma2(self) -> float:
+        """A similarity to a prototype that means a copy: more than nearly all training images have to their class."""
+        rows, targets, sums = self._training
+        cosines = []
+        for part in blocks_of(np.flatnonzero(np.bincount(targets)[targets] > 1), _BLOCK):
+            features = self(rows[part])
+            others = sums[torch.from_numpy(targets[part]).to(self.device)] - features
+            cosines.append((F.normalize(others) * features).sum(1).cpu().numpy())
+        least, below = _GAMMA2
+        return max(least, float(np.quantile(np.concatenate(cosines), below))) if cosines else least
 
 
 class Neighbors:
@@ -76,7 +84,7 @@ class Neighbors:
     def __init__(self, catalog: Catalog, targets: list[str], categories: np.ndarray) -> None:
         position = {name: i for i, name in enumerate(targets)}
         lists: dict[int, list[int]] = {int(category): [] for category in np.unique(categories)}
-        for category, target in catalog.neighbor_pairs():
+        for category, target in catalog.given_pairs():
             if category in lists:
                 lists[category].append(position[target])
         self.ids = np.array(list(lists))  # ascending
@@ -88,84 +96,42 @@ class Neighbors:
         """Targets of each image's category, int64 [n, K], filled up with -1; all -1 means any target."""
         return self._table[np.searchsorted(self.ids, categories)]
 
-    def with_neighbors(self) -> np.ndarray:
-        """Ids of the categories that have any."""
-        return self.ids[self._table[:, 0] >= 0]
+    def without(self) -> np.ndarray:
+        """Ids of the categories that have none."""
+        return self.ids[self._table[:, 0] < 0]
 
 
 def similarities(space: Space, rows: np.ndarray, neighbors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest cosine of each image to the prototypes of its targets, and which: float32 [n], int64 [n]."""
     similarity, nearest = np.empty(len(rows), np.float32), np.empty(len(rows), np.int64)
     some = neighbors[:, 0] >= 0
-    for chosen in _blocks_of(np.flatnonzero(some), _BLOCK_ELEMENTS // (neighbors.shape[1] * space.prototypes.shape[1])):
+    for chosen in blocks_of(np.flatnonzero(some), _BLOCK_ELEMENTS // (neighbors.shape[1] * space.prototypes.shape[1])):
         targets = torch.from_numpy(neighbors[chosen]).to(space.device)  # [B, K]
         cosines = torch.einsum("bd,bkd->bk", space(rows[chosen]), space.prototypes[targets.clamp(min=0)])
         best, at = cosines.masked_fill(targets < 0, -torch.inf).max(1)
         similarity[chosen], nearest[chosen] = best.cpu(), targets.gather(1, at[:, None])[:, 0].cpu()
-    for chosen in _blocks_of(np.flatnonzero(~some), _BLOCK_ELEMENTS // len(space.prototypes)):
+    for chosen in blocks_of(np.flatnonzero(~some), _BLOCK_ELEMENTS // len(space.prototypes)):
         best, at = (space(rows[chosen]) @ space.prototypes.T).max(1)
         similarity[chosen], nearest[chosen] = best.cpu(), at.cpu()
     return similarity, nearest
 
 
-def found_gamma1(
-    space: Space, rows: np.ndarray, categories: np.ndarray, neighbors: Neighbors, options: FilterOptions
-) -> float:
-    """The similarity that `wrong_share` of the images exceed when they stand under another category's name."""
-    possible = neighbors.with_neighbors()
-    if len(possible) < 2:
-        raise ValueError("--gamma1 auto needs images of two categories with neighbors: give --gamma1 a number.")
-    wrong, _ = similarities(space, rows, neighbors.of(_wrong_names(categories, possible)))
-    gamma1 = float(np.quantile(wrong, 1 - options.wrong_share))
-    if gamma1 >= options.gamma2:
-        raise ValueError(
-            f"--gamma1 auto finds {gamma1:.3f}, which is not below --gamma2 {options.gamma2}: this encoder finds all "
-            "images alike; --center may help."
-        )
-    return gamma1
+def nearest_targets(space: Space, rows: np.ndarray, categories: np.ndarray, number: int) -> list[tuple[int, int]]:
+    """(category, target) pairs: the `number` targets whose prototypes are nearest to that of each category's images.
 
-
-def _wrong_names(categories: np.ndarray, possible: np.ndarray) -> np.ndarray:
-    """For each image a category of `possible` drawn from those that are not its own."""
-    drawn = np.random.default_rng(_SEED).integers(0, len(possible), len(categories))
-    own = possible[drawn] == categories
-    return possible[np.where(own, (drawn + 1) % len(possible), drawn)]
-
-
-def unlike_their_category(
-    space: Space, rows: np.ndarray, categories: np.ndarray, options: FilterOptions
-) -> tuple[float, dict[int, tuple[int, float]]]:
-    """Images that resemble another category more than their own: the margin, and {position: (category, cosine)}.
-
-    A category's prototype is the mean of its crawled images, without the image in question. What an image's cosine to
-    its own prototype exceeds the best other one by must exceed what `wrong_share` of the images reach under a wrong
-    name. A category of one image cannot be judged.
+    What all targets have in common is taken off first: small encoders find everything alike.
     """
-    ids, category = np.unique(categories, return_inverse=True)  # [A], [n]
-    if len(ids) < 2:
-        raise ValueError("--own-category compares categories, but all images are of one: leave it out.")
-    sums = torch.zeros(len(ids), space.prototypes.shape[1], device=space.device)
-    for part in _blocks_of(np.arange(len(rows)), _BLOCK):
-        sums.index_add_(0, torch.from_numpy(category[part]).to(space.device), space(rows[part]))
-    prototypes = F.normalize(sums)  # [A, D]
-    false = np.searchsorted(ids, _wrong_names(categories, ids))
-    margins, wrong_margins = (np.empty(len(rows), np.float32) for _ in range(2))
-    other, cosine = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
-    for part in _blocks_of(np.arange(len(rows)), _BLOCK_ELEMENTS // len(ids)):
-        features = space(rows[part])
-        mine, named = (torch.from_numpy(c[part]).to(space.device)[:, None] for c in (category, false))  # [B, 1]
-        alone = F.normalize(sums[mine[:, 0]] - features)  # [B, D]
-        cosines = features @ prototypes.T  # [B, A]
-        cosines.scatter_(1, mine, (alone * features).sum(1, keepdim=True))
-        best, at = cosines.scatter(1, mine, -torch.inf).max(1)
-        margins[part] = (cosines.gather(1, mine)[:, 0] - best).cpu()
-        other[part], cosine[part] = at.cpu(), best.cpu()
-        best_of_wrong = cosines.scatter(1, named, -torch.inf).amax(1)
-        wrong_margins[part] = (cosines.gather(1, named)[:, 0] - best_of_wrong).cpu()
-    margin = float(np.quantile(wrong_margins, 1 - options.wrong_share))
-    judged = np.bincount(category)[category] > 1
-    unlike = np.flatnonzero((margins <= margin) & judged)
-    return margin, {int(at): (int(ids[other[at]]), float(cosine[at])) for at in unlike}
+    ids, category = np.unique(categories, return_inverse=True)
+    center = space.prototypes.mean(0)
+    means = F.normalize(space.sums(rows, category, len(ids)))
+    pairs = []
+    for part in blocks_of(np.arange(len(ids)), _BLOCK_ELEMENTS // len(space.prototypes)):
+        cosines = F.normalize(means[part] - center) @ F.normalize(space.prototypes - center).T
+        nearest = cosines.topk(min(number, cosines.shape[1])).indices.tolist()
+        pairs += [
+            (category, target) for category, few in zip(ids[part].tolist(), nearest, strict=True) for target in few
+        ]
+    return pairs
 
 
 def near_duplicates(
@@ -179,10 +145,10 @@ def near_duplicates(
     with RowStore(folder, name, _NEAREST) as store:
         missing = np.flatnonzero(store.find(keys) < 0)
         if len(missing):
-            features = space.plain(references.rows)  # [V, D]
-            for part in _blocks_of(missing, _BLOCK_ELEMENTS // len(features)):
+            features = space(references.rows)  # [V, D]
+            for part in blocks_of(missing, _BLOCK_ELEMENTS // len(features)):
                 found = np.empty(len(part), _NEAREST)
-                cosine, at = (space.plain(rows[part]) @ features.T).max(1)
+                cosine, at = (space(rows[part]) @ features.T).max(1)
                 found["cosine"], found["reference"] = cosine.cpu(), at.cpu()
                 store.append(keys[part], found)
         nearest = store.rows()[store.find(keys)]
@@ -192,14 +158,14 @@ def near_duplicates(
     duplicates = {}
     for position in np.flatnonzero(alike >= 0).tolist():
         reference = int(alike[position]) % len(references.rows)
-        both = space.plain(np.array([rows[position], references.rows[reference]]))
+        both = space(np.array([rows[position], references.rows[reference]]))
         duplicates[position] = reference, float(both[0] @ both[1])
     for position in np.flatnonzero(nearest["cosine"] >= options.duplicate).tolist():
         duplicates[position] = int(nearest["reference"][position]), float(nearest["cosine"][position])
     return duplicates
 
 
-def _blocks_of(positions: np.ndarray, most: int) -> Iterator[np.ndarray]:
+def blocks_of(positions: np.ndarray, most: int) -> Iterator[np.ndarray]:
     """Pieces of at most `most` positions, so that what is computed from one stays small."""
     most = min(max(1, most), _BLOCK)
     for start in range(0, len(positions), most):

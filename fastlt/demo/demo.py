@@ -51,8 +51,8 @@ def demo(out: Path, ranks: int = 2) -> None:
     _fastlt("encode", out / "targets", *folders, "--mode", "raw")
     runs = [_train(out, *arm, ranks) for arm in TARGETS_ALONE]
     _headline("filter: with what the balanced run has learned to see")
-    # A small encoder finds all drawings alike, but knows whose they are.
-    thresholds = ["--own-category", "--gamma1", 0, "--duplicate", 0.995, "--hash-radius", 4]
+    # A small encoder finds all drawings alike.
+    thresholds = ["--duplicate", 0.995, "--hash-radius", 4]
     _fastlt("filter", catalog, *folders, "--run", runs[-1], *thresholds, "--sheet", sheet)
     _fastlt("status", catalog)
     _headline("encode: the target classes and what filter kept")

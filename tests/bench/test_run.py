@@ -74,6 +74,21 @@ def test_quick_crawl_leaves_whole_records(tmp_path):
     assert all(record["versions"]["aiohttp"] for record in records)
 
 
+def test_a_filter_suite_without_its_data_says_so(tmp_path):
+    done = run("filter", "--device", "cpu", "--data", tmp_path / "absent.zip", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "skipped: there is no" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "data" / "tin_wide.zip").is_file(), reason="real images are not at hand")
+def test_quick_filter_leaves_a_record(tmp_path):
+    done = run("filter", "--device", "cpu", "--quick", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (record,) = records_of(tmp_path, "filter")
+    assert min(record["precision"] + record["recall"]) > 0.9
+
+
 @pytest.mark.slow
 def test_quick_loaders_leave_whole_records_and_a_picture(tmp_path):
     done = run("loaders", "--quick", "--results", tmp_path)

@@ -48,6 +48,22 @@ def test_an_older_catalog_gets_the_columns_it_lacks(old, monkeypatch):
         assert catalog.candidate(1)["seen"] == "again"
 
 
+def test_neighbors_of_the_first_version_were_given(tmp_path):
+    path = tmp_path / "first.sqlite"
+    with Catalog(path, create=True) as catalog, catalog.transaction():
+        catalog.enter_targets([("hawk", "hawk", "[]", 1)])
+        catalog.add_neighbor(1, catalog.add_category("kite", "kite"))
+        for later in schema.MIGRATIONS:  # what it did not have yet
+            assert later in (1,), "take back what that step adds, too"
+        catalog.connection.execute("ALTER TABLE neighbor DROP COLUMN origin")
+        catalog.connection.execute("PRAGMA user_version = 1")
+    with Catalog(path) as catalog, catalog.transaction():
+        catalog.set_found_neighbors([])
+        assert catalog.neighbors() == {"hawk": ["kite"]}
+        assert catalog.given_pairs() == [(1, "hawk")]
+    assert version(path) == schema.VERSION
+
+
 def test_a_migration_that_fails_leaves_the_catalog_as_it_was(old, monkeypatch):
     before = version(old)
     monkeypatch.setattr(schema, "VERSION", before + 1)

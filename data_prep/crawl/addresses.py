@@ -51,9 +51,9 @@ def parse_url(url: str) -> URL | None:
         parsed = URL(url.strip())
     except ValueError:
         return None
-    return parsed.with_fragment(None) if parsed.scheme in ("http", "https") and parsed.host else None
+    return parsed.with_fragment(None) if parsed.scheme in ("http", "https") and parsed.raw_host else None
 
 
 def host_of(url: URL) -> str:
     """Host and port: what politeness counts by."""
-    return f"{url.host}:{url.port}"
+    return f"{url.raw_host}:{url.port}"

@@ -20,6 +20,9 @@ from fastlt.data_prep import schema
 from fastlt.dataset.images import in_tar
 
 
+_TOLD = ("page", "license", "attribution")
+
+
 class Candidate(NamedTuple):
     """A URL that may be an image of a category."""
 
@@ -234,6 +237,8 @@ class Catalog:
             " completion_tokens = completion_tokens + excluded.completion_tokens",
             row,
         )
+        cost = prompt_tokens + completion_tokens
+        self.remember("dearest answer", str(max(cost, int(self.setting("dearest answer") or 0))))
 
     def count_unusable_answer(self, why: str) -> None:
         """One more answer was of no use."""
@@ -245,11 +250,12 @@ class Catalog:
         return dict(json.loads(self.setting("unusable answers") or "{}"))
 
     def answer_costs(self) -> sqlite3.Row:
-        """Of all answers: `answers` of use, `prompt_tokens`, `completion_tokens`; `dearest`: tokens of the dearest."""
+        """Of all answers: `answers` of use, `prompt_tokens`, `completion_tokens`; `dearest`: tokens of one at most."""
         return self._run(
             "SELECT count(nullif(content, '')) AS answers, ifnull(sum(prompt_tokens), 0) AS prompt_tokens,"
             " ifnull(sum(completion_tokens), 0) AS completion_tokens,"
-            " ifnull(max(prompt_tokens + completion_tokens), 0) AS dearest FROM answer"
+            " ifnull((SELECT CAST(value AS INTEGER) FROM setting WHERE name = 'dearest answer'),"
+            " ifnull(max(prompt_tokens + completion_tokens), 0)) AS dearest FROM answer"  # of an older fastlt
         ).fetchone()
 
     # Searches of image sources
@@ -290,31 +296,35 @@ class Catalog:
         )
         return self.connection.total_changes - before
 
-    def enter_candidates(self, rows: Iterable[Candidate]) -> tuple[int, int]:
-        """Adds candidates, of one URL each, or makes what is known of them what these say; (new, changed).
+    def candidate_of_url(self, url: str) -> int | None:
+        """The id of the candidate with that URL."""
+        row = self._run("SELECT id FROM candidate WHERE url = ?", [url]).fetchone()
+        return row["id"] if row else None
 
-        An image that comes under another category is to be filtered again.
+    def enter_candidate(self, row: Candidate) -> tuple[int, str]:
+        """Adds a candidate, or makes what is known of it what this says; (id, "new", "changed" or "known").
+
+        What a list does not say of a URL that an image source found stays. An image that comes under another category
+        is to be filtered again.
         """
-        new = changed = 0
-        for row in rows:
-            about = (row.category, row.page, row.license, row.attribution)
-            known = self._run(
-                "SELECT id, category, page, license, attribution FROM candidate WHERE url = ?", [row.url]
-            ).fetchone()
-            if known is None:
-                self.add_candidates([row])
-                new += 1
-            elif about != tuple(known)[1:]:
-                self._run(
-                    "UPDATE candidate SET category = ?, page = ?, license = ?, attribution = ? WHERE id = ?",
-                    [*about, known["id"]],
-                )
-                self._run(
-                    "UPDATE image SET category = ?1, state = 'new', reason = '' WHERE id = ?2 AND category != ?1",
-                    [row.category, known["id"]],
-                )
-                changed += 1
-        return new, changed
+        about = (row.category, row.page, row.license, row.attribution)
+        query = "SELECT id, source, category, page, license, attribution FROM candidate WHERE url = ?"
+        known = self._run(query, [row.url]).fetchone()
+        if known is None:
+            self.add_candidates([row])
+            return self._number("SELECT last_insert_rowid()"), "new"
+        if known["source"] != row.source:
+            page, license, attribution = (said or known[name] for said, name in zip(about[1:], _TOLD, strict=True))
+            about = (row.category, page, license, attribution)
+        if about == tuple(known)[2:]:
+            return known["id"], "known"
+        query = "UPDATE candidate SET category = ?, page = ?, license = ?, attribution = ? WHERE id = ?"
+        self._run(query, [*about, known["id"]])
+        self._run(
+            "UPDATE image SET category = ?1, state = 'new', reason = '' WHERE id = ?2 AND category != ?1",
+            [row.category, known["id"]],
+        )
+        return known["id"], "changed"
 
     def remove_empty_categories(self) -> None:
         """Removes categories that nothing refers to: those of labels that a list had once."""
@@ -384,31 +394,31 @@ class Catalog:
         wanted = [row[0] for row in rows if row[0].partition(" (")[0] == reason]
         return sum(self._run(query, [found]).rowcount for found in wanted)
 
-    def licenses(self, source: str) -> list[str]:
-        """The licenses of a source's candidates, "" for none."""
-        return [row[0] for row in self._run("SELECT DISTINCT license FROM candidate WHERE source = ?", [source])]
+    def licenses(self) -> list[str]:
+        """The licenses of candidates, "" for none."""
+        return [row[0] for row in self._run("SELECT DISTINCT license FROM candidate")]
 
-    def set_refused_licenses(self, source: str, refused: Iterable[str], reason: str) -> tuple[int, int]:
-        """Drops what a source has under these licenses and opens what was dropped under others; (opened, dropped)."""
+    def set_refused_licenses(self, refused: Iterable[str], reason: str) -> tuple[int, int]:
+        """Drops what has these licenses and opens what was dropped under others; (opened, dropped)."""
         self._run("CREATE TEMP TABLE IF NOT EXISTS refused (license TEXT PRIMARY KEY)")
         self._run("DELETE FROM refused")
         self.connection.executemany("INSERT INTO refused VALUES (?)", [[license] for license in refused])
         opened = self._run(
-            "UPDATE candidate SET state = 'new', reason = '' WHERE state = 'dropped' AND reason = ? AND source = ?"
+            "UPDATE candidate SET state = 'new', reason = '' WHERE state = 'dropped' AND reason = ?"
             " AND license NOT IN (SELECT license FROM refused)",
-            [reason, source],
+            [reason],
         ).rowcount
         dropped = self._run(
-            "UPDATE candidate SET state = 'dropped', reason = ? WHERE state IN ('new', 'failed') AND source = ?"
+            "UPDATE candidate SET state = 'dropped', reason = ? WHERE state IN ('new', 'failed')"
             " AND license IN (SELECT license FROM refused)",
-            [reason, source],
+            [reason],
         ).rowcount
         return opened, dropped
 
-    def num_fetched(self, source: str, licenses: Iterable[str]) -> int:
-        """Images of a source that came under these licenses."""
-        query = "SELECT count(*) FROM candidate WHERE state = 'fetched' AND source = ? AND license = ?"
-        return sum(self._number(query, source, license) for license in licenses)
+    def num_fetched(self, licenses: Iterable[str]) -> int:
+        """Images that came under these licenses."""
+        query = "SELECT count(*) FROM candidate WHERE state = 'fetched' AND license = ?"
+        return sum(self._number(query, license) for license in licenses)
 
     # Shards and their images
 

@@ -123,7 +123,7 @@ def head_arguments(recipe: Recipe, label_space: LabelSpace) -> dict[str, Any]:
 
 def _kept_outputs(model: ModelRecipe) -> int:
     """CLIP's projection to where its text embeddings are is what timm calls its classifier; 0 where it is cut off."""
-    config = timm.get_pretrained_cfg(model.name)
+    config = timm.get_pretrained_cfg(model.name) if model.class_embeddings else None
     if not model.class_embeddings or not config or config.num_classes != embedding_size(model.class_embeddings):
         return 0
     return config.num_classes

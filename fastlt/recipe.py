@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -70,11 +70,18 @@ _MUST = {
 
 
 def _as_typed(value: Any) -> Any:
-    """A path that YAML takes for a number or a date."""
-    return str(value) if isinstance(value, int | float | date) and not isinstance(value, bool) else value
+    """A path that YAML takes for a whole number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-_HomePath = Annotated[Path, AfterValidator(Path.expanduser)]
+def _from_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path} begins with the home of nobody here: {error}") from None
+
+
+_HomePath = Annotated[Path, AfterValidator(_from_home)]
 UserPath = Annotated[_HomePath, BeforeValidator(_as_typed)]
 """A path as people write it, with ~ for home, and maybe a number."""
 
@@ -399,7 +406,16 @@ def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would take the last."""
+    """Refuses a key that stands twice, of which YAML would take the last.
+
+    Only what looks like a number is one: 20261125_1200, 12:30 and 2026-11-25, which YAML 1.1 takes for numbers and a
+    date, are names of runs.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in found if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -407,6 +423,14 @@ class _Loader(yaml.SafeLoader):
         if twice is not None:
             raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?\Z|[-+]?\.(?:inf|nan)\Z", re.I),
+    list("-+.0123456789"),
+)
 
 
 def _parsed(text: str, what: str) -> Any:

@@ -15,7 +15,7 @@ from protego import Protego
 from yarl import URL
 
 import fastlt
-from fastlt.data_prep.crawl import policy
+from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.addresses import ForbiddenAddressError, host_of, parse_url, public_socket
 from fastlt.data_prep.crawl.options import Limits, Politeness
 from fastlt.data_prep.crawl.politeness import AGENT, Host, HostGivenUpError, opts_out, our_rules
@@ -158,7 +158,7 @@ class Fetcher:
                 async with self._request(target) as response:
                     if response.status not in (301, 302, 303, 307, 308):
                         if is_image and not self._politeness.ignore_opt_outs and opts_out(response.headers):
-                            raise DroppedError(policy.OPTED_OUT)
+                            raise DroppedError(reasons.OPTED_OUT)
                         return await self._read(response, max_bytes)
                     location = response.headers.get("Location", "")
             except HostGivenUpError as error:
@@ -197,7 +197,7 @@ class Fetcher:
                 raise _TryAgainError("too slow") from None
             except aiohttp.ClientConnectorError as error:
                 if isinstance(error.os_error, ForbiddenAddressError) or "not a public address" in str(error.os_error):
-                    raise DroppedError(policy.NOT_PUBLIC) from None
+                    raise DroppedError(reasons.NOT_PUBLIC) from None
                 host.failed()
                 raise _TryAgainError("no connection") from None
             except aiohttp.ClientPayloadError:
@@ -217,7 +217,7 @@ class Fetcher:
         if status not in (200, 203):  # 203: a proxy has changed it, perhaps
             raise DroppedError(f"status {status}")
         if (response.content_length or 0) > max_bytes:
-            raise DroppedError(policy.TOO_MANY_BYTES)
+            raise DroppedError(reasons.TOO_MANY_BYTES)
         return _unpacked(await self._read_body(response, max_bytes), response.headers, max_bytes)
 
     async def _read_body(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
@@ -234,7 +234,7 @@ class Fetcher:
                     break
                 body += chunk
         if len(body) > max_bytes:
-            raise DroppedError(policy.TOO_MANY_BYTES)
+            raise DroppedError(reasons.TOO_MANY_BYTES)
         return bytes(body)
 
     async def _ask_robots(self, url: URL) -> None:
@@ -249,7 +249,7 @@ class Fetcher:
         if rules is None:
             raise FailedError("robots.txt cannot be read")
         if not rules.can_fetch(str(url), AGENT):
-            raise DroppedError(policy.ROBOTS)
+            raise DroppedError(reasons.ROBOTS)
 
     async def _read_robots(self, origin: URL) -> Protego | None:
         """The rules of a host; none that can be read means no entry (RFC 9309, 2.3.1)."""
@@ -257,9 +257,9 @@ class Fetcher:
             text = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES)
         except DroppedError as error:
             # No such file, or one that is fenced off, is permission; trouble of the server is not, nor is half a file.
-            if str(error) == policy.NOT_PUBLIC:
+            if str(error) == reasons.NOT_PUBLIC:
                 raise
-            if str(error) == policy.TOO_MANY_BYTES:
+            if str(error) == reasons.TOO_MANY_BYTES:
                 return None
             text = b""
         except (FailedError, HostGivenUpError):
@@ -279,6 +279,6 @@ def _unpacked(body: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:
         except zlib.error:
             continue
         if len(unpacked) > max_bytes:
-            raise DroppedError(policy.TOO_MANY_BYTES)
+            raise DroppedError(reasons.TOO_MANY_BYTES)
         return unpacked
     return body  # it says so and is not

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from fastlt.data_prep.crawl import policy
+from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.options import ImageOptions
 from fastlt.data_prep.perceptual.hash import perceptual_hash, shrink
 from fastlt.dataset.images import UnsupportedColorsError, decode_pixels, open_image
@@ -47,7 +47,6 @@ def prepare(data: bytes, options: ImageOptions, max_pixels: int) -> Prepared:
         UnusableImageError: the bytes are no image, are damaged, too large, too small or animated.
     """
     cv2.setNumThreads(1)  # there is a process for each core
-    Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
         pixels = shrink(_decode(data, options, max_pixels), options.size)
@@ -72,14 +71,14 @@ def _is_animated(image: Image.Image) -> bool:
 def _decode(data: bytes, options: ImageOptions, max_pixels: int) -> np.ndarray:
     """RGB pixels, uint8 [H, W, 3], at most a power of two too large."""
     try:
-        image = open_image(data)
+        image = open_image(data, max_pixels=None)  # our own limit has its own reason
     except Exception:  # Pillow's readers raise many kinds
         raise UnusableImageError("not an image") from None
     width, height = image.size
     if width * height > max_pixels:
-        raise UnusableImageError(policy.TOO_MANY_PIXELS)
+        raise UnusableImageError(reasons.TOO_MANY_PIXELS)
     if min(width, height) < options.min_side:
-        raise UnusableImageError(policy.TOO_SMALL)
+        raise UnusableImageError(reasons.TOO_SMALL)
     if _is_animated(image):
         raise UnusableImageError("animated")
     scale = min(1.0, options.size / min(width, height)) if options.size else 1.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastlt.data_prep.catalog import Catalog, ImageRow
-from fastlt.data_prep.crawl import policy
+from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.prepare import Prepared
 from fastlt.data_prep.crawl.shards import ShardWriter
 from fastlt.data_prep.perceptual.index import HashIndex
@@ -119,7 +119,7 @@ class ImageWriter:
         if self._index is not None:
             (at,) = self._index.nearest(np.array([image.hash]))
             if at >= 0:
-                return self._ids[at], policy.NEAR_DUPLICATE
+                return self._ids[at], reasons.NEAR_DUPLICATE
         return None, ""
 
     def _add(self, outcome: Outcome, image: Prepared, row: sqlite3.Row) -> ImageRow:

@@ -59,7 +59,7 @@ def _broken(file: Path, places: Sequence[Place]) -> list[str]:
             if place.width:
                 _check_stored(file, place)
             else:
-                read_image(place.name)
+                read_image(place.name, max_pixels=None)
         except BrokenImageError as error:
             problems.append(f"{place.called}: {str(error).rstrip('.')}")
     return problems
@@ -74,7 +74,7 @@ def _check_stored(file: Path, place: Place) -> None:
             if len(content) != 3 * place.width * place.height:
                 raise ValueError(f"{len(content):,} bytes are not {size[0]} x {size[1]} pixels")
             return
-        with open_image(content) as image:
+        with open_image(content, max_pixels=None) as image:
             if image.format != "JPEG" or image.size != size:
                 raise ValueError(f"it is not a JPEG of {size[0]} x {size[1]} pixels")
-        decode_image(content)
+        decode_image(content, max_pixels=None)

@@ -21,6 +21,8 @@ def read_text(file: Path, what: str, errors: str = "strict") -> str:
     """
     try:
         content = file.read_bytes()
+        if content.startswith(b"version https://git-lfs"):
+            raise ValueError(f"the {what} {file} is a pointer of Git LFS: `git lfs pull` brings the file itself.")
         return content.decode(json.detect_encoding(content), errors).removeprefix("\ufeff")
     except OSError as error:
         raise ValueError(f"the {what} {file} cannot be read: {error}.") from None

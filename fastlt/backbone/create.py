@@ -46,7 +46,9 @@ def create_backbone(
     # would then say nothing of what it did not find.
     with patch.object(_builder, "load_pretrained", lambda *_, filter_fn=None, **__: renamings.append(filter_fn)):
         backbone = _made(model, arguments, pretrained=True)
-    renaming = renamings[-1] if renamings else None
+    if not renamings:
+        raise RuntimeError("timm loads weights in another way than 1.0.20 to 1.0.31 do: install one of these.")
+    renaming = renamings[-1]
     _fill(backbone, model, lambda tensors: _timm_names(tensors, backbone, renaming), tell)
     return backbone
 
@@ -70,8 +72,8 @@ def _suited(name: str, told: str, size: int) -> dict[str, Any]:
             error = _tried(name, choice, size, torch.device(device))
             if error is None:
                 return choice
-            if not (isinstance(error, TypeError) and "img_size" in str(error)):  # which it does not have
-                errors.append(error)
+            if len(choices) == 1 or not (isinstance(error, TypeError) and "img_size" in str(error)):
+                errors.append(error)  # and not that it has no such argument, which was ours
     raise ValueError(_why_not(name, arguments, size, errors[-1]))
 
 
@@ -92,7 +94,12 @@ def _why_not(name: str, arguments: dict[str, Any], size: int, error: Exception) 
             f"timm cannot make model {name!r} with {arguments}: {said}. model.arguments are {arguments}: for another "
             "model, set others or {}."
         )
-    config = timm.get_pretrained_cfg(name) if ":" not in name else None
+    if not timm.is_model(name):
+        return f"timm has no model {name!r}: {said[:200]}."
+    try:
+        config = timm.get_pretrained_cfg(name) if ":" not in name else None
+    except RuntimeError:  # a tag that timm does not know
+        return f"timm cannot make model {name!r}: {said[:200]}."
     own = f"; its own size is data.image_size={config.input_size[-1]}" if config else ""
     return f"model {name!r} cannot take images of data.image_size={size}{own}. timm says: {said[:200]}."
 

@@ -49,6 +49,7 @@ EXTENSIONS = frozenset(extension for name in FORMATS for extension in _EXTENSION
 _ORIENTATION = 274  # EXIF tag
 _IN_TAR = re.compile(r"(.+\.tar)#(\d+)\+(\d+)")
 
+MAX_PIXELS = 179_000_000  # width x height, where nobody says otherwise: what Pillow refuses as a bomb
 # Pillow's own limit cannot be told to let one file pass: `open_image` has ours.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -84,17 +85,21 @@ def read_bytes(name: ImageName) -> bytes:
         return shard.read(int(inside[3]))
 
 
-def read_image(name: ImageName) -> Image.Image:
+def read_image(name: ImageName, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
     """The whole image of that name in RGB, upright.
+
+    Args:
+        name: of a file, or of an image inside a tar.
+        max_pixels: see `open_image`.
 
     Raises:
         BrokenImageError: the image is missing, truncated or no image.
     """
     with broken_if_it_fails(name):
-        return decode_image(read_bytes(name))
+        return decode_image(read_bytes(name), max_pixels=max_pixels)
 
 
-def decode_image(content: bytes, longest: int | None = None, max_pixels: int | None = None) -> Image.Image:
+def decode_image(content: bytes, longest: int | None = None, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
     """As `read_image`, from the bytes of the file, shrunk to `longest` pixels on its longer side where it is larger.
 
     Raises:
@@ -111,12 +116,12 @@ def decode_image(content: bytes, longest: int | None = None, max_pixels: int | N
         return image
 
 
-def open_image(content: bytes | Path, max_pixels: int | None = None) -> Image.Image:
+def open_image(content: bytes | Path, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
     """The image with format, size and mode, its pixels not yet decoded.
 
     Args:
         content: the file, or its bytes.
-        max_pixels: width x height above which it is refused, before it can fill the memory.
+        max_pixels: width x height above which it is refused, before it can fill the memory; None allows all.
 
     Raises:
         TooLargeError: it has more pixels than that.
@@ -127,15 +132,15 @@ def open_image(content: bytes | Path, max_pixels: int | None = None) -> Image.Im
     if max_pixels and width * height > max_pixels:
         image.close()
         raise TooLargeError(
-            f"it has {width * height / 1e6:,.1f} megapixels ({width:,} x {height:,}), more than --max-megapixels "
-            f"{max_pixels / 1e6:g} allows"
+            f"it has {width * height / 1e6:,.1f} megapixels ({width:,} x {height:,}), more than the "
+            f"{max_pixels / 1e6:g} that --max-megapixels allows"
         )
     return image
 
 
 def is_image(file: Path) -> bool:
     """Whether a file begins as one of `FORMATS` does, whatever it is called."""
-    with suppress(Exception), open_image(file):
+    with suppress(Exception), open_image(file, max_pixels=None):
         return True
     return False
 

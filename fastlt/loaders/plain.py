@@ -63,7 +63,7 @@ class _Images(Dataset):
 
     def __getitem__(self, key_and_index: tuple[int, int]) -> Tensor:
         key, index = key_and_index
-        image = read_image(self.names[index])
+        image = read_image(self.names[index], max_pixels=None)  # encode has allowed it
         if self.seed is not None:  # timm draws from three global generators: those of the worker, if there are any
             seeds = np.random.SeedSequence([self.seed, key]).generate_state(3)
             random.seed(int(seeds[0]))

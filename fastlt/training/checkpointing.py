@@ -95,26 +95,33 @@ class Progress:
 def newest_whole(run: RunFolder) -> tuple[Path | None, list[str]]:
     """The newest checkpoint whose files are as they were written, and a line about each damaged one after it.
 
-    Called by all ranks. Damaged ones are set aside under a hidden name, as their steps will be saved again.
+    Called by all ranks. Damaged ones are set aside under another name, as their steps will be saved again; where none
+    is whole, all stay as they are.
 
     Raises:
         ValueError: none is whole, or it was written by another version of fastlt.
     """
-    said: list[str] = []
+    damaged: dict[Path, str] = {}
     for checkpoint in reversed(run.all_checkpoints()):
         damage = _damage(checkpoint)
         if not damage:
-            return checkpoint, said
-        aside = checkpoint.with_name(f".{checkpoint.name}.damaged")
-        said.append(f"warning: {checkpoint} is damaged ({damage}); it is now {aside.name}")
-        dist.barrier()
-        if dist.get_rank() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            checkpoint.rename(aside)
-        dist.barrier()
-    if said:
-        raise ValueError(f"no checkpoint of {run.path} is whole: {'; '.join(said)}.")
-    return None, said
+            return checkpoint, [_set_aside(other, why) for other, why in damaged.items()]
+        damaged[checkpoint] = damage
+    if damaged:
+        why = "; ".join(f"{checkpoint.name}: {damage}" for checkpoint, damage in damaged.items())
+        raise ValueError(f"no checkpoint of {run.path} is whole ({why}): remove them to start over.")
+    return None, []
+
+
+def _set_aside(checkpoint: Path, damage: str) -> str:
+    """Renames a damaged checkpoint; what to say of it."""
+    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    dist.barrier()
+    if dist.get_rank() == 0:
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
+    dist.barrier()
+    return f"warning: {checkpoint} is damaged ({damage}); it is now {aside.name}, and may be removed"
 
 
 def _damage(checkpoint: Path) -> str:
@@ -125,8 +132,8 @@ def _damage(checkpoint: Path) -> str:
         written: dict[str, list[int]] = fields["files"] if is_ours else {}
     except FileNotFoundError:
         return f"it has no {_PROGRESS}"
-    except (json.JSONDecodeError, TypeError, KeyError):
-        return f"{_PROGRESS} is cut off"
+    except (ValueError, TypeError, KeyError):
+        return f"{_PROGRESS} is not as it was written"
     if not is_ours:
         raise ValueError(f"{checkpoint} was written by another version of fastlt: finish this run with that one.")
     found = _checksums(checkpoint)

@@ -89,7 +89,11 @@ def test_paths_as_people_write_them(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ann")
     recipe = load_recipe(RECIPES[0], ["data.path=~/birds", "output=20261125"])
     assert (str(recipe.data.path), str(recipe.output)) == ("/home/ann/birds", "20261125")
-    assert str(load_recipe(RECIPES[0], ["output=2026-11-25"]).output) == "2026-11-25"
+    for name in ("2026-11-25", "20261125_120000", "12:30:00", "007", "1e3x"):
+        assert str(load_recipe(RECIPES[0], [f"output={name}"]).output) == name
+    with pytest.raises(ValueError, match="begins with the home of nobody here"):
+        load_recipe(RECIPES[0], ["output=~nobody-of-that-name/x"])
+    assert load_recipe(RECIPES[0], ["optimizer.blr=1e-3", "optimizer.min_lr=.5"]).optimizer.blr == 0.001
 
 
 @pytest.mark.parametrize(

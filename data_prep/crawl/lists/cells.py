@@ -100,4 +100,4 @@ def _kind(text: str) -> str:
     scheme = _SCHEME.match(text)
     if not text.strip():
         return "without a URL"
-    return f"with {scheme[1].lower()}: URLs" if scheme and len(scheme[1]) > 1 else "whose URL is none"
+    return f"with a URL of {scheme[1].lower()}:" if scheme and len(scheme[1]) > 1 else "with something that is no URL"

@@ -46,9 +46,10 @@ _PAGE_NAMES = (
 )
 # Text that is no label, however often it comes again.
 _OTHER = re.compile(
-    r"text|caption|title|description|alt|comment|tags?|.*caption.*|.*description.*|.*title|prompt|query|"
-    r".*(id|key|hash|sha256|md5|uuid|url|uri|date|time|at|type|format|extension|size|width|height|status|message|"
-    r"score|similarity|language|lang|split|subset|set|nsfw|exif|grade|publisher|position|index|name|login)"
+    r"text|alt|comment|tags?|.*caption.*|.*description.*|.*title|prompt|query|name|type|set|index|at|at|date|time|"
+    r"mimetype|filename|filetype|mediatype|extension|format|language|lang|country|split|subset|dataset|nsfw|exif|"
+    r"qualitygrade|publisher|position|status|errormessage|userlogin|username|observer|"
+    r".*(id|key|hash|sha256|md5|uuid|url|uri|size|width|height|score|similarity)"
 )
 
 
@@ -71,7 +72,7 @@ class Columns:
             return f"https://{_OPEN_DATA_HOST}/photos/{as_text(row.get('photo_id'))}/medium.{as_text(row.get('extension'))}"
         return row.get(self.url)
 
-    def read(self) -> list[str]:
+    def needed(self) -> list[str]:
         """The columns that rows are read for."""
         url = _OPEN_DATA.split("+") if self.url == _OPEN_DATA else [self.url]
         return [*url, *filter(None, [self.label, self.license, self.attribution, self.page])]

@@ -8,6 +8,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from yarl import URL
 from fastlt.data_prep.catalog import Candidate, Catalog
 from fastlt.data_prep.crawl.addresses import host_of
 from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, one_line, page_of
-from fastlt.data_prep.crawl.lists.columns import Asked, Columns, choose, label_of
+from fastlt.data_prep.crawl.lists.columns import NONE, Asked, Columns, choose, label_of
 from fastlt.data_prep.crawl.lists.tables import Table, open_table
 from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
 from fastlt.data_prep.crawl.sources.licenses import normalize
@@ -28,6 +29,7 @@ ONE_CATEGORY = "all"  # of a list without labels
 _ENDINGS = {".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".txt"}
 _PACKED = {".gz", ".bz2", ".xz"}
 _MAX_NAMED = 5
+_READ_AS = 2  # raised when lists are read otherwise, so that they are read again
 _SEVERAL_LABELS = "with several labels, of which the first counts"
 
 
@@ -48,6 +50,7 @@ class UrlList:
     Args:
         path: a file, or a folder whose Parquet files, or else whose other lists, are one list.
         asked: columns that people named.
+        before: those that they named for an earlier state of the list; what it has no more is not meant.
 
     Attributes:
         rows: how many were read, so far in this iteration.
@@ -59,8 +62,8 @@ class UrlList:
             not clear, and a list without any URL.
     """
 
-    def __init__(self, path: Path, asked: Asked | None = None) -> None:
-        self.path, self.asked = path, asked or Asked()
+    def __init__(self, path: Path, asked: Asked | None = None, before: Asked | None = None) -> None:
+        self.path, self.asked, self._asked_before = path, asked or Asked(), before or Asked()
         self.files, self._other_files = _files(path)
         self._begin()
 
@@ -75,8 +78,9 @@ class UrlList:
         self._begin()
         batch: list[ListedUrl] = []
         found = 0
-        for file in self.files:
-            for listed in self._urls(file):
+        tables = [self._open(file) for file in self.files]  # questions come before anything is taken
+        for table in tables:
+            for listed in self._urls(table):
                 batch.append(listed)
                 found += 1
                 if len(batch) == BATCH:
@@ -88,18 +92,27 @@ class UrlList:
         if batch:
             yield batch
 
-    def _urls(self, file: Path) -> Iterator[ListedUrl]:
-        try:
+    def _open(self, file: Path) -> Table:
+        with _readable(file):
             table = open_table(file)
-            if not table.names:
-                return
-            columns = self.columns[file] = choose(table, self.asked)
-            for number, row in table.rows(columns.read()):
+            if table.names:
+                self.columns[file] = choose(table, self._meant(table))
+            return table
+
+    def _meant(self, table: Table) -> Asked:
+        known = {*table.names, NONE}
+        before = {what: name for what, name in asdict(self._asked_before).items() if name in known}
+        return Asked(**before | {what: name for what, name in asdict(self.asked).items() if name is not None})
+
+    def _urls(self, table: Table) -> Iterator[ListedUrl]:
+        if table.file not in self.columns:
+            return
+        columns = self.columns[table.file]
+        with _readable(table.file):
+            for number, row in table.rows(columns.needed()):
                 self.rows += 1
-                yield from self._of_row(file, columns, number, row)
-            self._note_odd(table)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise ValueError(f"{file} cannot be read: {one_line(error)}.") from None
+                yield from self._of_row(table.file, columns, number, row)
+        self._note_odd(table)
 
     def _of_row(self, file: Path, columns: Columns, number: int, row: dict[str, Any]) -> Iterator[ListedUrl]:
         urls, others = image_urls(columns.url_cell(row))
@@ -151,6 +164,14 @@ class UrlList:
         return lines
 
 
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(f"{file} cannot be read: {one_line(error)}.") from None
+
+
 def _number(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
 
@@ -165,12 +186,7 @@ def _files(path: Path) -> tuple[list[Path], Counter[str]]:
         return [path], Counter()
     if not path.is_dir():
         raise ValueError(f"there is no list of URLs at {path}.")
-    below = sorted(
-        Path(folder, name)
-        for folder, _, names in os.walk(path, followlinks=True)
-        for name in names
-        if not name.startswith(".")
-    )
+    below = sorted(_files_below(path))
     # Beside Parquet files lie those that say how they were made.
     files = [file for file in below if _ending(file) == ".parquet"]
     files = files or [file for file in below if _ending(file) in _ENDINGS and file.parent == path]
@@ -179,6 +195,17 @@ def _files(path: Path) -> tuple[list[Path], Counter[str]]:
         raise ValueError(f"{path} has no list of URLs in it, that is, no file that ends with {', '.join(_ENDINGS)}.")
     taken = set(files)
     return files, Counter(_ending(file) or "without ending" for file in below if file not in taken)
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    """Files that are not hidden, through links, each folder once."""
+    seen = set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _ending(file: Path) -> str:
@@ -207,10 +234,11 @@ def add_urls(catalog: Catalog, path: Path, asked: Asked | None = None) -> Added:
     Raises:
         ValueError: as `UrlList`.
     """
-    asked = _remembered(catalog, path, asked or Asked())
-    urls = UrlList(path, asked)
+    asked, before = asked or Asked(), Asked(**json.loads(catalog.setting(f"columns {path.absolute()}") or "{}"))
+    urls = UrlList(path, asked, before)
     stamps = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in urls.files]
-    as_added = json.dumps([2, stamps, list(asdict(asked).values())])
+    named = {what: name if name is not None else getattr(before, what) for what, name in asdict(asked).items()}
+    as_added = json.dumps([_READ_AS, stamps, named])
     if catalog.setting(f"list {path.absolute()}") == as_added:
         return Added(0, 0, [f"{path}: not changed since it was read"])
     entering = _Entering(catalog)
@@ -219,14 +247,11 @@ def add_urls(catalog: Catalog, path: Path, asked: Asked | None = None) -> Added:
             entering.add(batch)
     with catalog.transaction():
         catalog.remove_empty_categories()
-        catalog.remember(f"columns {path.absolute()}", json.dumps(asdict(asked)))
+        catalog.remember(f"columns {path.absolute()}", json.dumps(named))
         catalog.remember(f"list {path.absolute()}", as_added)
-    return Added(entering.new, entering.changed, [*urls.summary(), *urls.remarks(), *entering.remarks()])
-
-
-def _remembered(catalog: Catalog, path: Path, asked: Asked) -> Asked:
-    before = json.loads(catalog.setting(f"columns {path.absolute()}") or "{}")
-    return Asked(**{what: name if name is not None else before.get(what) for what, name in asdict(asked).items()})
+    return Added(
+        entering.counts["new"], entering.counts["changed"], [*urls.summary(), *urls.remarks(), *entering.remarks()]
+    )
 
 
 class _Entering:
@@ -236,16 +261,25 @@ class _Entering:
         self._catalog = catalog
         self._categories: dict[str, int] = {}  # by label
         self._labels: dict[int, list[str]] = {}
-        self.new = self.changed = self._repeated = 0
+        self.counts: Counter[str] = Counter()
+        self._entered = bytearray()  # by id, 1 for those of this list
 
     def add(self, batch: Sequence[ListedUrl]) -> None:
-        rows: dict[str, Candidate] = {}
+        first: dict[str, ListedUrl] = {}
         for listed in batch:
-            self._repeated += listed.url in rows
+            first.setdefault(listed.url, listed)
+        self.counts["repeated"] += len(batch) - len(first)
+        for listed in first.values():
+            known = self._catalog.candidate_of_url(listed.url)
+            if known is not None and known < len(self._entered) and self._entered[known]:
+                self.counts["repeated"] += 1
+                continue
             about = (host_of(URL(listed.url)), "list", listed.page, listed.license, listed.attribution)
-            rows[listed.url] = Candidate(self._category(listed.label), listed.url, *about)
-        new, changed = self._catalog.enter_candidates(rows.values())
-        self.new, self.changed = self.new + new, self.changed + changed
+            candidate = Candidate(self._category(listed.label), listed.url, *about)
+            at, what = self._catalog.enter_candidate(candidate)
+            self.counts[what] += 1
+            self._entered.extend(bytes(max(0, at + 1 - len(self._entered))))
+            self._entered[at] = 1
 
     def _category(self, label: str) -> int:
         if label not in self._categories:
@@ -263,6 +297,6 @@ class _Entering:
             shown = "; ".join(" = ".join(map(repr, labels[:_MAX_NAMED])) for labels in same[:_MAX_NAMED])
             number = "1 category stands" if len(same) == 1 else f"{len(same):,} categories stand"
             lines.append(f"{number} under several labels: {shown}")
-        if self._repeated:
-            lines.append(f"{self._repeated:,} rows repeat a URL, whose last row counts")
+        if repeated := self.counts["repeated"]:
+            lines.append(f"{_number(repeated, 'row')} with a URL that stood before, whose first row counts")
         return lines

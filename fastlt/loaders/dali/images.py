@@ -137,7 +137,7 @@ class DALIImages:
             return str(error)
         for index in suspects:
             try:
-                read_image(self._names[index])
+                read_image(self._names[index], max_pixels=None)
             except BrokenImageError as broken:
                 return f"sample {index} is a {broken}"
         return f"DALI cannot read one of {', '.join(self._names[index] for index in suspects)}: {error}"

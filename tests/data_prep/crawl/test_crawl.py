@@ -18,6 +18,7 @@ import webdataset
 from PIL import Image
 
 from fastlt.data_prep.catalog import Candidate, Catalog
+from fastlt.data_prep.crawl.lists.urls import add_urls
 from fastlt.dataset.images import in_tar, read_image
 from support.crawling import command, encoded, jpeg, outcomes, photograph, write_list
 from support.source_servers import SourceServers
@@ -498,7 +499,7 @@ def test_a_list_that_is_imported_again_corrects_what_it_said(tmp_path):
         assert "does seen hold the labels? Say so with --label-column, or with --label-column none" in refused.stderr
         done = crawl(catalog, "--urls", urls, "--label-column", "none")
         assert "8 rows; url=url, license=license, page=page, no label" in done.stdout
-        assert "4 rows repeat a URL" in done.stdout
+        assert "4 rows with a URL that stood before" in done.stdout
         assert categories(catalog) == {"all": ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]}
         done = crawl(catalog, "--urls", urls, "--label-column", "seen", "--page-column", "none")
         assert "0 new URLs, 4 changed" in done.stdout
@@ -508,6 +509,20 @@ def test_a_list_that_is_imported_again_corrects_what_it_said(tmp_path):
         urls.write_text("\n".join(["url,seen,page,license", *lines[1:]]) + "\n")  # remembers which columns
         assert "url=url, label=seen, license=license" in crawl(catalog, "--urls", urls).stdout
     assert sum(n for (_, path), n in web.asked.items() if path != "/robots.txt") == 4  # nothing twice
+
+
+def test_what_a_list_does_not_say_stays(tmp_path):
+    with Catalog(tmp_path / "c.sqlite", create=True) as catalog:
+        category = catalog.add_category("kite", "kite")
+        found = Candidate(category, "https://a.example/1.jpg", "a.example:443", "gbif", "p", "cc-by-4.0", "Ann")
+        catalog.add_candidates([found])
+    (tmp_path / "l.csv").write_text("url,label\nhttps://a.example/1.jpg,owl\n" + "https://a.example/2.jpg,owl\n" * 9000)
+    with Catalog(tmp_path / "c.sqlite") as catalog:
+        added = add_urls(catalog, tmp_path / "l.csv")
+        assert (added.new, added.changed) == (1, 1)
+        assert "8,999 rows with a URL that stood before, whose first row counts" in added.lines
+        row = catalog.candidate(1)
+    assert [row[key] for key in ("category_name", "page", "license", "attribution")] == ["owl", "p", "cc-by-4.0", "Ann"]
 
 
 def test_what_an_option_dropped_is_tried_again_without_it(tmp_path):

@@ -153,7 +153,7 @@ def test_empty_lists(tmp_path, text):
 def test_lists_of_something_else(tmp_path):
     (tmp_path / "list.txt").write_text("\nblack kite\nred kite\n")
     assert refusal(tmp_path / "list.txt").endswith(
-        "in it; left out: 2 rows whose URL is none (line 2 of list.txt: 'black kite')."
+        "in it; left out: 2 rows with something that is no URL (line 2 of list.txt: 'black kite')."
     )
 
 
@@ -272,7 +272,7 @@ def test_values_over_several_lines_and_of_any_length(tmp_path):
     assert urls.rows == 4
     remarks = " ".join(urls.remarks())
     assert "left out: 1 row without a URL (line 7" in remarks
-    assert "left out: 1 row whose URL is none (line 6" in remarks
+    assert "left out: 1 row with something that is no URL (line 6" in remarks
     assert "1 line with more or fewer values than the first line has (line 6" in remarks
 
 
@@ -282,7 +282,7 @@ def test_what_is_no_url_is_counted_by_kind(tmp_path):
     urls = UrlList(tmp_path / "list.jsonl")
     assert len([row for batch in urls for row in batch]) == 1
     assert urls.left_out == {
-        "without a URL": 1, "whose URL is none": 2, "with ftp: URLs": 2, "with data: URLs": 1
+        "without a URL": 1, "with something that is no URL": 2, "with a URL of ftp:": 2, "with a URL of data:": 1
     }  # fmt: skip
     assert "2 lines that hold no JSON object (line 8" in " ".join(urls.remarks())
 
@@ -314,6 +314,9 @@ def test_urls_as_people_write_them(tmp_path, cell, url):
         ("url,file", ["https://a.example/page", U2], "which column holds the URLs of images, url or file?"),
         ("occurrenceID,species", ["https://a.example/o/1", "kite"], "has no column of image URLs, only occurrenceID"),
         ("url,class,category", [U1, "Aves", "kite"], "which column holds the labels, class or category?"),
+        ("url,species_name", [U1, "kite"], "does species_name hold the labels?"),
+        ("url,animal_type", [U1, "kite"], "does animal_type hold the labels?"),
+        ("url,habitat", [U1, "kite"], "does habitat hold the labels?"),
         ("url,kind,seen", [U1, "kite", "kite"], "does kind or seen hold the labels?"),
     ],
 )

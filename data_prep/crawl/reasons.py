@@ -1,0 +1,10 @@
+"""Why a candidate is dropped where an option decides it: the reason names the option."""
+
+NOT_PUBLIC = "not a public address (--allow-private)"
+ROBOTS = "robots.txt forbids it (--ignore-robots)"
+OPTED_OUT = "opted out (--ignore-opt-outs)"
+TOO_MANY_BYTES = "too many bytes (--max-megabytes)"
+TOO_MANY_PIXELS = "too many pixels (--max-megapixels)"
+TOO_SMALL = "too small (--min-side)"
+NEAR_DUPLICATE = "near-duplicate (--duplicates)"
+LICENSE = "license is not allowed (--licenses)"

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from fastlt.data_prep import schema
 from fastlt.dataset.images import in_tar
 
-
 _TOLD = ("page", "license", "attribution")
 
 

@@ -398,26 +398,25 @@ class Catalog:
         return [row[0] for row in self._run("SELECT DISTINCT license FROM candidate")]
 
     def set_refused_licenses(self, refused: Iterable[str], reason: str) -> tuple[int, int]:
-        """Drops what has these licenses and opens what was dropped under others; (opened, dropped)."""
+        """Drops what has these licenses, fetched or not, and takes back what was dropped under others; (back, dropped).
+
+        Images stay in their shards, but no stage sees them.
+        """
         self._run("CREATE TEMP TABLE IF NOT EXISTS refused (license TEXT PRIMARY KEY)")
         self._run("DELETE FROM refused")
         self.connection.executemany("INSERT INTO refused VALUES (?)", [[license] for license in refused])
         opened = self._run(
-            "UPDATE candidate SET state = 'new', reason = '' WHERE state = 'dropped' AND reason = ?"
+            "UPDATE candidate SET reason = '', state = CASE WHEN EXISTS (SELECT 1 FROM image WHERE id = candidate.id)"
+            " THEN 'fetched' ELSE 'new' END WHERE state = 'dropped' AND reason = ?"
             " AND license NOT IN (SELECT license FROM refused)",
             [reason],
         ).rowcount
         dropped = self._run(
-            "UPDATE candidate SET state = 'dropped', reason = ? WHERE state IN ('new', 'failed')"
+            "UPDATE candidate SET state = 'dropped', reason = ? WHERE state IN ('new', 'failed', 'fetched')"
             " AND license IN (SELECT license FROM refused)",
             [reason],
         ).rowcount
         return opened, dropped
-
-    def num_fetched(self, licenses: Iterable[str]) -> int:
-        """Images that came under these licenses."""
-        query = "SELECT count(*) FROM candidate WHERE state = 'fetched' AND license = ?"
-        return sum(self._number(query, license) for license in licenses)
 
     # Shards and their images
 
@@ -483,7 +482,8 @@ class Catalog:
     def images(self) -> sqlite3.Cursor:
         """All images by id, each with the state of its shard as `shard_state`."""
         return self._run(
-            "SELECT image.*, shard.state AS shard_state FROM image JOIN shard ON shard.id = shard ORDER BY image.id"
+            "SELECT image.*, shard.state AS shard_state FROM image JOIN shard ON shard.id = shard"
+            " JOIN candidate USING (id) WHERE candidate.state != 'dropped' ORDER BY image.id"
         )
 
     def judge_images(self, rows: Iterable[tuple[str, str, float | None, int | None, int]]) -> None:
@@ -509,7 +509,11 @@ class Catalog:
         Raises:
             ValueError: no image, or none that was filtered, or a crawl that did not end.
         """
-        counts = dict(self._run("SELECT state, count(*) FROM image GROUP BY state").fetchall())
+        query = (
+            "SELECT image.state, count(*) FROM image JOIN candidate USING (id)"
+            " WHERE candidate.state != 'dropped' GROUP BY 1"
+        )
+        counts = dict(self._run(query).fetchall())
         if not counts:
             raise ValueError(f"{self.path} has no images: run `fastlt crawl` first.")
         if not unfiltered and counts.get("new"):
@@ -522,6 +526,7 @@ class Catalog:
         classes: dict[str, list[str]] = {}
         query = (
             "SELECT category.name, shard, offset, num_bytes FROM image JOIN category ON category.id = image.category"
+            " JOIN candidate ON candidate.id = image.id AND candidate.state != 'dropped'"
             " WHERE category.state = 'kept' AND (? OR image.state = 'kept') ORDER BY category.name, image.id"
         )
         for row in self._run(query, [unfiltered]):

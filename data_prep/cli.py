@@ -81,8 +81,8 @@ class Crawl:
         from fastlt.data_prep.catalog import Catalog
         from fastlt.data_prep.crawl.crawl import crawl
         from fastlt.data_prep.crawl.lists.columns import Asked
-        from fastlt.data_prep.crawl.lists.urls import add_urls
-        from fastlt.data_prep.crawl.policy import as_remembered, reconsider
+        from fastlt.data_prep.crawl.lists.urls import add_urls, cut_import
+        from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
         from fastlt.data_prep.crawl.sources import SOURCES
         from fastlt.data_prep.crawl.sources.licenses import allowed
 
@@ -97,7 +97,8 @@ class Crawl:
         unknown = sorted({*search.source, *endpoints} - set(SOURCES))
         if unknown:
             raise OptionError(f"there is no image source {unknown[0]!r}, only {', '.join(SOURCES)}.")
-        allowed(search.licenses or None)  # mistakes show before there is a catalog
+        if search.licenses != (ANY_LICENSE,):
+            allowed(search.licenses or None)  # mistakes show before there is a catalog
         with Catalog(self.catalog, create=search.urls is not None) as catalog:
             with catalog.lock("crawl"):
                 search, options, lines = as_remembered(catalog, search, self.crawl, typed_options(self))
@@ -105,17 +106,25 @@ class Crawl:
                     columns = {name: getattr(search, f"{name}_column") for name in Asked.__annotations__}
                     added = add_urls(catalog, search.urls, Asked(**columns))
                     lines += [*added.lines, f"{search.urls}: {added.new:,} new URLs, {added.changed:,} changed"]
+                elif cut := cut_import(catalog):
+                    lines.append(f"warning: the import of {cut} was interrupted: give --urls {cut} again for the rest")
                 lines += reconsider(catalog, search, options)
             print("\n".join(lines), flush=True)
-            sources = [SOURCES[name](endpoints.get(name), search.licenses or None) for name in search.source]
+            licenses = None if search.licenses == (ANY_LICENSE,) else search.licenses or None
+            sources = [SOURCES[name](endpoints.get(name), licenses) for name in search.source]
             counts = crawl(catalog, sources, options)
             for (state, reason), number in counts.most_common():
                 print(f"{number:>10,} {state}{f': {reason}' * bool(reason)}")
             empty, failed = catalog.empty_categories(), catalog.failed_searches()
+            num_failed = sum(catalog.status()["candidate"].get("failed", {}).values())
         for reason, number in failed:
             print(f"WARNING: {number:,} searches failed ({reason}); --retry tries them again.", file=sys.stderr)
-        for title in empty:
-            print(f"WARNING: no image of {title!r} was found.", file=sys.stderr)
+        if num_failed:
+            print(f"WARNING: {num_failed:,} URLs failed; --retry tries them again.", file=sys.stderr)
+        if empty:
+            more = f" and {len(empty) - 10:,} more" if len(empty) > 10 else ""
+            named = ", ".join(map(repr, empty[:10])) + more
+            print(f"WARNING: no image of {len(empty):,} categories was found: {named}.", file=sys.stderr)
         print(f"shards: {catalog.shards_folder}")
 
 

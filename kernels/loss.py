@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from . import implementations, operators
@@ -188,6 +189,7 @@ def loss_of_logits(
     resolved = implementations.resolve(impl, logits.device, logits.dtype)
     if resolved == "reference":
         return reduce_rows(_reference(logits, stacked_labels, weights, objective), stacked_labels, objective)
+    _refuse_forward_mode(logits)
     arguments = row_arguments(stacked_labels, weights, objective, resolved)
     if _takes_gradient_in_forward(logits, objective, resolved):
         return _InForward.apply(logits, Rows(*arguments[:-1]), objective.reduction == "mean", inplace, resolved)
@@ -220,6 +222,7 @@ def loss_of_features(
         logits = F.linear(features, weight, bias)  # [B, C]
         return loss_of_logits(logits, labels, objective, mixed_labels, mixed_weight, impl, inplace=True)
     stacked_labels, weights = stack_labels(labels, mixed_labels, mixed_weight, objective, (B, C))
+    _refuse_forward_mode(features, weight, bias)
     arguments = row_arguments(stacked_labels, weights, objective, resolved)
     loss, _ = operators.linear_silenced_loss(features, weight, bias, slice_size(features, weight, limit), *arguments)
     return reduce_rows(loss, stacked_labels, objective)
@@ -315,6 +318,14 @@ def _overwritable(logits: Tensor) -> Tensor:
     """The logits, or a copy where two of them share memory, as expanded rows do, or columns are not adjacent."""
     apart = len(logits) == 1 or logits.stride(0) >= logits.shape[1]
     return logits if logits.stride(1) == 1 and apart else logits.clone(memory_format=torch.contiguous_format)
+
+
+def _refuse_forward_mode(*tensors: Tensor | None) -> None:
+    """Operators without a rule for it would take the derivative for zero."""
+    if torch.compiler.is_compiling():
+        return
+    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        raise RuntimeError("the fused loss has no forward-mode derivative: take impl='reference' for torch.func.jvp.")
 
 
 def _refuse_second_gradient() -> None:

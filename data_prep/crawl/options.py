@@ -20,8 +20,8 @@ class SearchOptions:
     source_url: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=URL", help_behavior_hint="")] = ()
     """Another endpoint of a source; may be given several times."""
     licenses: Names = ()
-    """License families that are allowed, such as cc0 pdm cc-by (default: every Creative Commons license from image
-    sources, all that a list has)."""
+    """License families that are allowed, such as cc0 pdm cc-by, or any (default: as before in the catalog; at first
+    every Creative Commons license from image sources, any from a list)."""
     urls: OptionalSource = None
     """A list of URLs: CSV, TSV, Parquet, JSON, JSON lines, text, packed or not, or a folder of these."""
     url_column: OptionalText = None

@@ -15,6 +15,7 @@ from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.options import CrawlOptions, SearchOptions
 from fastlt.data_prep.crawl.sources.licenses import allowed, family
 
+ANY_LICENSE = "any"
 _REMEMBERED = {
     "limits": ("max_megabytes", "max_megapixels"),
     "images": ("size", "quality", "min_side"),
@@ -68,7 +69,7 @@ def reconsider(catalog: Catalog, search: SearchOptions, options: CrawlOptions) -
                 lines.append(f"{number:,} URLs that were dropped are tried again: {reason}")
         catalog.remember("crawl policy", json.dumps(now))
         catalog.remember("crawl options", json.dumps(_remembered_options(search, options)))
-        families = allowed(search.licenses) if search.licenses else None
+        families = None if set(search.licenses) <= {ANY_LICENSE} else allowed(search.licenses)
         lines += _apply_licenses(catalog, families)
     return lines
 
@@ -77,8 +78,6 @@ def _apply_licenses(catalog: Catalog, families: frozenset[str] | None) -> list[s
     """Lists bring what they bring, and sources may have been asked for other licenses before."""
     refused = {license for license in catalog.licenses() if families and family(license) not in families}
     back, dropped = catalog.set_refused_licenses(refused, reasons.LICENSE)
-    kept = catalog.num_fetched(refused)
-    lines = [f"{back:,} URLs are tried again: their license is allowed now"] if back else []
+    lines = [f"{back:,} URLs are taken again: their license is allowed"] if back else []
     lines += [f"{dropped:,} URLs are left out: {reasons.LICENSE}"] if dropped else []
-    lines += [f"warning: {kept:,} images that were fetched before have other licenses, and stay"] if kept else []
     return lines

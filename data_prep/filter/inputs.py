@@ -79,7 +79,9 @@ def training_images(catalog: Catalog, classes: ClassImages) -> dict[str, list[Pa
 def held_out_images(source: Path, what: str, root: Path | None, names: list[str]) -> list[Path]:
     """The images of a validation or test split, in the order of the training classes' `names` where it needs one."""
     if not source.is_file():
-        images, _ = images_below(source)  # all of them, in class folders or not: training could read any
+        images, _ = (
+            images_below(source) if source.is_dir() else ([], None)
+        )  # all of them, in class folders or not: training could read any
         if not images:
             raise ValueError(f"there is no {what} image in {source}.")
         return images

@@ -169,6 +169,8 @@ def summary(catalog: Catalog, judgment: Judgment) -> str:
 
 def _label_line(labels: Labels) -> str:
     """What the labels are worth, as it is estimated without any truth."""
+    if not labels.judged:
+        return "warning: no label was judged, as no category has two images"
     kept = labels.right >= 0.5
     parts = [f"labels: an estimated {labels.wrong_share:.1%} are wrong"]
     if kept.any() and labels.wrong_share:

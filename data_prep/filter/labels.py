@@ -34,12 +34,14 @@ class Labels:
         other: the likeliest class besides its own, int64 [N]: a position among the categories, or A + that of a target.
         cosine: to the prototype of `other`, float32 [N].
         wrong_share: how many labels are wrong, as estimated.
+        judged: whether there was anything to judge labels by.
     """
 
     right: np.ndarray
     other: np.ndarray
     cosine: np.ndarray
     wrong_share: float
+    judged: bool = True
 
 
 def judge_labels(space: Space, rows: np.ndarray, categories: np.ndarray) -> Labels:
@@ -76,7 +78,7 @@ def judge_labels(space: Space, rows: np.ndarray, categories: np.ndarray) -> Labe
     most = _MOST // len(prototypes)
     fitted = np.flatnonzero(judged)
     if not len(fitted):
-        return Labels(right, other, cosine, 0.0)
+        return Labels(right, other, cosine, 0.0, judged=False)
     if len(fitted) > min(most, _MOST_FITTED):
         fitted = np.random.default_rng(_SEED).choice(fitted, min(most, _MOST_FITTED), replace=False)
     sharpness, wrong = _likeliest(*cosines_of(fitted))

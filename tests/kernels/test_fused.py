@@ -365,3 +365,19 @@ def test_mixed_weights_of_float64_logits_are_float64():
         for labels in (case.labels, case.labels.flip(0))
     )
     torch.testing.assert_close(mixed, mu * one + (1 - mu) * other, rtol=1e-14, atol=0.0)
+
+
+@pytest.mark.parametrize("impl", FUSED)
+@pytest.mark.parametrize("limit", [None, 0])
+def test_a_forward_mode_derivative_raises_rather_than_being_zero(limit, impl, device):
+    case = make_case(3, 40, 20, seed=6)
+    table, labels, weight = case.table.to(device), case.labels.to(device), torch.randn(40, 8, device=device)
+
+    def loss(features, way):
+        return linear_neighbor_silencing_loss(features, weight, labels, table, impl=way, memory_limit=limit)
+
+    features = torch.randn(3, 8, device=device)
+    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda x: loss(x, impl), (features,), (torch.ones_like(features),))
+    _, slope = torch.func.jvp(lambda x: loss(x, "reference"), (features,), (torch.ones_like(features),))
+    assert slope != 0

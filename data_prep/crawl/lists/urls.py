@@ -29,6 +29,7 @@ ONE_CATEGORY = "all"  # of a list without labels
 _ENDINGS = {".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".txt"}
 _PACKED = {".gz", ".bz2", ".xz"}
 _MAX_NAMED = 5
+_IMPORTING = "importing"
 _READ_AS = 2  # raised when lists are read otherwise, so that they are read again
 _SEVERAL_LABELS = "with several labels, of which the first counts"
 
@@ -241,6 +242,7 @@ def add_urls(catalog: Catalog, path: Path, asked: Asked | None = None) -> Added:
     as_added = json.dumps([_READ_AS, stamps, named])
     if catalog.setting(f"list {path.absolute()}") == as_added:
         return Added(0, 0, [f"{path}: not changed since it was read"])
+    catalog.remember(_IMPORTING, str(path))
     entering = _Entering(catalog)
     for batch in urls:
         with catalog.transaction():
@@ -249,9 +251,15 @@ def add_urls(catalog: Catalog, path: Path, asked: Asked | None = None) -> Added:
         catalog.remove_empty_categories()
         catalog.remember(f"columns {path.absolute()}", json.dumps(named))
         catalog.remember(f"list {path.absolute()}", as_added)
+        catalog.remember(_IMPORTING, "")
     return Added(
         entering.counts["new"], entering.counts["changed"], [*urls.summary(), *urls.remarks(), *entering.remarks()]
     )
+
+
+def cut_import(catalog: Catalog) -> str:
+    """The list whose import was interrupted, so that only a part of it is there; "" for none."""
+    return catalog.setting(_IMPORTING)
 
 
 class _Entering:

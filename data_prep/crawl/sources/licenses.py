@@ -7,10 +7,25 @@ from collections.abc import Iterable
 
 FAMILIES = ("cc0", "pdm", "cc-by", "cc-by-sa", "cc-by-nd", "cc-by-nc", "cc-by-nc-sa", "cc-by-nc-nd")
 
-_CC_URL = re.compile(r"(?:https?://)?(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/([a-z-]+)(?:/([\d.]+))?")
-_BY = re.compile(r"(?:cc-)?(by(?:-(?:nc|nd|sa))*)(?:-v?(\d)[.-](\d)(?:[,-]\d\.\d)*(?:-[a-z]{2,13})?)?")
-_ZERO = re.compile(r"(?:cc-?)?(?:0|zero)(?:-1[.-]0)?(?:-universal)?")
-_PUBLIC_DOMAIN = re.compile(r"(?:cc-)?(?:pdm?|mark|public-?domain)(?:-mark)?(?:-1[.-]0)?|pd-.+")
+# With a jurisdiction, a language and the like after it, and nothing that would be another license.
+_CC_URL = re.compile(
+    r"(?:https?://)?(?:www\.)?creativecommons\.org/(?:licenses|publicdomain)/([a-z-]+)(?:/([\d.]+))?"
+    r"(?:/[a-z]{2,3})?(?:/(?:deed|legalcode)[\w.-]*)?/?(?:[?#]\S*)?"
+)
+_SPDX_URL = re.compile(r"(?:https?://)?spdx\.org/licenses/([a-z0-9.-]+?)(?:\.html)?")
+_BY = re.compile(
+    r"(?:cc-)?(by(?:-(?:nc|nd|sa))*)(?:-v?(\d)(?:[.-](\d))?(?:[,-]\d\.\d)*(?!-(?:nc|nd|sa)\b)(?:-[a-z]{2,13})?)?"
+)
+_ZERO = re.compile(r"cc-?(?:0|zero)(?:-1[.-]0)?(?:-universal)?")
+_PUBLIC_DOMAIN = re.compile(r"(?:cc-)?(?:pdm?|public-?domain)(?:-mark)?(?:-1[.-]0)?|cc-mark(?:-1[.-]0)?|pd-(?!not\b).+")
+_IN_WORDS = (
+    (re.compile(r"[\u2010-\u2015\u2212]"), "-"),  # hyphens and dashes of all kinds
+    (re.compile(r"creative commons"), "cc"),
+    (re.compile(r"attribution"), "by"),
+    (re.compile(r"non-?commercial"), "nc"),
+    (re.compile(r"share-?alike"), "sa"),
+    (re.compile(r"no-?deriv(?:atives|ative works|s)?"), "nd"),
+)
 _AFTER_A_NAME = re.compile(r"[^()]*\((cc[ _-][^()]*)\)")  # "Some One (cc-by-sa)"
 
 
@@ -25,8 +40,13 @@ def normalize(text: str, version: str = "") -> str:
         version: where the source says it separately.
     """
     text = " ".join(text.split()).lower()
-    if url := _CC_URL.match(text):
-        text, version = url[1], url[2] or ""
+    if url := _CC_URL.fullmatch(text):
+        text, version = f"cc-{url[1]}", url[2] or ""
+    elif url := _SPDX_URL.fullmatch(text):
+        text = url[1]
+    else:
+        for words, code in _IN_WORDS:
+            text = words.sub(code, text)
     if named := _AFTER_A_NAME.fullmatch(text):
         text = named[1]
     code = re.sub(r"[\s_]+", "-", text)
@@ -41,7 +61,7 @@ def normalize(text: str, version: str = "") -> str:
     name = "-".join(["cc", "by", *sorted(set(by[1].split("-")[1:]), key=["nc", "nd", "sa"].index)])
     if name not in FAMILIES:
         return ""
-    version = f"{by[2]}.{by[3]}" if by[2] else version
+    version = f"{by[2]}.{by[3] or 0}" if by[2] else version
     return f"{name}-{version}" if version else name
 
 

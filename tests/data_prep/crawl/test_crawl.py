@@ -487,7 +487,13 @@ def test_licenses_hold_for_lists_too(tmp_path):
         assert outcomes(catalog)["3.jpg"] == left_out
         crawl(catalog, "--licenses", "cc-by", "cc0")
         assert outcomes(catalog) == {"0.jpg": "fetched", "1.jpg": left_out, "2.jpg": left_out, "3.jpg": "fetched"}
-    assert web.asked[web.hosts[0], "/1.jpg"] == 0
+        assert web.asked[web.hosts[0], "/1.jpg"] == 0
+        crawl(catalog, "--licenses", "any")
+        assert set(outcomes(catalog).values()) == {"fetched"}
+        crawl(catalog, "--licenses", "cc0")  # one that was forgotten at first
+        with Catalog(catalog) as opened:
+            assert [len(images) for images in opened.kept_images(unfiltered=True).values()] == [1]
+    assert web.asked[web.hosts[0], "/0.jpg"] == 1
 
 
 def test_a_list_that_is_imported_again_corrects_what_it_said(tmp_path):

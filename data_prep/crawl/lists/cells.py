@@ -19,6 +19,8 @@ _FILE_PAGE = re.compile(
 )
 _IMAGE_NAME = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif)(?=$|[?#&!:/_])", re.IGNORECASE)
 
+_PAGE_NAME = re.compile(r"^[^?#]*/[^?#]*\.(?:[sx]?html?|aspx?|jsp)(?=$|[?#/])", re.IGNORECASE)
+
 
 def is_url(value: Any) -> bool:
     """Whether a cell is one or more URLs of the web, or of a public bucket."""
@@ -30,7 +32,14 @@ def is_url(value: Any) -> bool:
 
 def looks_like_image(value: Any) -> bool:
     """Whether a cell's URL names an image file."""
+    if looks_like_page(value):
+        return False
     return is_url(value) and bool(_IMAGE_NAME.search(value) or "/special:filepath/" in value.lower())
+
+
+def looks_like_page(value: Any) -> bool:
+    """Whether a cell's URL names a web page, whatever stands before its ending."""
+    return is_url(value) and bool(_PAGE_NAME.search(value))
 
 
 def image_urls(value: Any) -> tuple[list[str], list[str]]:

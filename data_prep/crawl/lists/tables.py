@@ -12,6 +12,7 @@ import gzip
 import io
 import json
 import lzma
+import random
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,9 @@ from fastlt.data_prep.crawl.lists.cells import is_url, one_line
 
 Row = tuple[int, dict[str, Any]]
 """The number of a line or row, and what stands under each column's name."""
-SAMPLE = 256  # rows that tell what a table is like
+SAMPLE = 256  # first rows that tell what a table is like
+_SPREAD = 2048  # and others from all over the file
+_GROUPS = 5  # of a Parquet file, that are looked into
 _MAX_OPEN_LINES = 100  # of one quoted value
 _MAX_JSON_BYTES = 2**30
 _DELIMITERS = ("\t", ",", ";", "|")
@@ -40,6 +43,10 @@ _NO_LISTS = {
     b"version https://git-lfs": "a pointer of Git LFS: `git lfs pull` brings the file itself",
     b"<": "a web page: save the list itself",
 }
+
+
+class NoListError(ValueError):
+    """A file is something else than a list of URLs."""
 
 
 @dataclass
@@ -62,11 +69,27 @@ class Table:
         raise NotImplementedError
 
     def sample(self) -> list[dict[str, Any]]:
-        """The first rows."""
-        found = [row for _, row in islice(self.rows(), SAMPLE)]
+        """The first rows, others from the whole file, and for each column one that has it: lists are often sorted."""
+        draw = random.Random(0)
+        first: list[dict[str, Any]] = []
+        spread: list[dict[str, Any]] = []
+        empty, late = set(self.names), []
+        for number, row in enumerate(self._sampled_rows()):
+            if begins := {name for name in empty if row.get(name) not in (None, "")}:
+                empty -= begins
+                late.append(row)
+            if number < SAMPLE:
+                first.append(row)
+            elif len(spread) < _SPREAD:
+                spread.append(row)
+            elif (place := draw.randrange(number - SAMPLE + 1)) < _SPREAD:
+                spread[place] = row
         self.told.clear()
         self.first.clear()
-        return found
+        return [*first, *spread, *(row for row in late if row not in first)]
+
+    def _sampled_rows(self) -> Iterator[dict[str, Any]]:
+        return (row for _, row in self.rows())
 
     def tell(self, what: str, number: int) -> None:
         """Counts something odd in a line."""
@@ -427,6 +450,20 @@ class ParquetTable(Table):
                     for row in batch.to_pylist():
                         number += 1
                         yield number, {name: self._named(name, value) for name, value in row.items()}
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"{self.file} cannot be read: {one_line(error)}.") from None
+
+    def _sampled_rows(self) -> Iterator[dict[str, Any]]:
+        """Some of each batch of a few row groups."""
+        pyarrow, parquet = _pyarrow()
+        try:
+            with parquet.ParquetFile(self.file, buffer_size=2**20, pre_buffer=False) as source:
+                groups = source.num_row_groups
+                some = sorted({i * (groups - 1) // (_GROUPS - 1) for i in range(_GROUPS)}) if groups else []
+                for number, batch in enumerate(source.iter_batches(SAMPLE, row_groups=some)):
+                    step = 16 if number else 1  # the first rows are wanted together
+                    for row in batch.take(pyarrow.array(range(0, len(batch), step))).to_pylist():
+                        yield {name: self._named(name, value) for name, value in row.items()}
         except pyarrow.ArrowException as error:
             raise ValueError(f"{self.file} cannot be read: {one_line(error)}.") from None
 

@@ -124,7 +124,7 @@ class UrlList:
         license = as_text(row.get(columns.license))
         page = as_text(row.get(columns.page))
         about = (
-            label_of(row.get(columns.label)),
+            label_of(columns.label_cell(row)),
             normalize(license) or license,
             as_text(row.get(columns.attribution)),
         )

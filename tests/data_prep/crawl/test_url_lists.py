@@ -311,7 +311,7 @@ def test_urls_as_people_write_them(tmp_path, cell, url):
     [
         ("page,species_seen,file", ["https://a.example/1", "kite", U1], None),
         ("first,second", [U1, U2], "which column holds the URLs of images, first or second?"),
-        ("url,file", ["https://a.example/page", U2], "which column holds the URLs of images, url or file?"),
+        ("url,file", ["https://a.example/page", "https://a.example/2"], "which column holds the URLs of images, url or file?"),
         ("occurrenceID,species", ["https://a.example/o/1", "kite"], "has no column of image URLs, only occurrenceID"),
         ("url,class,category", [U1, "Aves", "kite"], "which column holds the labels, class or category?"),
         ("url,species_name", [U1, "kite"], "does species_name hold the labels?"),
@@ -329,6 +329,109 @@ def test_what_is_not_clear_is_asked(tmp_path, header, values, question):
         assert {row.label for row in rows(tmp_path / "list.csv", header.split(",")[0], "none")} == {""}
     else:
         assert {row.label for row in rows(tmp_path / "list.csv", None, "species_seen")} == {"kite", "owl"}
+
+
+IMAGE, PAGE, BARE = "https://img.org/{}.jpg", "https://site.org/page/{}", "https://cdn.org/x/{}"
+ICON, HTML = "https://site.org/icons/{}.jpg", "https://site.org/{}.html"
+# (header, values of which {} is the row, the column of images or what is asked)
+IMAGE_COLUMNS = [
+    ("id,photo,species,genus,rights,creator,link", ["{}", IMAGE.upper(), "a", "b", "c", "d", PAGE], "photo"),
+    ("url,image,category", [PAGE, "https://img.org/{}.JPEG", "cat"], "image"),
+    ("link,photo", [PAGE, IMAGE], "photo"),
+    ("url,image", ["https://site.org/{}.jpg.html", IMAGE], "image"),
+    ("url,photo,label", [PAGE, BARE, "cat"], "url or photo?"),
+    ("url,media_url", [PAGE, BARE], "url or media_url?"),
+    ("url,download_url", [PAGE, BARE], "url or download_url?"),
+    ("link,file", [PAGE, BARE], "link or file?"),
+    ("url,src", [HTML, BARE], "src"),
+    ("user_icon,photo_link,species", [ICON, BARE, "cat"], "photo_link"),
+    ("thumbnail_url,full_url", [IMAGE, IMAGE], "full_url"),
+    ("thumbnail_url,full_url", [IMAGE, BARE], "full_url"),
+    ("url,thumbnail", [PAGE, IMAGE], "url or thumbnail?"),
+    ("full_url,medium_url", [IMAGE, IMAGE + "?m"], "full_url or medium_url?"),
+    ("url,image_url", ["https://www.inaturalist.org/observations/{}", BARE], "image_url"),
+    ("photo_id,photo_url,photo_image_url", ["{}", PAGE, BARE], "photo_image_url"),
+    ("url,source", [BARE, "https://commons.wikimedia.org/wiki/File:{}.jpg"], "url"),
+    ("OriginalURL,OriginalLandingURL,AuthorProfileURL,Thumbnail300KURL", [IMAGE, PAGE, PAGE, ICON], "OriginalURL"),
+    ("page_url,image_url", [PAGE, IMAGE], "image_url"),
+]  # fmt: skip
+
+
+def many(header, values, number=20):
+    return [dict(zip(header.split(","), [v.format(i) for v in values], strict=True)) for i in range(number)]
+
+
+@pytest.mark.parametrize(("header", "values", "expected"), IMAGE_COLUMNS)
+def test_the_column_of_images(tmp_path, header, values, expected):
+    path = tmp_path / "list.csv"
+    write(path, many(header, values))
+    if expected.endswith("?"):
+        assert f"which column holds the URLs of images, {expected}" in refusal(path, None, "none")
+        return
+    urls = UrlList(path, Asked(label="none"))
+    list(urls)
+    assert urls.columns[path].url == expected
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_the_whole_list_tells_what_its_columns_are(tmp_path, kind):
+    """A column may begin late, and rows are often sorted by label."""
+    path = tmp_path / f"list.{kind}"
+    records = many("url,image_url", [HTML, ""], 4000) + many("url,image_url", [HTML, IMAGE], 50)
+    write(path, records)
+    assert len(rows(path)) == 50
+    write(path, [{"url": IMAGE.format(i), "kind": f"bird {i // 300}"} for i in range(3000)])
+    assert "does kind hold the labels?" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "asked"),
+    [("url,kind", [IMAGE, "cat"], "kind"), ("url,Plant Name", [IMAGE, "oak"], "Plant Name"),
+     ("url,title", [IMAGE, "oak"], "title"), ("url,y", [IMAGE, "0"], "y"), ("url,name", [IMAGE, "oak"], "name"),
+     ("url,target,name", [IMAGE, "images/{}.jpg", "oak"], "name"), ("url,class,family", [IMAGE, "Aves", "Accipitridae"],
+      "class or family"), ("url,type", [IMAGE, "oak"], "type")],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_columns_that_may_hold_labels_are_asked_about(tmp_path, header, values, asked, kind):
+    write(tmp_path / f"list.{kind}", many(header, values))
+    assert f"does {asked} hold the labels?" in refusal(tmp_path / f"list.{kind}")
+
+
+def test_numbers_that_may_be_labels(tmp_path):
+    pq.write_table(pa.table({"url": [IMAGE.format(i) for i in range(9)], "y": [0, 1, 2] * 3}), tmp_path / "a.parquet")
+    assert "does y hold the labels?" in refusal(tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text("".join(f"{IMAGE.format(i)},{i % 2}\n" for i in range(9)))
+    assert "does column 2 ('0', '1') hold the labels?" in refusal(tmp_path / "b.csv")
+    (tmp_path / "c.csv").write_text("".join(f"{BARE.format(i)},{PAGE.format(i)}\n" for i in range(9)))
+    assert f"1 ('{BARE.format(0)}', '{BARE.format(1)}', ...) or 2 (" in refusal(tmp_path / "c.csv")
+
+
+@pytest.mark.parametrize(
+    ("header", "values"),
+    [("url,title", [IMAGE, "photo {} of mine"]), ("url,width,height", [IMAGE, "640", "480"]),
+     ("url,split,format", [IMAGE, "train", "jpg"]), ("url,language,status", [IMAGE, "en", "ok"]),
+     ("url,user,date", [IMAGE, "Ann", "2020-01-01"]), ("url,quality_grade", [IMAGE, "research"]),
+     ("url,x,y", [IMAGE, "0.5", "1e-3"]), ("url,dims", [IMAGE, "640x480"]), ("url,seen", [IMAGE, "2020-01-02"]),
+     ("identifier,type,format", [IMAGE, "StillImage", "image/jpeg"])],
+)  # fmt: skip
+def test_columns_of_something_else_are_not_asked_about(tmp_path, header, values):
+    write(tmp_path / "list.csv", many(header, values))
+    assert {row.label for row in rows(tmp_path / "list.csv")} == {""}
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "label"),
+    [("url,genus,species", [IMAGE, "Milvus", "migrans"], "Milvus migrans"),
+     ("url,genus,specificEpithet", [IMAGE, "Milvus", "migrans"], "Milvus migrans"),
+     ("url,class,order,family,genus", [IMAGE, "Aves", "x", "y", "Milvus"], "Milvus"),
+     ("url,class,order,vernacularName", [IMAGE, "Aves", "x", "kite"], "kite"),
+     ("url,genus,species", [IMAGE, "Milvus", "Milvus migrans"], "Milvus migrans"),
+     ("url,genus,specificEpithet,scientificName", [IMAGE, "Milvus", "migrans", "Milvus m."], "Milvus m.")],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_ranks_of_living_things(tmp_path, header, values, label, kind):
+    write(tmp_path / f"list.{kind}", many(header, values))
+    assert {row.label for row in rows(tmp_path / f"list.{kind}")} == {label}
 
 
 def test_class_labels_of_hugging_face(tmp_path):

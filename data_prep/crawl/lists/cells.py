@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import html
+import json
 import re
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -21,11 +25,17 @@ _IMAGE_NAME = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif)(?=$|
 
 _PAGE_NAME = re.compile(r"^[^?#]*/[^?#]*\.(?:[sx]?html?|aspx?|jsp)(?=$|[?#/])", re.IGNORECASE)
 
+_IMG = re.compile(r"<img\b[^>]*?\bsrc\s*=\s*[\"']?([^\"'\s>]+)", re.IGNORECASE)
+_NAMES = ("name", "label", "text", "title", "value", "id")  # of what an object is called
+_MAX_WRITTEN = 100_000
+
 
 def is_url(value: Any) -> bool:
     """Whether a cell is one or more URLs of the web, or of a public bucket."""
     if not isinstance(value, str):
         return False
+    if value.lstrip().startswith(("[", "<img", "<IMG")):
+        value = next(iter(_written_list(value) or _IMG.findall(value)), "")
     value = value.strip().strip("<>\"'")
     return bool(_WEB.match(value) or _NO_SCHEME.match(value) or _BUCKET.match(value))
 
@@ -34,7 +44,7 @@ def looks_like_image(value: Any) -> bool:
     """Whether a cell's URL names an image file."""
     if looks_like_page(value):
         return False
-    return is_url(value) and bool(_IMAGE_NAME.search(value) or "/special:filepath/" in value.lower())
+    return is_url(value) and bool(_IMAGE_NAME.search(_parts(value)[0]) or "/special:filepath/" in value.lower())
 
 
 def looks_like_page(value: Any) -> bool:
@@ -67,9 +77,15 @@ def one_line(text: object, most: int = 100) -> str:
 
 
 def as_text(value: Any) -> str:
-    """On one line; the first of several; "" for nothing, which pandas writes as NaN, and for what is no text."""
+    """On one line; the first of several, an object's name; "" for nothing, which pandas writes as NaN."""
     if isinstance(value, list | tuple):
-        value = next(iter(value), None)
+        return as_text(next(iter(value), None))
+    if isinstance(value, dict):
+        return next(filter(None, (as_text(value.get(key)) for key in _NAMES)), "")
+    if isinstance(value, bytes):
+        return " ".join(value.decode("utf-8", "replace").split())
+    if isinstance(value, Decimal):
+        value = float(value) if value % 1 else int(value) if value.is_finite() else None
     if isinstance(value, float) and value.is_integer():  # pandas, for a column of integers with gaps
         value = int(value)
     return " ".join(str(value).split()) if isinstance(value, str | int | float) and value == value else ""
@@ -82,8 +98,21 @@ def _parts(value: Any) -> list[str]:
         return _parts(value.get("url") or value.get("path") or "")
     if not isinstance(value, str):
         return [""]
+    if written := _written_list(value) or _IMG.findall(value):
+        return _parts(written)
     parts = (part.strip().rstrip("|;,").rstrip() for part in _NEXT_URL.split(value.strip()))
     return [part for part in parts if part] or [""]
+
+
+def _written_list(text: str) -> list[str]:
+    """The texts in a list that JSON or Python wrote into a cell; none where the cell is something else."""
+    if not text.strip().startswith("[") or len(text) > _MAX_WRITTEN:
+        return []
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            found = read(text.strip())
+            return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
+    return []
 
 
 def _as_url(text: str) -> str:

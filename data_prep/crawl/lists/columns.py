@@ -100,7 +100,7 @@ class Columns:
         if not self.joined:
             return row.get(self.label)
         words = [as_text(row.get(name)) for name in self.label.split("+")]
-        return " ".join(words) if all(words) else words[0]
+        return " ".join(words) if all(map(label_of, words)) else words[0]
 
     def needed(self) -> list[str]:
         """The columns that rows are read for."""
@@ -251,12 +251,15 @@ def _genus_and_epithet(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> 
     return [genus[0], epithets[0]] if genus and epithets else []
 
 
+_NOTHING = {"nan", "NaN", "NAN", "null", "NULL", "Null", "None", "NA", "N/A", "<NA>", "\\N"}  # as programs write it
 _SYNSET_ID = re.compile(r"n\d{8}(_\d+)?")  # an image of ImageNet's, or its class
 
 
 def label_of(value: Any) -> str:
     """A cell as a label; the class of an image id of ImageNet's."""
     text = as_text(value)
+    if text in _NOTHING:
+        return ""
     return text[:9] if _SYNSET_ID.fullmatch(text) else text
 
 
@@ -264,7 +267,7 @@ def _may_be_labels(rows: Sequence[dict[str, Any]], name: str) -> bool:
     """Whether a column that has another name repeats short texts or numbers, as labels do."""
     if _OTHER.fullmatch(_plain(name)):
         return False
-    texts = [as_text(cell) for cell in _cells(rows, name) if not isinstance(cell, bool) and as_text(cell)]
+    texts = [as_text(cell) for cell in _cells(rows, name) if not isinstance(cell, bool) and label_of(cell)]
     short = [text for text in texts if len(text) <= 60 and not _VALUE.fullmatch(text) and not is_url(text)]
     short = [text for text in short if text.isdigit() or not normalize(text)]
     if len(short) < 0.9 * len(texts):

@@ -30,6 +30,7 @@ _ENDINGS = {".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".
 _PACKED = {".gz", ".bz2", ".xz"}
 _MAX_NAMED = 5
 _READ_AS = 2  # raised when lists are read otherwise, so that they are read again
+_NO_LABEL = f"without a label, which stand under {ONE_CATEGORY!r}"
 _SEVERAL_LABELS = "with several labels, of which the first counts"
 
 
@@ -129,6 +130,9 @@ class UrlList:
             as_text(row.get(columns.attribution)),
         )
         labels = row.get(columns.label)
+        if urls and columns.label and not about[0]:
+            self._odd[_NO_LABEL] += 1
+            self._first.setdefault(_NO_LABEL, f"line {number} of {file.name}")
         if isinstance(labels, list) and len(labels) > 1:
             self._odd[_SEVERAL_LABELS] += 1
             self._first.setdefault(_SEVERAL_LABELS, f"line {number} of {file.name}")

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+from decimal import Decimal
 
 import pytest
 
@@ -246,7 +247,8 @@ def test_lists_as_they_are_published(tmp_path, name, content, read, choice, enco
     urls = UrlList(tmp_path / name)
     assert [row for batch in urls for row in batch] == [ListedUrl(*values) for values in read]
     assert urls.summary()[0].endswith(f"; {choice}")
-    assert urls.remarks() == []
+    without = sum(len(values) < 2 or not values[1] for values in read) if ", label=" in f", {choice}" else 0
+    assert len(urls.remarks()) == bool(without)
 
 
 @pytest.mark.parametrize("name", ["list.tsv", "list.csv"])
@@ -432,6 +434,32 @@ def test_columns_of_something_else_are_not_asked_about(tmp_path, header, values)
 def test_ranks_of_living_things(tmp_path, header, values, label, kind):
     write(tmp_path / f"list.{kind}", many(header, values))
     assert {row.label for row in rows(tmp_path / f"list.{kind}")} == {label}
+
+
+def test_rows_without_a_label_are_counted(tmp_path):
+    labels = ["cat", "", "nan", "NULL", "\\N", "NA", "None", "dog"]
+    write(tmp_path / "list.csv", [{"url": IMAGE.format(i), "label": label} for i, label in enumerate(labels)])
+    urls = UrlList(tmp_path / "list.csv")
+    assert [row.label for batch in urls for row in batch] == ["cat", *[""] * 6, "dog"]
+    assert urls.remarks() == ["6 lines without a label, which stand under 'all' (line 3 of list.csv)"]
+
+
+def test_labels_in_objects(tmp_path):
+    labels = [{"name": "cat"}, [{"name": "cat"}], {"id": 3, "label": "cat"}, {"text": "cat"}, "cat"]
+    write(tmp_path / "list.jsonl", [{"url": IMAGE.format(i), "label": label} for i, label in enumerate(labels)])
+    assert {row.label for row in rows(tmp_path / "list.jsonl")} == {"cat"}
+    for values, label in ((pa.array([b"cat", b"cat"]), "cat"), (pa.array([Decimal("7.00")] * 2), "7"),
+                          (pa.array([Decimal("7.50")] * 2), "7.5")):  # fmt: skip
+        pq.write_table(pa.table({"url": [U1, U2], "label": values}), tmp_path / "list.parquet")
+        assert {row.label for row in rows(tmp_path / "list.parquet")} == {label}
+
+
+@pytest.mark.parametrize(
+    "cell", [f'["{U1}", "{U2}"]', f"['{U1}', '{U2}']", f'<img src="{U1}"> <img class=x src={U2} />', f"{U1} | {U2}"]
+)
+def test_several_urls_in_a_cell(tmp_path, cell):
+    write(tmp_path / "list.csv", [{"id": "1", "photos": cell, "label": "cat"}])
+    assert rows(tmp_path / "list.csv") == [ListedUrl(U1, "cat"), ListedUrl(U2, "cat")]
 
 
 def test_class_labels_of_hugging_face(tmp_path):

@@ -7,6 +7,8 @@ import contextlib
 import html
 import json
 import re
+import warnings
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
@@ -47,6 +49,12 @@ def looks_like_image(value: Any) -> bool:
     return is_url(value) and bool(_IMAGE_NAME.search(_parts(value)[0]) or "/special:filepath/" in value.lower())
 
 
+def ends_as_image(text: str) -> bool:
+    """Whether a text is a URL that ends with the name of an image file."""
+    found = list(_IMAGE_NAME.finditer(text)) if is_url(text) else []
+    return bool(found) and (found[-1].end() == len(text) or text[found[-1].end()] in "?#")
+
+
 def looks_like_page(value: Any) -> bool:
     """Whether a cell's URL names a web page, whatever stands before its ending."""
     return is_url(value) and bool(_PAGE_NAME.search(value))
@@ -79,13 +87,13 @@ def one_line(text: object, most: int = 100) -> str:
 def as_text(value: Any) -> str:
     """On one line; the first of several, an object's name; "" for nothing, which pandas writes as NaN."""
     if isinstance(value, list | tuple):
-        return as_text(next(iter(value), None))
+        value = next(iter(value), None)
     if isinstance(value, dict):
-        return next(filter(None, (as_text(value.get(key)) for key in _NAMES)), "")
+        value = next((value[key] for key in _NAMES if isinstance(value.get(key), str | int)), None)
     if isinstance(value, bytes):
         return " ".join(value.decode("utf-8", "replace").split())
     if isinstance(value, Decimal):
-        value = float(value) if value % 1 else int(value) if value.is_finite() else None
+        value = float(value) if value.is_finite() else None
     if isinstance(value, float) and value.is_integer():  # pandas, for a column of integers with gaps
         value = int(value)
     return " ".join(str(value).split()) if isinstance(value, str | int | float) and value == value else ""
@@ -106,13 +114,20 @@ def _parts(value: Any) -> list[str]:
 
 def _written_list(text: str) -> list[str]:
     """The texts in a list that JSON or Python wrote into a cell; none where the cell is something else."""
-    if not text.strip().startswith("[") or len(text) > _MAX_WRITTEN:
+    if not text.lstrip().startswith("[") or "//" not in text or len(text) > _MAX_WRITTEN:
         return []
     for read in (json.loads, ast.literal_eval):
-        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError), _silence():
             found = read(text.strip())
             return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
     return []
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python, on backslashes in what somebody wrote
+        yield
 
 
 def _as_url(text: str) -> str:

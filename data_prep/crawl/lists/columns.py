@@ -172,7 +172,7 @@ def _url_column(table: Table, rows: Sequence[dict[str, Any]]) -> str:
         return _OPEN_DATA
     candidates = _url_candidates(table, rows)
     if not candidates:
-        raise NoListError(
+        raise (ValueError if any(is_url(cell) for row in rows for cell in row.values()) else NoListError)(
             f"{table.file} has no column of image URLs, only {_listed(table)}: say which one with --url-column."
         )
     images = [name for name in candidates if _mostly(looks_like_image, rows, name)]

@@ -4,7 +4,9 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from decimal import Decimal
+from urllib.parse import unquote
 
 import pytest
 
@@ -460,6 +462,87 @@ def test_labels_in_objects(tmp_path):
 def test_several_urls_in_a_cell(tmp_path, cell):
     write(tmp_path / "list.csv", [{"id": "1", "photos": cell, "label": "cat"}])
     assert rows(tmp_path / "list.csv") == [ListedUrl(U1, "cat"), ListedUrl(U2, "cat")]
+
+
+@pytest.mark.parametrize("between", [" ", ",", ";", "|", "\t"])
+@pytest.mark.parametrize("header", [False, True])
+def test_labels_behind_the_urls_of_a_text_file(tmp_path, between, header):
+    lines = [f"{IMAGE.format(i)}{between}b{i % 3}" for i in range(9)]
+    (tmp_path / "list.txt").write_text("\n".join([f"url{between}label"] * header + lines) + "\n")
+    found = rows(tmp_path / "list.txt", *(() if header else ("1", "2")))
+    assert found == [ListedUrl(IMAGE.format(i), f"b{i % 3}") for i in range(9)]
+    if not header:
+        assert "does column 2 ('b0', 'b1', ...) hold the labels?" in refusal(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("name", ["1,2.jpg", "x?size=1,2", "a,b/c", "c.jpg?x=1;y=2", "c.jpg?x=a|b", "my photo.jpg"])
+def test_commas_and_spaces_in_the_urls_of_a_text_file(tmp_path, name):
+    (tmp_path / "list.txt").write_text("".join(f"https://a.example/{i}/{name}\n" for i in range(9)))
+    assert len(rows(tmp_path / "list.txt")) == 9
+    assert unquote(rows(tmp_path / "list.txt")[0].url) == f"https://a.example/0/{name}"
+
+
+def test_comments_before_a_list(tmp_path):
+    (tmp_path / "a.csv").write_text(f"# from a museum, 2020\n# by Ann\n\nurl,label\n{U1},cat\n{U2},dog\n")
+    urls = UrlList(tmp_path / "a.csv")
+    assert [row for batch in urls for row in batch] == [ListedUrl(U1, "cat"), ListedUrl(U2, "dog")]
+    assert urls.remarks() == ["2 lines before the list that begin with #, left out (line 1 of a.csv)"]
+    (tmp_path / "b.csv").write_text(f"#url,label\n{U1},cat\n{U2},dog\n")
+    assert rows(tmp_path / "b.csv") == [ListedUrl(U1, "cat"), ListedUrl(U2, "dog")]
+
+
+def test_row_names_of_r(tmp_path):
+    lines = "".join(f'"{i}","{IMAGE.format(i)}","b{i % 2}"\n' for i in range(4))
+    (tmp_path / "list.csv").write_text(f'"url","label"\n{lines}')
+    urls = UrlList(tmp_path / "list.csv")
+    assert [row for batch in urls for row in batch] == [ListedUrl(IMAGE.format(i), f"b{i % 2}") for i in range(4)]
+    assert urls.remarks() == []
+
+
+def test_lines_that_are_no_utf_8_are_counted(tmp_path):
+    for name, text in (("a.csv", f"url,label\n{U1},Ren\xe9\n{U2},cat\n"), ("b.json", f'[{{"url": "{U1}",\n"label": "\xe9"}}]'),
+                       ("c.jsonl", f'{{"url": "{U1}",\t"label": "\xe9"}}\n')):  # fmt: skip
+        (tmp_path / name).write_bytes(text.encode("cp1252"))
+        urls = UrlList(tmp_path / name)
+        assert "\xe9" in next(iter(urls))[0].label
+        assert f"1 line not in UTF-8, read as Windows-1252 (line {1 + (name < 'c')} of {name})" in urls.remarks()
+
+
+def test_json_of_urls_by_label(tmp_path):
+    (tmp_path / "list.json").write_text(json.dumps({"cat": [U1, U2], "dog": [U3]}))
+    assert rows(tmp_path / "list.json") == [ListedUrl(U1, "cat"), ListedUrl(U2, "cat"), ListedUrl(U3, "dog")]
+    (tmp_path / "list.json").write_text(json.dumps({"cat": [U1], "dog": [U3]}))
+    assert rows(tmp_path / "list.json") == [ListedUrl(U1, "cat"), ListedUrl(U3, "dog")]
+
+
+@pytest.mark.parametrize("name", ["coco_url", "url", "flickr_url"])
+def test_coco(tmp_path, name):
+    coco = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", name: url} for i, url in enumerate([U1, U2, U3])],
+        "annotations": [{"image_id": i, "category_id": c} for i, c in ((1, 7), (0, 8), (0, 7), (1, 7))],
+        "categories": [{"id": 7, "name": "cat"}, {"id": 8, "name": "dog"}],
+    }
+    (tmp_path / "list.json").write_text(json.dumps(coco))
+    urls = UrlList(tmp_path / "list.json")
+    assert [row for batch in urls for row in batch] == [ListedUrl(U1, "dog"), ListedUrl(U2, "cat"), ListedUrl(U3)]
+    remarks = " ".join(urls.remarks())
+    assert "1 line with several labels, of which the first counts (line 1" in remarks
+    assert "1 line without a label, which stand under 'all' (line 3" in remarks
+
+
+@pytest.mark.timeout(60)
+def test_what_is_no_list_in_a_folder_is_left_out(tmp_path):
+    write(tmp_path / "a.csv", [{"url": U1, "label": "cat"}])
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "stats.json").write_text('{"count": 3, "seconds": {"all": 5}}')
+    (tmp_path / "notes.csv").write_bytes(b"PK\x03\x04")
+    for asked in ((), ("url", "label")):
+        urls = UrlList(tmp_path, Asked(*asked))
+        assert [row for batch in urls for row in batch] == [ListedUrl(U1, "cat")]
+        assert "stats.json has no list of records in it" in " ".join(urls.remarks())
+        assert "notes.csv is no list of URLs" in " ".join(urls.remarks())
+    (tmp_path / "a.csv").unlink()
+    assert "notes.csv is no list of URLs" in refusal(tmp_path)
 
 
 def test_class_labels_of_hugging_face(tmp_path):

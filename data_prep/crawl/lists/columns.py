@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fastlt.data_prep.crawl.lists.cells import as_text, is_url, looks_like_image, looks_like_page, one_line
+from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, is_url, looks_like_image, looks_like_page, one_line
 from fastlt.data_prep.crawl.lists.tables import NoListError, Table
 from fastlt.data_prep.crawl.sources.licenses import normalize
 
@@ -161,7 +161,12 @@ def _asked_for(table: Table, name: str | None, what: str) -> str | None:
         return ""
     if len(alike := [column for column in table.names if _plain(column) == _plain(name)]) == 1:
         return alike[0]
-    raise ValueError(f"{table.file} has no column {name!r} for --{what}-column, only {_listed(table)}.")
+    error = ValueError if any(map(_holds_url, table.sample())) else NoListError
+    raise error(f"{table.file} has no column {name!r} for --{what}-column, only {_listed(table)}.")
+
+
+def _holds_url(row: dict[str, Any]) -> bool:
+    return any(image_urls(cell)[0] for cell in row.values())
 
 
 def _url_column(table: Table, rows: Sequence[dict[str, Any]]) -> str:
@@ -172,7 +177,8 @@ def _url_column(table: Table, rows: Sequence[dict[str, Any]]) -> str:
         return _OPEN_DATA
     candidates = _url_candidates(table, rows)
     if not candidates:
-        raise (ValueError if any(is_url(cell) for row in rows for cell in row.values()) else NoListError)(
+        error = ValueError if any(map(_holds_url, rows)) else NoListError
+        raise error(
             f"{table.file} has no column of image URLs, only {_listed(table)}: say which one with --url-column."
         )
     images = [name for name in candidates if _mostly(looks_like_image, rows, name)]
@@ -246,7 +252,9 @@ def _label_column(table: Table, rows: Sequence[dict[str, Any]], taken: set[str])
 def _genus_and_epithet(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     """The two columns that make a scientific name, where one has the second word of it alone."""
     genus = [name for name in names if _plain(name) == "genus"]
-    epithets = [name for wanted in ("specificepithet", "species", "epithet") for name in names if _plain(name) == wanted]
+    epithets = [
+        name for wanted in ("specificepithet", "species", "epithet") for name in names if _plain(name) == wanted
+    ]
     epithets = [name for name in epithets if _mostly(_EPITHET.fullmatch, rows, name, as_text)]
     return [genus[0], epithets[0]] if genus and epithets else []
 

@@ -357,7 +357,11 @@ def _delimiter(head: list[str], file: Path) -> str:
         alike = sum(width == widths[0] for width in widths) / len(widths) if widths else 0.0
         if widths and widths[0] > 1 and alike > most:
             best, most = delimiter, alike
-    body = head if not head or is_url(head[0]) or len(head[0].split()) != 2 or _SPACED.fullmatch(head[0].strip()) else head[1:]
+    body = (
+        head
+        if not head or is_url(head[0]) or len(head[0].split()) != 2 or _SPACED.fullmatch(head[0].strip())
+        else head[1:]
+    )
     spaced = [_SPACED.fullmatch(line.strip()) for line in body]
     return best or (" " if body and all(spaced) and not one_a_line else "")
 
@@ -471,7 +475,8 @@ def _records_in(value: Any) -> list[Any]:
     if records := _of_coco(value):
         return records
     inner = list(value.values())
-    if all(isinstance(item, list) and item and all(map(is_url, item)) for item in inner) and not _are_columns(value):
+    of_urls = any(inner) and all(isinstance(item, list) and all(map(is_url, item)) for item in inner)
+    if of_urls and not any(_COLUMN_OF_URLS.search(name) for name in value):
         return [{"label": label, "url": url} for label, urls in value.items() for url in urls]
     if all(isinstance(item, dict) for item in inner):
         by_row = any(is_url(cell) for cell in inner[0].values()) and len({*map(frozenset, inner)}) == 1
@@ -490,11 +495,6 @@ def _records_in(value: Any) -> list[Any]:
     if all(is_url(item) for item in inner):
         return [{"label": key, "url": item} for key, item in value.items()]
     return max((item for item in inner if isinstance(item, list)), key=len, default=[])
-
-
-def _are_columns(value: dict[str, list[Any]]) -> bool:
-    """Whether lists of URLs are columns, as one that has a column's name is, and not those of labels."""
-    return any("ur" in name.casefold() or "link" in name.casefold() for name in value)
 
 
 def _of_coco(value: dict[str, Any]) -> list[Any]:
@@ -517,6 +517,10 @@ def _of_coco(value: dict[str, Any]) -> list[Any]:
     return found
 
 
+# Lists of URLs with such a name are columns, others those of labels.
+_COLUMN_OF_URLS = re.compile(
+    r"ur[li]|link|href|src|^(images?|img|photos?|pictures?|page|thumbnails?|source)$", re.IGNORECASE
+)
 _COCO_URLS = ("coco_url", "url", "image_url", "flickr_url")
 
 

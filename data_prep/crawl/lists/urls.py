@@ -29,7 +29,7 @@ ONE_CATEGORY = "all"  # of a list without labels
 _ENDINGS = {".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".txt"}
 _PACKED = {".gz", ".bz2", ".xz"}
 _MAX_NAMED = 5
-_READ_AS = 2  # raised when lists are read otherwise, so that they are read again
+_READ_AS = 3  # raised when lists are read otherwise, so that they are read again
 _NO_LABEL = f"without a label, which stand under {ONE_CATEGORY!r}"
 _SEVERAL_LABELS = "with several labels, of which the first counts"
 

@@ -315,7 +315,11 @@ def test_urls_as_people_write_them(tmp_path, cell, url):
     [
         ("page,species_seen,file", ["https://a.example/1", "kite", U1], None),
         ("first,second", [U1, U2], "which column holds the URLs of images, first or second?"),
-        ("url,file", ["https://a.example/page", "https://a.example/2"], "which column holds the URLs of images, url or file?"),
+        (
+            "url,file",
+            ["https://a.example/page", "https://a.example/2"],
+            "which column holds the URLs of images, url or file?",
+        ),
         ("occurrenceID,species", ["https://a.example/o/1", "kite"], "has no column of image URLs, only occurrenceID"),
         ("url,class,category", [U1, "Aves", "kite"], "which column holds the labels, class or category?"),
         ("url,species_name", [U1, "kite"], "does species_name hold the labels?"),
@@ -500,8 +504,12 @@ def test_row_names_of_r(tmp_path):
 
 
 def test_lines_that_are_no_utf_8_are_counted(tmp_path):
-    for name, text in (("a.csv", f"url,label\n{U1},Ren\xe9\n{U2},cat\n"), ("b.json", f'[{{"url": "{U1}",\n"label": "\xe9"}}]'),
-                       ("c.jsonl", f'{{"url": "{U1}",\t"label": "\xe9"}}\n')):  # fmt: skip
+    texts = {
+        "a.csv": f"url,label\n{U1},Ren\xe9\n{U2},cat\n",
+        "b.json": f'[{{"url": "{U1}",\n"label": "\xe9"}}]',
+        "c.jsonl": f'{{"url": "{U1}", "label": "\xe9"}}\n',
+    }
+    for name, text in texts.items():
         (tmp_path / name).write_bytes(text.encode("cp1252"))
         urls = UrlList(tmp_path / name)
         assert "\xe9" in next(iter(urls))[0].label
@@ -536,11 +544,15 @@ def test_what_is_no_list_in_a_folder_is_left_out(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "stats.json").write_text('{"count": 3, "seconds": {"all": 5}}')
     (tmp_path / "notes.csv").write_bytes(b"PK\x03\x04")
+    (tmp_path / "times.json").write_text('{"a": {"x": 1}}')
     for asked in ((), ("url", "label")):
         urls = UrlList(tmp_path, Asked(*asked))
         assert [row for batch in urls for row in batch] == [ListedUrl(U1, "cat")]
         assert "stats.json has no list of records in it" in " ".join(urls.remarks())
+        assert "left out: 3 files: " in " ".join(urls.remarks())
         assert "notes.csv is no list of URLs" in " ".join(urls.remarks())
+    write(tmp_path / "a.csv", [{"url": U1, "label": "cat"}])
+    assert "has no column 'kind'" in refusal(tmp_path, "url", "kind")
     (tmp_path / "a.csv").unlink()
     assert "notes.csv is no list of URLs" in refusal(tmp_path)
 

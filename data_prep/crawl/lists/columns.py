@@ -281,8 +281,8 @@ def _may_be_labels(rows: Sequence[dict[str, Any]], name: str) -> bool:
     if len(short) < 0.9 * len(texts):
         return False
     distinct = len(set(texts))
-    # Of two rows with the same value nobody can say that it repeats.
-    return distinct <= 0.8 * len(texts) and (distinct > 1 or len(texts) > 2)
+    # Ten thousand labels repeat little in a sample; of two rows alone nobody can say whether a value repeats.
+    return distinct <= (0.9 if len(texts) > 1000 else 0.8) * len(texts) and (distinct > 1 or len(texts) > 2)
 
 
 def _licenses(table: Table, rows: Sequence[dict[str, Any]], taken: set[str]) -> str:

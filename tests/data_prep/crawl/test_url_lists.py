@@ -538,13 +538,12 @@ def test_coco(tmp_path, name):
     assert "1 line without a label, which stand under 'all' (line 3" in remarks
 
 
-@pytest.mark.timeout(60)
 def test_what_is_no_list_in_a_folder_is_left_out(tmp_path):
     write(tmp_path / "a.csv", [{"url": U1, "label": "cat"}])
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "stats.json").write_text('{"count": 3, "seconds": {"all": 5}}')
     (tmp_path / "notes.csv").write_bytes(b"PK\x03\x04")
-    (tmp_path / "times.json").write_text('{"a": {"x": 1}}')
+    (tmp_path / "times.json").write_text('{"a": {"x": 1}, "b": {"x": 2}}')
     for asked in ((), ("url", "label")):
         urls = UrlList(tmp_path, Asked(*asked))
         assert [row for batch in urls for row in batch] == [ListedUrl(U1, "cat")]

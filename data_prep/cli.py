@@ -123,8 +123,8 @@ class Crawl:
             print(f"WARNING: {num_failed:,} URLs failed; --retry tries them again.", file=sys.stderr)
         if empty:
             more = f" and {len(empty) - 10:,} more" if len(empty) > 10 else ""
-            named = ", ".join(map(repr, empty[:10])) + more
-            print(f"WARNING: no image of {len(empty):,} categories was found: {named}.", file=sys.stderr)
+            named, categories = ", ".join(map(repr, empty[:10])) + more, "category" if len(empty) == 1 else "categories"
+            print(f"WARNING: no image of {len(empty):,} {categories} was found: {named}.", file=sys.stderr)
         print(f"shards: {catalog.shards_folder}")
 
 

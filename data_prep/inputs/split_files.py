@@ -166,7 +166,7 @@ def _check_labels(rows: list[Row], name_of: Mapping[int | str, str]) -> None:
 
 def _relative(path: str, base: Path) -> str:
     """Relative to `base`, also where the list has whole paths, a slash before each, or Windows' backslashes."""
-    if "\\" in path and not (base / path).exists():
+    if "\\" in path and not os.path.exists(base / path):
         path = path.replace("\\", "/")
     return path.removeprefix(f"{base}/").lstrip("/")
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import html
+import json
 import re
+import warnings
+from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -19,18 +25,39 @@ _FILE_PAGE = re.compile(
 )
 _IMAGE_NAME = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?|avif)(?=$|[?#&!:/_])", re.IGNORECASE)
 
+_PAGE_NAME = re.compile(r"^[^?#]*/[^?#]*\.(?:[sx]?html?|aspx?|jsp)(?=$|[?#/])", re.IGNORECASE)
+
+_IMG = re.compile(r"<img\b[^>]*?\bsrc\s*=\s*[\"']?([^\"'\s>]+)", re.IGNORECASE)
+_NAMES = ("name", "label", "text", "title", "value", "id")  # of what an object is called
+_MAX_WRITTEN = 100_000
+
 
 def is_url(value: Any) -> bool:
     """Whether a cell is one or more URLs of the web, or of a public bucket."""
     if not isinstance(value, str):
         return False
+    if value.lstrip().startswith(("[", "<img", "<IMG")):
+        value = next(iter(_written_list(value) or _IMG.findall(value)), "")
     value = value.strip().strip("<>\"'")
     return bool(_WEB.match(value) or _NO_SCHEME.match(value) or _BUCKET.match(value))
 
 
 def looks_like_image(value: Any) -> bool:
     """Whether a cell's URL names an image file."""
-    return is_url(value) and bool(_IMAGE_NAME.search(value) or "/special:filepath/" in value.lower())
+    if looks_like_page(value):
+        return False
+    return is_url(value) and bool(_IMAGE_NAME.search(_parts(value)[0]) or "/special:filepath/" in value.lower())
+
+
+def ends_as_image(text: str) -> bool:
+    """Whether a text is a URL that ends with the name of an image file."""
+    found = list(_IMAGE_NAME.finditer(text)) if is_url(text) else []
+    return bool(found) and (found[-1].end() == len(text) or text[found[-1].end()] in "?#")
+
+
+def looks_like_page(value: Any) -> bool:
+    """Whether a cell's URL names a web page, whatever stands before its ending."""
+    return is_url(value) and bool(_PAGE_NAME.search(value))
 
 
 def image_urls(value: Any) -> tuple[list[str], list[str]]:
@@ -58,9 +85,15 @@ def one_line(text: object, most: int = 100) -> str:
 
 
 def as_text(value: Any) -> str:
-    """On one line; the first of several; "" for nothing, which pandas writes as NaN, and for what is no text."""
+    """On one line; the first of several, an object's name; "" for nothing, which pandas writes as NaN."""
     if isinstance(value, list | tuple):
         value = next(iter(value), None)
+    if isinstance(value, dict):
+        value = next((value[key] for key in _NAMES if isinstance(value.get(key), str | int)), None)
+    if isinstance(value, bytes):
+        return " ".join(value.decode("utf-8", "replace").split())
+    if isinstance(value, Decimal):
+        value = float(value) if value.is_finite() else None
     if isinstance(value, float) and value.is_integer():  # pandas, for a column of integers with gaps
         value = int(value)
     return " ".join(str(value).split()) if isinstance(value, str | int | float) and value == value else ""
@@ -73,8 +106,28 @@ def _parts(value: Any) -> list[str]:
         return _parts(value.get("url") or value.get("path") or "")
     if not isinstance(value, str):
         return [""]
+    if written := _written_list(value) or _IMG.findall(value):
+        return _parts(written)
     parts = (part.strip().rstrip("|;,").rstrip() for part in _NEXT_URL.split(value.strip()))
     return [part for part in parts if part] or [""]
+
+
+def _written_list(text: str) -> list[str]:
+    """The texts in a list that JSON or Python wrote into a cell; none where the cell is something else."""
+    if not text.lstrip().startswith("[") or "//" not in text or len(text) > _MAX_WRITTEN:
+        return []
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError), _silence():
+            found = read(text.strip())
+            return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
+    return []
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python, on backslashes in what somebody wrote
+        yield
 
 
 def _as_url(text: str) -> str:

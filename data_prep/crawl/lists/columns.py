@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fastlt.data_prep.crawl.lists.cells import as_text, is_url, looks_like_image, one_line
-from fastlt.data_prep.crawl.lists.tables import Table
+from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, is_url, looks_like_image, looks_like_page, one_line
+from fastlt.data_prep.crawl.lists.tables import NoListError, Table
 from fastlt.data_prep.crawl.sources.licenses import normalize
 
 _OPEN_DATA, _OPEN_DATA_HOST = "photo_id+extension", "inaturalist-open-data.s3.amazonaws.com"
@@ -44,12 +44,34 @@ _PAGE_NAMES = (
     ("references", "sourceurl", "photourl", "url", "link"),
     ("source", "occurrenceid", "item"),
 )
-# Text that is no label, however often it comes again.
+# Columns of URLs that are none of images, or of small ones.
+_LICENSE = re.compile(r"licen[sc]e|rights")
+_SMALL = re.compile(r"thumb|preview")
+_NO_IMAGE = re.compile(
+    r"thumb|preview|icon|avatar|logo|profile|page|landing|author|creator|photographer|attribution|observer|uploader|"
+    r"owner|website|homepage|user|wiki|references|^source(url)?$|^occurrenceid$|^item$|^query$"
+)
+# What else is called so may be the column of images as well as one that is called "url".
+_IMAGE_WORD = re.compile(r"image|img|photo|pic|media|file|download|orig|full|large|medium|small|big|src|jpe?g|raw")
+_RANKS = {"kingdom", "phylum", "order", "family", "genus"}  # beside these a "class" is one of them
+_EPITHET = re.compile(r"[a-z]+(-[a-z]+)*")
+_PATH = re.compile(r"\S*[/\\]\S*\.\w{2,5}|.*\.(jpe?g|png|webp|gif|bmp|tiff?)", re.IGNORECASE)
+# Columns that hold no labels, however often their values come again.
 _OTHER = re.compile(
-    r"text|alt|comment|tags?|.*caption.*|.*description.*|.*title|prompt|query|name|type|set|index|at|at|date|time|"
-    r"mimetype|filename|filetype|mediatype|extension|format|language|lang|country|split|subset|dataset|nsfw|exif|"
-    r"qualitygrade|publisher|position|status|errormessage|userlogin|username|observer|"
-    r".*(id|key|hash|sha256|md5|uuid|url|uri|size|width|height|score|similarity)"
+    r"text|alt|alttext|comments?|notes?|tags?|keywords?|.*caption.*|.*description.*|.+title|prompt|query|set|index|row|"
+    r".*date|.*time|.*timestamp|created|modified|(created|updated|modified|submitted|added|observed|taken)?at|year|month|day|mimetype|file|filename|filetype|mediatype|"
+    r"extension|format|language|lang|locale|country.*|placeguess|lat|latitude|lon|lng|longitude|"
+    r"decimal.*|split|subset|partition|fold|dataset.*|nsfw|exif.*|quality.*|.*grade|publisher|contributor|creator|author|"
+    r"artist|audience|source|provider|institution.*|collection.*|basisofrecord|position|rotation|orientation|"
+    r".*status|errormessage|error|.*licen[sc]e.*|.*rights.*|userlogin|.*username|user|owner|observer.*|recordedby|"
+    r"photographer.*|photo(location|featured|submitted|aspect).*|ai.*|stats.*|num.*|n|.*count|views|likes|bbox|"
+    r".*(id|key|hash|sha256|md5|uuid|url|uri|size|width|height|length|depth|score|similarity|area|ratio|bytes|confidence)"
+)
+# Sizes, dates, decimals, what is true or false, kinds of media, long numbers: no labels.
+_VALUE = re.compile(
+    r"\d+ ?[x\u00d7*] ?\d+|\d{4}-\d\d?(-\d\d?.*)?|\d\d?[./]\d\d?[./]\d{2,4}.*|[+-]?\d*\.\d+(e[+-]?\d+)?|\d+ ?[kmg]i?b|"
+    r"true|false|t|f|(still|moving)? ?images?|photos?|image/.*|\d{7,}|[0-9a-f-]{32,}|-?\d+e[+-]?\d+",
+    re.IGNORECASE,
 )
 
 
@@ -65,6 +87,7 @@ class Columns:
     license: str = ""
     attribution: str = ""
     page: str = ""
+    joined: bool = False
 
     def url_cell(self, row: dict[str, Any]) -> Any:
         """What a row has for its URL."""
@@ -72,13 +95,21 @@ class Columns:
             return f"https://{_OPEN_DATA_HOST}/photos/{as_text(row.get('photo_id'))}/medium.{as_text(row.get('extension'))}"
         return row.get(self.url)
 
+    def label_cell(self, row: dict[str, Any]) -> Any:
+        """What a row has for its label; of a genus and an epithet, both."""
+        if not self.joined:
+            return row.get(self.label)
+        words = [as_text(row.get(name)) for name in self.label.split("+")]
+        return " ".join(words) if all(map(label_of, words)) else words[0]
+
     def needed(self) -> list[str]:
         """The columns that rows are read for."""
         url = _OPEN_DATA.split("+") if self.url == _OPEN_DATA else [self.url]
-        return [*url, *filter(None, [self.label, self.license, self.attribution, self.page])]
+        label = self.label.split("+") if self.joined else [self.label]
+        return [*url, *filter(None, [*label, self.license, self.attribution, self.page])]
 
     def __str__(self) -> str:
-        chosen = [(field.name, getattr(self, field.name)) for field in fields(self)]
+        chosen = [(field.name, getattr(self, field.name)) for field in fields(Asked)]
         named = ", ".join(f"{what}={one_line(name)}" for what, name in chosen if name)
         return named if self.label else f"{named}, no label"
 
@@ -118,7 +149,8 @@ def choose(table: Table, asked: Asked) -> Columns:
     taken |= set(filter(None, found.values()))
     if found["label"] is None:
         found["label"] = _label_column(table, rows, taken)
-    return Columns(url, **{what: name or "" for what, name in found.items()})
+    joined = "+" in (found["label"] or "") and found["label"] not in table.names
+    return Columns(url, **{what: name or "" for what, name in found.items()}, joined=joined)
 
 
 def _asked_for(table: Table, name: str | None, what: str) -> str | None:
@@ -129,7 +161,12 @@ def _asked_for(table: Table, name: str | None, what: str) -> str | None:
         return ""
     if len(alike := [column for column in table.names if _plain(column) == _plain(name)]) == 1:
         return alike[0]
-    raise ValueError(f"{table.file} has no column {name!r} for --{what}-column, only {_listed(table)}.")
+    error = ValueError if any(map(_holds_url, table.sample())) else NoListError
+    raise error(f"{table.file} has no column {name!r} for --{what}-column, only {_listed(table)}.")
+
+
+def _holds_url(row: dict[str, Any]) -> bool:
+    return any(image_urls(cell)[0] for cell in row.values())
 
 
 def _url_column(table: Table, rows: Sequence[dict[str, Any]]) -> str:
@@ -138,75 +175,119 @@ def _url_column(table: Table, rows: Sequence[dict[str, Any]]) -> str:
         return names[0]
     if {"photo_id", "extension"} <= set(names) and not any(is_url(cell) for row in rows for cell in row.values()):
         return _OPEN_DATA
-    holding = [name for name in names if any(is_url(cell) for cell in _cells(rows, name))]
-    named = [_first_of(holding or ([] if rows else names), [tier]) for tier in _URL_NAMES]
-    name = next(filter(None, named), "")
-    images = [column for column in holding if _mostly(looks_like_image, rows, column)]
-    if name and (name in images or not [column for column in images if _tier(column, _URL_NAMES) is None]):
-        return name
-    if not name and len(images) == 1:
-        return images[0]
-    holding = [column for column in holding if column in images or _tier(column, _PAGE_NAMES) is None]
-    if not name and len(holding) == 1:
-        return holding[0]
-    if not name and not holding:
-        raise ValueError(
+    candidates = _url_candidates(table, rows)
+    if not candidates:
+        error = ValueError if any(map(_holds_url, rows)) else NoListError
+        raise error(
             f"{table.file} has no column of image URLs, only {_listed(table)}: say which one with --url-column."
         )
-    either = _either(list(dict.fromkeys([*filter(None, [name]), *(images or holding)])))
-    raise ValueError(f"{table.file}: which column holds the URLs of images, {either}? Say so with --url-column.")
+    images = [name for name in candidates if _mostly(looks_like_image, rows, name)]
+    small = [name for name in names if _SMALL.search(_plain(name)) and _mostly(looks_like_image, rows, name)]
+    doubtful = [name for name in candidates if _tier(name, _URL_NAMES) is not None or _IMAGE_WORD.search(_plain(name))]
+    if len(images) == 1:
+        return images[0]
+    first = [name for name in images or candidates if _tier(name, _URL_NAMES) == 0]
+    if len(first) == 1:
+        return first[0]
+    doubtful = first or [name for name in images or candidates if name in doubtful] or images or candidates
+    if len(doubtful) == 1 and not images and _tier(doubtful[0], _URL_NAMES) == 1:
+        doubtful += [name for name in small if name not in doubtful]  # a page, and an image of it, as it seems
+    if len(doubtful) == 1:
+        return doubtful[0]
+    raise ValueError(
+        f"{table.file}: which column holds the URLs of images, {_either(table, rows, doubtful)}? "
+        "Say so with --url-column."
+    )
+
+
+def _url_candidates(table: Table, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Columns that may be the one of images; those whose names or URLs say something else only where no other is."""
+    named = [name for name in table.names if _tier(name, _URL_NAMES) is not None]
+    # What is empty in all rows seen may hold something in others.
+    empty = [name for name in named if not any(as_text(cell) for cell in _cells(rows, name))]
+    holding = [name for name in table.names if any(is_url(cell) for cell in _cells(rows, name)) or name in empty]
+    holding = [name for name in holding if not _mostly(_is_license, rows, name) and not _LICENSE.search(_plain(name))]
+    best = [name for name in holding if not _NO_IMAGE.search(_plain(name)) and name not in empty]
+    best = [name for name in best if not _mostly(looks_like_page, rows, name)] or best
+    if rows and best and all(_mostly(looks_like_image, rows, name) for name in best):
+        empty = []
+    images = [name for name in holding if _SMALL.search(_plain(name)) or _mostly(looks_like_image, rows, name)]
+    return [name for name in holding if name in best or name in empty] if best else images or empty
+
+
+def _is_license(cell: Any) -> bool:
+    return is_url(cell) and bool(normalize(cell))
 
 
 def _label_column(table: Table, rows: Sequence[dict[str, Any]], taken: set[str]) -> str:
-    free = [name for name in table.names if name not in taken]
-    for tier in _LABEL_NAMES:
-        found = [name for wanted in tier for name in free if _plain(name) == wanted]
+    free = [name for name in table.names if name not in taken and not _mostly(_PATH.fullmatch, rows, name, as_text)]
+    ranks = {_plain(name) for name in table.names} & _RANKS
+    binomial = _genus_and_epithet(rows, free)
+    named = [name for name in free if not (ranks and _plain(name) == "class") and name not in binomial[1:]]
+    for number, tier in enumerate(_LABEL_NAMES):
+        if number == 3 and binomial:
+            return "+".join(binomial)
+        found = [name for wanted in tier for name in named if _plain(name) == wanted]
         found = [name for name in found if not rows or any(as_text(cell) for cell in _cells(rows, name))]
         if len({tuple(as_text(cell) for cell in _cells(rows, name)) for name in found}) > 1:
-            raise ValueError(
-                f"{table.file}: which column holds the labels, {_either(found)}? Say so with --label-column."
-            )
+            either = _either(table, rows, found)
+            raise ValueError(f"{table.file}: which column holds the labels, {either}? Say so with --label-column.")
         if found:
             return found[0]
-    labels = [name for name in free if re.fullmatch(r".*(label|class|category|species)", _plain(name))]
+    labels = [name for name in named if re.fullmatch(r".*(label|class|category|species)", _plain(name))]
     if len(labels) == 1:
         return labels[0]
     if ids := [name for name in free if rows and all(_SYNSET_ID.fullmatch(as_text(c)) for c in _cells(rows, name))]:
         return ids[0]
     doubtful = labels or [name for name in free if _may_be_labels(rows, name)]
     if doubtful:
+        does = "does" if table.has_header or len(doubtful) > 1 else "does column"
         raise ValueError(
-            f"{table.file}: does {_either(doubtful)} hold the labels? Say so with --label-column, or with "
-            f"--label-column {NONE} that all images are of one category."
+            f"{table.file}: {does} {_either(table, rows, doubtful)} hold the labels? Say so with --label-column, or "
+            f"with --label-column {NONE} that all images are of one category."
         )
     return ""
 
 
+def _genus_and_epithet(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """The two columns that make a scientific name, where one has the second word of it alone."""
+    genus = [name for name in names if _plain(name) == "genus"]
+    epithets = [
+        name for wanted in ("specificepithet", "species", "epithet") for name in names if _plain(name) == wanted
+    ]
+    epithets = [name for name in epithets if _mostly(_EPITHET.fullmatch, rows, name, as_text)]
+    return [genus[0], epithets[0]] if genus and epithets else []
+
+
+_NOTHING = {"nan", "NaN", "NAN", "null", "NULL", "Null", "None", "NA", "N/A", "<NA>", "\\N"}  # as programs write it
 _SYNSET_ID = re.compile(r"n\d{8}(_\d+)?")  # an image of ImageNet's, or its class
 
 
 def label_of(value: Any) -> str:
     """A cell as a label; the class of an image id of ImageNet's."""
     text = as_text(value)
+    if text in _NOTHING:
+        return ""
     return text[:9] if _SYNSET_ID.fullmatch(text) else text
 
 
 def _may_be_labels(rows: Sequence[dict[str, Any]], name: str) -> bool:
-    """Whether a column that has another name repeats short texts, as labels do."""
-    texts = [cell.strip() for cell in _cells(rows, name) if isinstance(cell, str) and cell.strip()]
-    short = [text for text in texts if len(text) <= 60 and not is_url(text) and not normalize(text)]
-    if not texts or len(short) < len(texts) or _OTHER.fullmatch(_plain(name)):
+    """Whether a column that has another name repeats short texts or numbers, as labels do."""
+    if _OTHER.fullmatch(_plain(name)):
         return False
-    return 1 < len(set(texts)) <= len(texts) / 2
+    texts = [as_text(cell) for cell in _cells(rows, name) if not isinstance(cell, bool) and label_of(cell)]
+    short = [text for text in texts if len(text) <= 60 and not _VALUE.fullmatch(text) and not is_url(text)]
+    short = [text for text in short if text.isdigit() or not normalize(text)]
+    if len(short) < 0.9 * len(texts):
+        return False
+    distinct = len(set(texts))
+    # Ten thousand labels repeat little in a sample; of two rows alone nobody can say whether a value repeats.
+    return distinct <= (0.9 if len(texts) > 1000 else 0.8) * len(texts) and (distinct > 1 or len(texts) > 2)
 
 
 def _licenses(table: Table, rows: Sequence[dict[str, Any]], taken: set[str]) -> str:
     """The column whose URLs are those of licenses."""
-
-    def is_license(cell: Any) -> bool:
-        return is_url(cell) and bool(normalize(cell))
-
-    return next((name for name in table.names if name not in taken and _mostly(is_license, rows, name)), "")
+    return next((name for name in table.names if name not in taken and _mostly(_is_license, rows, name)), "")
 
 
 def _named(table: Table, tiers: Iterable[Sequence[str]], taken: set[str]) -> str:
@@ -222,8 +303,8 @@ def _tier(name: str, tiers: Sequence[Sequence[str]]) -> int | None:
     return next((number for number, tier in enumerate(tiers) if _plain(name) in tier), None)
 
 
-def _mostly(test: Any, rows: Sequence[dict[str, Any]], name: str) -> bool:
-    cells = [cell for cell in _cells(rows, name) if cell not in (None, "")]
+def _mostly(test: Any, rows: Sequence[dict[str, Any]], name: str, read: Any = lambda cell: cell) -> bool:
+    cells = [read(cell) for cell in _cells(rows, name) if cell not in (None, "")]
     return bool(cells) and sum(map(bool, map(test, cells))) > len(cells) / 2
 
 
@@ -237,8 +318,17 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.rpartition(":")[2].casefold() if c.isalnum())
 
 
-def _either(names: Sequence[str]) -> str:
-    return " or ".join(one_line(name, 40) for name in names[:_MAX_LISTED])
+def _either(table: Table, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
+    """The columns to choose from; where nothing names them, with what they hold."""
+    shown = [one_line(name, 40) for name in names[:_MAX_LISTED]]
+    if not table.has_header:
+        shown = [f"{name} ({_examples(rows, name)})" for name in names[:_MAX_LISTED]]
+    return " or ".join(shown)
+
+
+def _examples(rows: Sequence[dict[str, Any]], name: str) -> str:
+    texts = list(dict.fromkeys(filter(None, map(as_text, _cells(rows, name)))))
+    return ", ".join(repr(one_line(text, 40)) for text in texts[:2]) + ", ..." * (len(texts) > 2)
 
 
 def _listed(table: Table) -> str:

@@ -12,21 +12,25 @@ import gzip
 import io
 import json
 import lzma
+import random
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import IO, Any, cast
 
-from fastlt.data_prep.crawl.lists.cells import is_url, one_line
+from fastlt.data_prep.crawl.lists.cells import ends_as_image, is_url, one_line
 
 Row = tuple[int, dict[str, Any]]
 """The number of a line or row, and what stands under each column's name."""
-SAMPLE = 256  # rows that tell what a table is like
+SAMPLE = 256  # first rows that tell what a table is like
+_SPREAD = 2048  # and others from all over the file
+_GROUPS = 5  # of a Parquet file, that are looked into
 _MAX_OPEN_LINES = 100  # of one quoted value
 _MAX_JSON_BYTES = 2**30
+_OTHER_WIDTH = "with more or fewer values than the first line has"
 _DELIMITERS = ("\t", ",", ";", "|")
 _PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))
 _NO_LISTS = {
@@ -40,6 +44,10 @@ _NO_LISTS = {
     b"version https://git-lfs": "a pointer of Git LFS: `git lfs pull` brings the file itself",
     b"<": "a web page: save the list itself",
 }
+
+
+class NoListError(ValueError):
+    """A file is something else than a list of URLs."""
 
 
 @dataclass
@@ -62,11 +70,36 @@ class Table:
         raise NotImplementedError
 
     def sample(self) -> list[dict[str, Any]]:
-        """The first rows."""
-        found = [row for _, row in islice(self.rows(), SAMPLE)]
+        """The first rows, others from the whole file, and for each column one that has it: lists are often sorted."""
+        draw = random.Random(0)
+        first: list[dict[str, Any]] = []
+        spread: list[dict[str, Any]] = []
+        empty, late = set(self.names), []
+        for number, row in enumerate(self._sampled_rows()):
+            if begins := {name for name in empty if row.get(name) not in (None, "")}:
+                empty -= begins
+                late.append(row)
+            if number < SAMPLE:
+                first.append(row)
+            elif len(spread) < _SPREAD:
+                spread.append(row)
+            elif (place := draw.randrange(number - SAMPLE + 1)) < _SPREAD:
+                spread[place] = row
         self.told.clear()
         self.first.clear()
-        return found
+        return [*first, *spread, *(row for row in late if row not in first)]
+
+    def _sampled_rows(self) -> Iterator[dict[str, Any]]:
+        return (row for _, row in self.rows())
+
+    def _as_unicode(self, lines: Iterable[str]) -> Iterator[str]:
+        """The lines, those that are no UTF-8 read as what they most often are: an old program's."""
+        for number, line in enumerate(lines, 1):
+            if line.isascii() or not _NO_UTF_8.search(line):
+                yield line
+                continue
+            self.tell("not in UTF-8, read as Windows-1252", number)
+            yield line.encode("utf-8", "surrogateescape").decode("utf-8", "windows-1252")
 
     def tell(self, what: str, number: int) -> None:
         """Counts something odd in a line."""
@@ -87,11 +120,11 @@ def open_table(file: Path) -> Table:
         return ParquetTable(file)
     for mark, what in _NO_LISTS.items():
         if start.lstrip().startswith(mark):
-            raise ValueError(f"{file} is no list of URLs but {what}.")
+            raise NoListError(f"{file} is no list of URLs but {what}.")
     encoding = _encoding(start)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(start).lstrip("\ufeff \t\r\n")
     if text.count("\0") > len(text) / 100:
-        raise ValueError(f"{file} is no list of URLs: it is not text.")
+        raise NoListError(f"{file} is no list of URLs: it is not text.")
     if text.startswith("{") and not _suffixes(file) & {".csv", ".tsv"}:
         return JsonLinesTable(file, encoding) if _is_json_lines(file, encoding) else JsonTable(file, encoding)
     if text.startswith("[") and not _suffixes(file) & {".csv", ".tsv"}:
@@ -128,12 +161,13 @@ def _as_windows_1252(error: UnicodeError) -> tuple[str, int]:
     return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
 
 
+_NO_UTF_8 = re.compile(r"[\udc80-\udcff]")  # a byte that is left as it is
 codecs.register_error("windows-1252", _as_windows_1252)
 csv.field_size_limit(2**31 - 1)  # polygons and captions are long
 
 
 def _lines(file: Path, encoding: str) -> IO[str]:
-    errors = "windows-1252" if encoding == "utf-8-sig" else "replace"
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
     return io.TextIOWrapper(_unpacked(file), encoding=encoding, errors=errors)
 
 
@@ -151,11 +185,13 @@ class DelimitedTable(Table):
         super().__init__(file)
         self._encoding = encoding
         with _lines(file, encoding) as lines:
-            head = list(islice((line for line in lines if line.strip()), SAMPLE))
-        self._named = re.match(r"sep=(.)\s*$", head[0]) if head else None  # Excel's first line
-        if self._named:
-            del head[0]
-        self._delimiter = self._named[1] if self._named else _delimiter(head, file)
+            numbered = list(islice((line for line in enumerate(lines, 1) if line[1].strip()), SAMPLE))
+        self._comments = _comments(numbered)
+        named = numbered[len(self._comments) :][:1]
+        excel = re.match(r"sep=(.)\s*$", named[0][1]) if named else None  # Excel's first line
+        self._skipped = named[0][0] if excel else max(self._comments, default=0)
+        head = [line for number, line in numbered if number > self._skipped]
+        self._delimiter = excel[1] if excel else _delimiter(head, file)
         # In tab-separated text a quote is a character, but for those who quote all they write.
         self._spans_lines = self._delimiter != "\t" or '"' in (head[0] if head else "")
         # Without a header no line says how many values a row has: most do.
@@ -167,17 +203,26 @@ class DelimitedTable(Table):
         self.has_header = bool(cells) and not begins
         if len(cells) == 1 and cells[0].casefold() not in ("url", "urls"):  # else a line of something else
             self.has_header &= any(is_url(row[0]) for row in rows[1:2])
+        # R names rows, but not the column of their names.
+        self._names_rows = self.has_header and _names_rows(head[1:], self._delimiter, len(cells))
+        cells = ["row"] * self._names_rows + cells
         self.names = _unique(cells) if self.has_header else [str(i + 1) for i in range(width or len(cells))]
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        yield from self._rows()
+        for number in self._comments:
+            self.tell("before the list that begin with #, left out", number)
+
+    def _rows(self) -> Iterator[Row]:
         width, header = len(self.names), self.has_header
         with _lines(self.file, self._encoding) as lines:
-            numbered = enumerate(lines, 1)
-            if self._named:
-                next(numbered, None)
+            numbered = islice(enumerate(self._as_unicode(lines), 1), self._skipped, None)
             for number, fields in self._records(numbered, width):
                 if header:
                     header = False
+                    if self._names_rows:  # so that the first line alone has one value less
+                        self.told.pop(_OTHER_WIDTH, None)
+                        self.first.pop(_OTHER_WIDTH, None)
                     continue
                 yield number, dict(zip(self.names, fields, strict=False))
 
@@ -201,7 +246,7 @@ class DelimitedTable(Table):
                         self.tell("with a quote that nothing closes, read as it stands", number)
             extra = fields[width:]
             if len(fields) < width or any(extra):
-                self.tell("with more or fewer values than the first line has", number)
+                self.tell(_OTHER_WIDTH, number)
             yield number, fields
 
     def _over_lines(
@@ -277,6 +322,26 @@ def _fields(line: str, delimiter: str) -> list[str]:
     return _quoted_fields(line, delimiter) or _plain_fields(line, delimiter)
 
 
+def _comments(lines: list[tuple[int, str]]) -> list[int]:
+    """The numbers of the first lines where these are comments, and not names of columns behind a #."""
+    comments = list(takewhile(lambda line: line[1].lstrip().startswith("#"), lines))
+    after = lines[len(comments)][1] if len(comments) < len(lines) else ""
+    for delimiter in _DELIMITERS:
+        if comments and _holds_url(after, delimiter) and (width := len(_fields(after, delimiter))) > 1:
+            names = _fields(comments[-1][1], delimiter)
+            if len(names) == width and not _holds_url(comments[-1][1], delimiter):
+                comments.pop()
+                break
+    return [number for number, _ in comments]
+
+
+def _names_rows(lines: list[str], delimiter: str, width: int) -> bool:
+    """Whether most lines have just one value more than there are names, in front."""
+    rows = [_fields(line, delimiter) for line in lines]
+    longer = [row for row in rows if len(row) == width + 1 and row[-1] and not is_url(row[0])]
+    return width > 1 and len(longer) > len(rows) / 2 and any(any(map(is_url, row)) for row in longer)
+
+
 def _holds_url(line: str, delimiter: str) -> bool:
     return any(map(is_url, _plain_fields(line, delimiter)))
 
@@ -284,14 +349,36 @@ def _holds_url(line: str, delimiter: str) -> bool:
 def _delimiter(head: list[str], file: Path) -> str:
     """What stands between the values of the first lines; "" for one value a line."""
     one_a_line = _suffixes(file).isdisjoint({".csv", ".tsv"}) and all(is_url(line) for line in head if "\t" not in line)
+    if one_a_line and (glued := _glued(head)):
+        return glued
     best, most = "", 0.0
     for delimiter in _DELIMITERS[:1] if one_a_line else _DELIMITERS:
         widths = [len(_fields(line, delimiter)) for line in head]
         alike = sum(width == widths[0] for width in widths) / len(widths) if widths else 0.0
         if widths and widths[0] > 1 and alike > most:
             best, most = delimiter, alike
-    spaced = [re.fullmatch(r"\S+\s+https?://\S+|https?://\S+\s+\S.*", line.strip()) for line in head]
-    return best or (" " if head and all(spaced) and not one_a_line else "")
+    body = (
+        head
+        if not head or is_url(head[0]) or len(head[0].split()) != 2 or _SPACED.fullmatch(head[0].strip())
+        else head[1:]
+    )
+    spaced = [_SPACED.fullmatch(line.strip()) for line in body]
+    return best or (" " if body and all(spaced) and not one_a_line else "")
+
+
+_SPACED = re.compile(r"\S+\s+https?://\S+|https?://\S+\s+\S.*")
+
+
+def _glued(head: list[str]) -> str:
+    """What stands between a URL of an image and a label in most lines that begin with a URL; "" where a URL is all."""
+    for delimiter in ("\t", ",", ";", "|", " "):
+        parts = [line.strip().partition(delimiter) for line in head]
+        # A comma or a space may be part of a URL, but not after the ending of an image and before no other.
+        split = [url for url, _, label in parts if ends_as_image(url) and label.strip() and not is_url(label.strip())]
+        whole = [line for line in head if ends_as_image(line.strip())]
+        if len(split) > 0.9 * len(head) and not whole:
+            return delimiter
+    return ""
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -317,7 +404,7 @@ class JsonLinesTable(Table):
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         with _lines(self.file, self._encoding) as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(self._as_unicode(lines), 1):
                 if not line.strip():
                     continue
                 try:
@@ -340,15 +427,19 @@ class JsonTable(Table):
         if len(raw) > _MAX_JSON_BYTES:
             raise ValueError(f"{file} is too long for one JSON value: write a record a line, as .jsonl.")
         try:
-            value = json.loads(raw.decode(encoding, "replace"))
+            text = raw.decode(encoding, "surrogateescape" if encoding == "utf-8-sig" else "replace")
+            value = json.loads("".join(self._as_unicode(text.splitlines(keepends=True))))
+            self._odd = Counter(self.told), dict(self.first)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is no JSON: {error}.") from None
         self._records = _records_in(value)
         if not self._records and value:
-            raise ValueError(f"{file} has no list of records in it.")
+            raise NoListError(f"{file} has no list of records in it.")
         self.names = list(dict.fromkeys(name for row in self._records if isinstance(row, dict) for name in row))
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        self.told.update(self._odd[0])
+        self.first |= self._odd[1]
         for number, row in enumerate(self._records, 1):
             if isinstance(row, dict):
                 yield number, row
@@ -381,7 +472,12 @@ def _records_in(value: Any) -> list[Any]:
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):  # pandas' "split"
         names, rows = [*map(str, value["columns"])], value["data"]
         return [dict(zip(names, row, strict=False)) if isinstance(row, list) else row for row in rows]
+    if records := _of_coco(value):
+        return records
     inner = list(value.values())
+    of_urls = any(inner) and all(isinstance(item, list) and all(map(is_url, item)) for item in inner)
+    if of_urls and not any(_COLUMN_OF_URLS.search(name) for name in value):
+        return [{"label": label, "url": url} for label, urls in value.items() for url in urls]
     if all(isinstance(item, dict) for item in inner):
         by_row = any(is_url(cell) for cell in inner[0].values()) and len({*map(frozenset, inner)}) == 1
         if by_row and sum(is_url(cell) for cell in inner[0].values()) < len(inner[0]):
@@ -401,6 +497,33 @@ def _records_in(value: Any) -> list[Any]:
     return max((item for item in inner if isinstance(item, list)), key=len, default=[])
 
 
+def _of_coco(value: dict[str, Any]) -> list[Any]:
+    """The images of COCO's format, each with the names of its categories."""
+    images, annotations, categories = (value.get(name) for name in ("images", "annotations", "categories"))
+    if not (isinstance(images, list) and isinstance(annotations, list) and isinstance(categories, list)):
+        return []
+    names = {str(item.get("id")): item.get("name") for item in categories if isinstance(item, dict)}
+    labels: dict[str, dict[Any, None]] = {}
+    for item in annotations:
+        if isinstance(item, dict) and isinstance(name := names.get(str(item.get("category_id"))), str):
+            labels.setdefault(str(item.get("image_id")), {})[name] = None
+    found = []
+    for image in images:
+        if not isinstance(image, dict):
+            found.append(image)
+            continue
+        urls = [image[key] for key in _COCO_URLS if is_url(image.get(key))]
+        found.append({"url": urls[0] if urls else None, "label": list(labels.get(str(image.get("id")), {}))})
+    return found
+
+
+# Lists of URLs with such a name are columns, others those of labels.
+_COLUMN_OF_URLS = re.compile(
+    r"ur[li]|link|href|src|^(images?|img|photos?|pictures?|page|thumbnails?|source)$", re.IGNORECASE
+)
+_COCO_URLS = ("coco_url", "url", "image_url", "flickr_url")
+
+
 # Parquet
 
 
@@ -414,7 +537,7 @@ class ParquetTable(Table):
             with parquet.ParquetFile(file) as source:
                 self.names = source.schema_arrow.names
                 self._classes = _class_names(source.schema_arrow.metadata or {})
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(f"{file} cannot be read: {one_line(error)}.") from None
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
@@ -427,7 +550,21 @@ class ParquetTable(Table):
                     for row in batch.to_pylist():
                         number += 1
                         yield number, {name: self._named(name, value) for name, value in row.items()}
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.file} cannot be read: {one_line(error)}.") from None
+
+    def _sampled_rows(self) -> Iterator[dict[str, Any]]:
+        """Some of each batch of a few row groups."""
+        pyarrow, parquet = _pyarrow()
+        try:
+            with parquet.ParquetFile(self.file, buffer_size=2**20, pre_buffer=False) as source:
+                groups = source.num_row_groups
+                some = sorted({i * (groups - 1) // (_GROUPS - 1) for i in range(_GROUPS)}) if groups else []
+                for number, batch in enumerate(source.iter_batches(SAMPLE, row_groups=some)):
+                    step = 16 if number else 1  # the first rows are wanted together
+                    for row in batch.take(pyarrow.array(range(0, len(batch), step))).to_pylist():
+                        yield {name: self._named(name, value) for name, value in row.items()}
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(f"{self.file} cannot be read: {one_line(error)}.") from None
 
     def _named(self, column: str, value: Any) -> Any:

@@ -19,7 +19,7 @@ from fastlt.data_prep.catalog import Candidate, Catalog
 from fastlt.data_prep.crawl.addresses import host_of
 from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, one_line, page_of
 from fastlt.data_prep.crawl.lists.columns import NONE, Asked, Columns, choose, label_of
-from fastlt.data_prep.crawl.lists.tables import Table, open_table
+from fastlt.data_prep.crawl.lists.tables import NoListError, Table, open_table
 from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
 from fastlt.data_prep.crawl.sources.licenses import normalize
 from fastlt.data_prep.names import clean_title, normalized
@@ -30,7 +30,8 @@ _ENDINGS = {".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".
 _PACKED = {".gz", ".bz2", ".xz"}
 _MAX_NAMED = 5
 _IMPORTING = "importing"
-_READ_AS = 2  # raised when lists are read otherwise, so that they are read again
+_READ_AS = 3  # raised when lists are read otherwise, so that they are read again
+_NO_LABEL = f"without a label, which stand under {ONE_CATEGORY!r}"
 _SEVERAL_LABELS = "with several labels, of which the first counts"
 
 
@@ -73,13 +74,14 @@ class UrlList:
         self.columns: dict[Path, Columns] = {}
         self.left_out: Counter[str] = Counter()
         self._odd: Counter[str] = Counter()
+        self._no_lists: list[str] = []
         self._first: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[list[ListedUrl]]:
         self._begin()
         batch: list[ListedUrl] = []
         found = 0
-        tables = [self._open(file) for file in self.files]  # questions come before anything is taken
+        tables = self._tables()  # questions come before anything is taken
         for table in tables:
             for listed in self._urls(table):
                 batch.append(listed)
@@ -92,6 +94,19 @@ class UrlList:
             raise ValueError(f"{self.path} has no URL of an image (http or https) in it{why}.")
         if batch:
             yield batch
+
+    def _tables(self) -> list[Table]:
+        """The files opened, but for those in a folder that are no lists, while others are."""
+        tables, refused = [], []
+        for file in self.files:
+            try:
+                tables.append(self._open(file))
+            except NoListError as error:
+                refused.append(error)
+        if refused and not tables:
+            raise refused[0]
+        self._no_lists = list(map(str, refused))
+        return tables
 
     def _open(self, file: Path) -> Table:
         with _readable(file):
@@ -125,11 +140,14 @@ class UrlList:
         license = as_text(row.get(columns.license))
         page = as_text(row.get(columns.page))
         about = (
-            label_of(row.get(columns.label)),
+            label_of(columns.label_cell(row)),
             normalize(license) or license,
             as_text(row.get(columns.attribution)),
         )
         labels = row.get(columns.label)
+        if urls and columns.label and not about[0]:
+            self._odd[_NO_LABEL] += 1
+            self._first.setdefault(_NO_LABEL, f"line {number} of {file.name}")
         if isinstance(labels, list) and len(labels) > 1:
             self._odd[_SEVERAL_LABELS] += 1
             self._first.setdefault(_SEVERAL_LABELS, f"line {number} of {file.name}")
@@ -157,6 +175,9 @@ class UrlList:
             f"left out: {_number(n, 'row')} {what} ({self._first[what]})" for what, n in self.left_out.most_common()
         ]
         lines += [f"{_number(n, 'line')} {what} ({self._first[what]})" for what, n in self._odd.most_common()]
+        if self._no_lists:
+            shown = "; ".join(sentence.rstrip(".") for sentence in self._no_lists[:_MAX_NAMED])
+            lines.append(f"left out: {_number(len(self._no_lists), 'file')}: {shown}")
         if self._other_files:
             kinds = ", ".join(f"{n:,} {kind}" for kind, n in self._other_files.most_common(_MAX_NAMED))
             lines.append(f"left out: files that are not part of the list: {kinds}")
@@ -206,7 +227,8 @@ def _files_below(path: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(place)
-        yield from (Path(folder, name) for name in names if not name.startswith("."))
+        files = (Path(folder, name) for name in names if not name.startswith("."))
+        yield from (file for file in files if file.is_file())  # a pipe would be waited for
 
 
 def _ending(file: Path) -> str:

@@ -312,7 +312,7 @@ def test_a_category_without_images_is_a_warning_and_none_at_all_an_error(tmp_pat
         rows = [(f"http://{web.hosts[0]}/{name}.jpg", name, "", "") for name in ("a", "b")]
         done = crawl(tmp_path / "c.sqlite", "--urls", write_list(tmp_path / "l.csv", rows))
         assert done.returncode == 0
-        assert "WARNING: no image of 'b' was found" in done.stderr
+        assert "WARNING: no image of 1 category was found: 'b'." in done.stderr
         done = crawl(tmp_path / "d.sqlite", "--urls", write_list(tmp_path / "l.csv", rows[1:]))
         assert done.returncode == 1
         assert "not one image was found" in done.stderr

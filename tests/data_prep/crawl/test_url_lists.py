@@ -4,6 +4,9 @@ import bz2
 import gzip
 import json
 import lzma
+import os
+from decimal import Decimal
+from urllib.parse import unquote
 
 import pytest
 
@@ -246,7 +249,8 @@ def test_lists_as_they_are_published(tmp_path, name, content, read, choice, enco
     urls = UrlList(tmp_path / name)
     assert [row for batch in urls for row in batch] == [ListedUrl(*values) for values in read]
     assert urls.summary()[0].endswith(f"; {choice}")
-    assert urls.remarks() == []
+    without = sum(len(values) < 2 or not values[1] for values in read) if ", label=" in f", {choice}" else 0
+    assert len(urls.remarks()) == bool(without)
 
 
 @pytest.mark.parametrize("name", ["list.tsv", "list.csv"])
@@ -311,7 +315,11 @@ def test_urls_as_people_write_them(tmp_path, cell, url):
     [
         ("page,species_seen,file", ["https://a.example/1", "kite", U1], None),
         ("first,second", [U1, U2], "which column holds the URLs of images, first or second?"),
-        ("url,file", ["https://a.example/page", U2], "which column holds the URLs of images, url or file?"),
+        (
+            "url,file",
+            ["https://a.example/page", "https://a.example/2"],
+            "which column holds the URLs of images, url or file?",
+        ),
         ("occurrenceID,species", ["https://a.example/o/1", "kite"], "has no column of image URLs, only occurrenceID"),
         ("url,class,category", [U1, "Aves", "kite"], "which column holds the labels, class or category?"),
         ("url,species_name", [U1, "kite"], "does species_name hold the labels?"),
@@ -329,6 +337,223 @@ def test_what_is_not_clear_is_asked(tmp_path, header, values, question):
         assert {row.label for row in rows(tmp_path / "list.csv", header.split(",")[0], "none")} == {""}
     else:
         assert {row.label for row in rows(tmp_path / "list.csv", None, "species_seen")} == {"kite", "owl"}
+
+
+IMAGE, PAGE, BARE = "https://img.org/{}.jpg", "https://site.org/page/{}", "https://cdn.org/x/{}"
+ICON, HTML = "https://site.org/icons/{}.jpg", "https://site.org/{}.html"
+# (header, values of which {} is the row, the column of images or what is asked)
+IMAGE_COLUMNS = [
+    ("id,photo,species,genus,rights,creator,link", ["{}", IMAGE.upper(), "a", "b", "c", "d", PAGE], "photo"),
+    ("url,image,category", [PAGE, "https://img.org/{}.JPEG", "cat"], "image"),
+    ("link,photo", [PAGE, IMAGE], "photo"),
+    ("url,image", ["https://site.org/{}.jpg.html", IMAGE], "image"),
+    ("url,photo,label", [PAGE, BARE, "cat"], "url or photo?"),
+    ("url,media_url", [PAGE, BARE], "url or media_url?"),
+    ("url,download_url", [PAGE, BARE], "url or download_url?"),
+    ("link,file", [PAGE, BARE], "link or file?"),
+    ("url,src", [HTML, BARE], "src"),
+    ("user_icon,photo_link,species", [ICON, BARE, "cat"], "photo_link"),
+    ("thumbnail_url,full_url", [IMAGE, IMAGE], "full_url"),
+    ("thumbnail_url,full_url", [IMAGE, BARE], "full_url"),
+    ("url,thumbnail", [PAGE, IMAGE], "url or thumbnail?"),
+    ("full_url,medium_url", [IMAGE, IMAGE + "?m"], "full_url or medium_url?"),
+    ("url,image_url", ["https://www.inaturalist.org/observations/{}", BARE], "image_url"),
+    ("photo_id,photo_url,photo_image_url", ["{}", PAGE, BARE], "photo_image_url"),
+    ("url,source", [BARE, "https://commons.wikimedia.org/wiki/File:{}.jpg"], "url"),
+    ("OriginalURL,OriginalLandingURL,AuthorProfileURL,Thumbnail300KURL", [IMAGE, PAGE, PAGE, ICON], "OriginalURL"),
+    ("page_url,image_url", [PAGE, IMAGE], "image_url"),
+]  # fmt: skip
+
+
+def many(header, values, number=20):
+    return [dict(zip(header.split(","), [v.format(i) for v in values], strict=True)) for i in range(number)]
+
+
+@pytest.mark.parametrize(("header", "values", "expected"), IMAGE_COLUMNS)
+def test_the_column_of_images(tmp_path, header, values, expected):
+    path = tmp_path / "list.csv"
+    write(path, many(header, values))
+    if expected.endswith("?"):
+        assert f"which column holds the URLs of images, {expected}" in refusal(path, None, "none")
+        return
+    urls = UrlList(path, Asked(label="none"))
+    list(urls)
+    assert urls.columns[path].url == expected
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_the_whole_list_tells_what_its_columns_are(tmp_path, kind):
+    """A column may begin late, and rows are often sorted by label."""
+    path = tmp_path / f"list.{kind}"
+    records = many("url,image_url", [HTML, ""], 4000) + many("url,image_url", [HTML, IMAGE], 50)
+    write(path, records)
+    assert len(rows(path)) == 50
+    write(path, [{"url": IMAGE.format(i), "kind": f"bird {i // 300}"} for i in range(3000)])
+    assert "does kind hold the labels?" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "asked"),
+    [("url,kind", [IMAGE, "cat"], "kind"), ("url,Plant Name", [IMAGE, "oak"], "Plant Name"),
+     ("url,title", [IMAGE, "oak"], "title"), ("url,y", [IMAGE, "0"], "y"), ("url,name", [IMAGE, "oak"], "name"),
+     ("url,target,name", [IMAGE, "images/{}.jpg", "oak"], "name"), ("url,class,family", [IMAGE, "Aves", "Accipitridae"],
+      "class or family"), ("url,type", [IMAGE, "oak"], "type")],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_columns_that_may_hold_labels_are_asked_about(tmp_path, header, values, asked, kind):
+    write(tmp_path / f"list.{kind}", many(header, values))
+    assert f"does {asked} hold the labels?" in refusal(tmp_path / f"list.{kind}")
+
+
+def test_numbers_that_may_be_labels(tmp_path):
+    pq.write_table(pa.table({"url": [IMAGE.format(i) for i in range(9)], "y": [0, 1, 2] * 3}), tmp_path / "a.parquet")
+    assert "does y hold the labels?" in refusal(tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text("".join(f"{IMAGE.format(i)},{i % 2}\n" for i in range(9)))
+    assert "does column 2 ('0', '1') hold the labels?" in refusal(tmp_path / "b.csv")
+    (tmp_path / "c.csv").write_text("".join(f"{BARE.format(i)},{PAGE.format(i)}\n" for i in range(9)))
+    assert f"1 ('{BARE.format(0)}', '{BARE.format(1)}', ...) or 2 (" in refusal(tmp_path / "c.csv")
+
+
+@pytest.mark.parametrize(
+    ("header", "values"),
+    [("url,title", [IMAGE, "photo {} of mine"]), ("url,width,height", [IMAGE, "640", "480"]),
+     ("url,split,format", [IMAGE, "train", "jpg"]), ("url,language,status", [IMAGE, "en", "ok"]),
+     ("url,user,date", [IMAGE, "Ann", "2020-01-01"]), ("url,quality_grade", [IMAGE, "research"]),
+     ("url,x,y", [IMAGE, "0.5", "1e-3"]), ("url,dims", [IMAGE, "640x480"]), ("url,seen", [IMAGE, "2020-01-02"]),
+     ("identifier,type,format", [IMAGE, "StillImage", "image/jpeg"])],
+)  # fmt: skip
+def test_columns_of_something_else_are_not_asked_about(tmp_path, header, values):
+    write(tmp_path / "list.csv", many(header, values))
+    assert {row.label for row in rows(tmp_path / "list.csv")} == {""}
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "label"),
+    [("url,genus,species", [IMAGE, "Milvus", "migrans"], "Milvus migrans"),
+     ("url,genus,specificEpithet", [IMAGE, "Milvus", "migrans"], "Milvus migrans"),
+     ("url,class,order,family,genus", [IMAGE, "Aves", "x", "y", "Milvus"], "Milvus"),
+     ("url,class,order,vernacularName", [IMAGE, "Aves", "x", "kite"], "kite"),
+     ("url,genus,species", [IMAGE, "Milvus", "Milvus migrans"], "Milvus migrans"),
+     ("url,genus,specificEpithet,scientificName", [IMAGE, "Milvus", "migrans", "Milvus m."], "Milvus m.")],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_ranks_of_living_things(tmp_path, header, values, label, kind):
+    write(tmp_path / f"list.{kind}", many(header, values))
+    assert {row.label for row in rows(tmp_path / f"list.{kind}")} == {label}
+
+
+def test_rows_without_a_label_are_counted(tmp_path):
+    labels = ["cat", "", "nan", "NULL", "\\N", "NA", "None", "dog"]
+    write(tmp_path / "list.csv", [{"url": IMAGE.format(i), "label": label} for i, label in enumerate(labels)])
+    urls = UrlList(tmp_path / "list.csv")
+    assert [row.label for batch in urls for row in batch] == ["cat", *[""] * 6, "dog"]
+    assert urls.remarks() == ["6 lines without a label, which stand under 'all' (line 3 of list.csv)"]
+
+
+def test_labels_in_objects(tmp_path):
+    labels = [{"name": "cat"}, [{"name": "cat"}], {"id": 3, "label": "cat"}, {"text": "cat"}, "cat"]
+    write(tmp_path / "list.jsonl", [{"url": IMAGE.format(i), "label": label} for i, label in enumerate(labels)])
+    assert {row.label for row in rows(tmp_path / "list.jsonl")} == {"cat"}
+    for values, label in ((pa.array([b"cat", b"cat"]), "cat"), (pa.array([Decimal("7.00")] * 2), "7"),
+                          (pa.array([Decimal("7.50")] * 2), "7.5")):  # fmt: skip
+        pq.write_table(pa.table({"url": [U1, U2], "label": values}), tmp_path / "list.parquet")
+        assert {row.label for row in rows(tmp_path / "list.parquet")} == {label}
+
+
+@pytest.mark.parametrize(
+    "cell", [f'["{U1}", "{U2}"]', f"['{U1}', '{U2}']", f'<img src="{U1}"> <img class=x src={U2} />', f"{U1} | {U2}"]
+)
+def test_several_urls_in_a_cell(tmp_path, cell):
+    write(tmp_path / "list.csv", [{"id": "1", "photos": cell, "label": "cat"}])
+    assert rows(tmp_path / "list.csv") == [ListedUrl(U1, "cat"), ListedUrl(U2, "cat")]
+
+
+@pytest.mark.parametrize("between", [" ", ",", ";", "|", "\t"])
+@pytest.mark.parametrize("header", [False, True])
+def test_labels_behind_the_urls_of_a_text_file(tmp_path, between, header):
+    lines = [f"{IMAGE.format(i)}{between}b{i % 3}" for i in range(9)]
+    (tmp_path / "list.txt").write_text("\n".join([f"url{between}label"] * header + lines) + "\n")
+    found = rows(tmp_path / "list.txt", *(() if header else ("1", "2")))
+    assert found == [ListedUrl(IMAGE.format(i), f"b{i % 3}") for i in range(9)]
+    if not header:
+        assert "does column 2 ('b0', 'b1', ...) hold the labels?" in refusal(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize("name", ["1,2.jpg", "x?size=1,2", "a,b/c", "c.jpg?x=1;y=2", "c.jpg?x=a|b", "my photo.jpg"])
+def test_commas_and_spaces_in_the_urls_of_a_text_file(tmp_path, name):
+    (tmp_path / "list.txt").write_text("".join(f"https://a.example/{i}/{name}\n" for i in range(9)))
+    assert len(rows(tmp_path / "list.txt")) == 9
+    assert unquote(rows(tmp_path / "list.txt")[0].url) == f"https://a.example/0/{name}"
+
+
+def test_comments_before_a_list(tmp_path):
+    (tmp_path / "a.csv").write_text(f"# from a museum, 2020\n# by Ann\n\nurl,label\n{U1},cat\n{U2},dog\n")
+    urls = UrlList(tmp_path / "a.csv")
+    assert [row for batch in urls for row in batch] == [ListedUrl(U1, "cat"), ListedUrl(U2, "dog")]
+    assert urls.remarks() == ["2 lines before the list that begin with #, left out (line 1 of a.csv)"]
+    (tmp_path / "b.csv").write_text(f"#url,label\n{U1},cat\n{U2},dog\n")
+    assert rows(tmp_path / "b.csv") == [ListedUrl(U1, "cat"), ListedUrl(U2, "dog")]
+
+
+def test_row_names_of_r(tmp_path):
+    lines = "".join(f'"{i}","{IMAGE.format(i)}","b{i % 2}"\n' for i in range(4))
+    (tmp_path / "list.csv").write_text(f'"url","label"\n{lines}')
+    urls = UrlList(tmp_path / "list.csv")
+    assert [row for batch in urls for row in batch] == [ListedUrl(IMAGE.format(i), f"b{i % 2}") for i in range(4)]
+    assert urls.remarks() == []
+
+
+def test_lines_that_are_no_utf_8_are_counted(tmp_path):
+    texts = {
+        "a.csv": f"url,label\n{U1},Ren\xe9\n{U2},cat\n",
+        "b.json": f'[{{"url": "{U1}",\n"label": "\xe9"}}]',
+        "c.jsonl": f'{{"url": "{U1}", "label": "\xe9"}}\n',
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text.encode("cp1252"))
+        urls = UrlList(tmp_path / name)
+        assert "\xe9" in next(iter(urls))[0].label
+        assert f"1 line not in UTF-8, read as Windows-1252 (line {1 + (name < 'c')} of {name})" in urls.remarks()
+
+
+def test_json_of_urls_by_label(tmp_path):
+    (tmp_path / "list.json").write_text(json.dumps({"cat": [U1, U2], "dog": [U3]}))
+    assert rows(tmp_path / "list.json") == [ListedUrl(U1, "cat"), ListedUrl(U2, "cat"), ListedUrl(U3, "dog")]
+    (tmp_path / "list.json").write_text(json.dumps({"cat": [U1], "dog": [U3]}))
+    assert rows(tmp_path / "list.json") == [ListedUrl(U1, "cat"), ListedUrl(U3, "dog")]
+
+
+@pytest.mark.parametrize("name", ["coco_url", "url", "flickr_url"])
+def test_coco(tmp_path, name):
+    coco = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", name: url} for i, url in enumerate([U1, U2, U3])],
+        "annotations": [{"image_id": i, "category_id": c} for i, c in ((1, 7), (0, 8), (0, 7), (1, 7))],
+        "categories": [{"id": 7, "name": "cat"}, {"id": 8, "name": "dog"}],
+    }
+    (tmp_path / "list.json").write_text(json.dumps(coco))
+    urls = UrlList(tmp_path / "list.json")
+    assert [row for batch in urls for row in batch] == [ListedUrl(U1, "dog"), ListedUrl(U2, "cat"), ListedUrl(U3)]
+    remarks = " ".join(urls.remarks())
+    assert "1 line with several labels, of which the first counts (line 1" in remarks
+    assert "1 line without a label, which stand under 'all' (line 3" in remarks
+
+
+def test_what_is_no_list_in_a_folder_is_left_out(tmp_path):
+    write(tmp_path / "a.csv", [{"url": U1, "label": "cat"}])
+    os.mkfifo(tmp_path / "pipe.csv")
+    (tmp_path / "stats.json").write_text('{"count": 3, "seconds": {"all": 5}}')
+    (tmp_path / "notes.csv").write_bytes(b"PK\x03\x04")
+    (tmp_path / "times.json").write_text('{"a": {"x": 1}, "b": {"x": 2}}')
+    for asked in ((), ("url", "label")):
+        urls = UrlList(tmp_path, Asked(*asked))
+        assert [row for batch in urls for row in batch] == [ListedUrl(U1, "cat")]
+        assert "stats.json has no list of records in it" in " ".join(urls.remarks())
+        assert "left out: 3 files: " in " ".join(urls.remarks())
+        assert "notes.csv is no list of URLs" in " ".join(urls.remarks())
+    write(tmp_path / "a.csv", [{"url": U1, "label": "cat"}])
+    assert "has no column 'kind'" in refusal(tmp_path, "url", "kind")
+    (tmp_path / "a.csv").unlink()
+    assert "notes.csv is no list of URLs" in refusal(tmp_path)
 
 
 def test_class_labels_of_hugging_face(tmp_path):

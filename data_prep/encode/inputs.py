@@ -13,7 +13,7 @@ from fastlt.data_prep.encode.neighbors import read_neighbors
 from fastlt.data_prep.inputs.class_folders import listed, tell_taken
 from fastlt.data_prep.inputs.images import ClassImages, TargetImages, read_class_images
 from fastlt.data_prep.inputs.split_files import is_json, read_rows, text_classes
-from fastlt.data_prep.names import class_name
+from fastlt.data_prep.names import all_keys, class_name, plain_names
 from fastlt.label_space import LabelSpace
 from fastlt.options import Flag, OptionalFile, OptionalSource, OptionError
 
@@ -123,13 +123,32 @@ def _of_catalog(
     catalog: Catalog, sources: EncodeInputs, targets: list[str]
 ) -> tuple[ClassImages, Mapping[str, Sequence[str]]]:
     """Images of the auxiliary classes, and the neighbors that the catalog or the user's file has."""
-    images = catalog.kept_images(sources.unfiltered)
+    images = _without_targets(catalog, catalog.kept_images(sources.unfiltered), targets)
     tell_taken(catalog.path, "auxiliary images", images)
     if not sources.neighbors:
         return images, {class_name(target, str(catalog.path)): names for target, names in catalog.neighbors().items()}
     titles = {row["name"]: [row["title"]] for row in catalog.categories()}
     target_titles = {class_name(row["name"], str(catalog.path)): [row["title"]] for row in catalog.targets()}
     return images, read_neighbors(sources.neighbors, {name: target_titles.get(name, []) for name in targets}, titles)
+
+
+def _without_targets(catalog: Catalog, images: ClassImages, targets: list[str]) -> ClassImages:
+    """The auxiliary classes that are no target under another name, as labels of a list may be; says which are."""
+    target_of = {
+        key: target
+        for target, plain in zip(targets, plain_names(targets), strict=True)
+        for key in all_keys(target) | all_keys(plain)
+    }
+    titles = {row["name"]: row["title"] for row in catalog.categories()}
+    same = {}
+    for name in images:
+        keys = all_keys(titles[name]) | all_keys(name)
+        if found := sorted(target_of[key] for key in keys if key in target_of):
+            same[name] = found[0]
+    if same:
+        named = listed([f"{name} is {target}" for name, target in same.items()])
+        print(f"{catalog.path}: {len(same):,} auxiliary classes are left out, as they are targets: {named}", flush=True)
+    return {name: paths for name, paths in images.items() if name not in same}
 
 
 def _of_kept(pairs: Mapping[str, Sequence[str]], auxiliaries: ClassImages) -> dict[str, list[str]]:

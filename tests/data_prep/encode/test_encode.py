@@ -163,6 +163,21 @@ def test_neighbors_of_a_list_under_any_of_their_names(workshop, catalog, folders
     assert "names 'Unheard of', which is not an auxiliary class" in said
 
 
+def test_a_category_that_is_a_target_is_left_out(workshop, catalog, folders):
+    """A list may have images of the targets too, under their plain names."""
+    for split in ("train", "val"):
+        (folders / split / "genus00_species0").rename(folders / split / "n01440764-Fine_Title")
+    pairs = json.loads((folders / "neighbors.json").read_text())
+    titled = pairs["genus00_species0"][0]
+    with Catalog(catalog) as opened, opened.transaction():
+        opened.connection.execute("UPDATE category SET title = 'fine titles' WHERE name = ?", [titled])
+        opened.connection.execute("UPDATE target SET name = 'n01440764-Fine_Title' WHERE name = 'genus00_species0'")
+    done = encode_copy(workshop, "--catalog", catalog, "--format", "plain", out="crawled", auxiliary=False)
+    assert done.returncode == 0, done.stderr
+    assert f"1 auxiliary classes are left out, as they are targets: {titled} is n01440764-Fine_Title" in done.stdout
+    assert titled not in EncodedDataset.open(workshop.folder / "crawled").label_space.auxiliary_names
+
+
 def test_a_catalog_before_its_time(workshop, catalog):
     with Catalog(catalog) as opened:
         opened.connection.execute("UPDATE image SET state = 'new'")

@@ -529,7 +529,7 @@ def test_killed_and_run_again(workshop, trained, tmp_path):
         (tmp_path / name).mkdir()
         make_catalog(tmp_path / name / "c.db", images, neighbors)
     options = ["--train", species / "train", "--val", species / "val", "--run", trained, "--batch-size", 4]
-    options += ["--duplicate", "1", "--hash-radius", "0", "--gamma1", "0"]  # two epochs tell no categories apart
+    options += ["--duplicate", "1", "--hash-radius", "0", "--gamma1", "0.7"]  # two epochs tell no categories apart
 
     def command(name: str, workers: int = 0) -> list[str]:
         fastlt = str(Path(sys.executable).with_name("fastlt"))

@@ -14,6 +14,7 @@ import json
 import lzma
 import random
 import re
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,7 @@ class NoListError(ValueError):
 
 
 @dataclass
-class Table:
+class Table(ABC):
     """One file.
 
     Attributes:
@@ -65,9 +66,9 @@ class Table:
     told: Counter[str] = field(default_factory=Counter)
     first: dict[str, int] = field(default_factory=dict)
 
+    @abstractmethod
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """Every row, from the first one, with these columns at least."""
-        raise NotImplementedError
 
     def sample(self) -> list[dict[str, Any]]:
         """The first rows, others from the whole file, and for each column one that has it: lists are often sorted."""

@@ -264,10 +264,10 @@ def add_urls(catalog: Catalog, path: Path, asked: Asked | None = None) -> Added:
     as_added = json.dumps([_READ_AS, stamps, named])
     if catalog.setting(f"list {path.absolute()}") == as_added:
         return Added(0, 0, [f"{path}: not changed since it was read"])
-    catalog.remember(_IMPORTING, str(path))
     entering = _Entering(catalog)
     for batch in urls:
         with catalog.transaction():
+            catalog.remember(_IMPORTING, str(path))  # with what it is about: a list that is refused leaves nothing
             entering.add(batch)
     with catalog.transaction():
         catalog.remove_empty_categories()

@@ -18,7 +18,7 @@ import webdataset
 from PIL import Image
 
 from fastlt.data_prep.catalog import Candidate, Catalog
-from fastlt.data_prep.crawl.lists.urls import add_urls
+from fastlt.data_prep.crawl.lists.urls import add_urls, cut_import
 from fastlt.dataset.images import in_tar, read_image
 from support.crawling import command, encoded, jpeg, outcomes, photograph, write_list
 from support.source_servers import SourceServers
@@ -503,6 +503,8 @@ def test_a_list_that_is_imported_again_corrects_what_it_said(tmp_path):
         urls.write_text("\n".join(["url,seen,page,license", *lines, *lines]) + "\n")
         refused = crawl(catalog, "--urls", urls)
         assert "does seen hold the labels? Say so with --label-column, or with --label-column none" in refused.stderr
+        with Catalog(catalog) as opened:
+            assert cut_import(opened) == ""  # nothing of it was taken
         done = crawl(catalog, "--urls", urls, "--label-column", "none")
         assert "8 rows; url=url, license=license, page=page, no label" in done.stdout
         assert "4 rows with a URL that stood before" in done.stdout

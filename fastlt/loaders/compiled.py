@@ -6,6 +6,8 @@ Numba itself would look whether the one file has changed that a function stands 
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -30,3 +32,15 @@ compiled = njit(nogil=True, cache=_KEPT)
 """Compiles a function when it is first called."""
 fused = njit(nogil=True, cache=_KEPT, fastmath={"contract"})
 """The same, where a product and a sum may become one instruction."""
+
+
+@cache
+def say_that_nothing_is_kept() -> None:
+    """Tells people, once for all ranks, that all of this is compiled at every start, and what ends that."""
+    if not _KEPT and os.environ.get("RANK", "0") == "0":
+        print(
+            "fastlt: home cannot be written to, so what loads images is compiled at every start, which takes about "
+            "half a minute: NUMBA_CACHE_DIR names another folder to keep it in.",
+            file=sys.stderr,
+            flush=True,
+        )

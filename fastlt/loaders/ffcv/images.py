@@ -20,7 +20,7 @@ from fastlt.dataset.beton import JPEG, read_tables
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.dataset.images import decode_jpeg
 from fastlt.loaders.choices import Choices, augmentations, is_flipped, random_crop, uniform_numbers
-from fastlt.loaders.compiled import compiled
+from fastlt.loaders.compiled import compiled, say_that_nothing_is_kept
 from fastlt.loaders.ffcv import jpeg
 from fastlt.loaders.ffcv.jpeg import decode_window
 from fastlt.loaders.ffcv.pixel_operations import apply_operations
@@ -44,6 +44,7 @@ class FFCVImages:
         if not np.array_equal(rows["label"], data.split(split).labels()):
             raise ValueError(f"the labels in {self._file} are not those of its manifest: encode again.")
         self._rows = rows["image"]
+        say_that_nothing_is_kept()
         if (self._rows["mode"] == JPEG).any():
             jpeg.say_what_is_missing()
         starts, sizes = (np.ascontiguousarray(allocations[name]) for name in ("ptr", "size"))

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,6 @@ def _library(kept: Path) -> Path:
 
 
 _COSTS = "1.4 times"  # 825 for 1,175 images/s: photographs of 500 px, crop and flip to 224, two cores
-_said = False
 MISSING = ""
 """Why the C part is not there; "" where it is."""
 try:
@@ -81,25 +81,16 @@ _decode: Any = types.ExternalFunction(
 )
 
 
+@cache
 def say_what_is_missing() -> None:
-    """Tells people, once for all ranks, what decoding without the C part costs, or compiling it all each time."""
-    global _said
-    first = not _said and os.environ.get("RANK", "0") == "0"
-    if first and folder() is None:
-        print(
-            "fastlt: home cannot be written to, so what loads images is compiled at every start, which takes about "
-            "half a minute: NUMBA_CACHE_DIR names another folder to keep it in.",
-            file=sys.stderr,
-            flush=True,
-        )
-    if MISSING and first:
+    """Tells people, once for all ranks, what decoding without the C part costs."""
+    if MISSING and os.environ.get("RANK", "0") == "0":
         print(
             f"fastlt: {MISSING}, so each JPEG is decoded whole and not just its crop: the same pixels, about {_COSTS} "
             "as long. (Debian: apt-get install gcc libjpeg-dev)",
             file=sys.stderr,
             flush=True,
         )
-    _said = True
 
 
 @compiled

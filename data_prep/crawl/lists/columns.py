@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, is_url, looks_like_image, looks_like_page, one_line
-from fastlt.data_prep.crawl.lists.tables import NoListError, Table
+from fastlt.data_prep.crawl.lists.table import NoListError, Table
 from fastlt.data_prep.crawl.sources.licenses import normalize
 
 _OPEN_DATA, _OPEN_DATA_HOST = "photo_id+extension", "inaturalist-open-data.s3.amazonaws.com"

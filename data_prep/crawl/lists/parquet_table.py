@@ -1,0 +1,73 @@
+"""A Parquet file, read piece by piece."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastlt.data_prep.crawl.lists.cells import one_line
+from fastlt.data_prep.crawl.lists.table import SAMPLE, Row, Table
+
+_GROUPS = 5  # row groups that are looked into
+
+
+class ParquetTable(Table):
+    """A Parquet file; class labels of Hugging Face's data sets come as their names."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        pyarrow, parquet = _pyarrow()
+        try:
+            with parquet.ParquetFile(file) as source:
+                self.names = source.schema_arrow.names
+                self._classes = _class_names(source.schema_arrow.metadata or {})
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} cannot be read: {one_line(error)}.") from None
+
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        pyarrow, parquet = _pyarrow()
+        wanted, number = None if columns is None else list(dict.fromkeys(columns)), 0
+        try:
+            # Buffered, a row group of any size is read piece by piece.
+            with parquet.ParquetFile(self.file, buffer_size=2**20, pre_buffer=False) as source:
+                for batch in source.iter_batches(SAMPLE if wanted is None else 4096, columns=wanted):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield number, {name: self._named(name, value) for name, value in row.items()}
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.file} cannot be read: {one_line(error)}.") from None
+
+    def sampled_rows(self) -> Iterator[dict[str, Any]]:
+        """Some of each batch of a few row groups."""
+        pyarrow, parquet = _pyarrow()
+        try:
+            with parquet.ParquetFile(self.file, buffer_size=2**20, pre_buffer=False) as source:
+                groups = source.num_row_groups
+                some = sorted({i * (groups - 1) // (_GROUPS - 1) for i in range(_GROUPS)}) if groups else []
+                for number, batch in enumerate(source.iter_batches(SAMPLE, row_groups=some)):
+                    step = 16 if number else 1  # the first rows are wanted together
+                    for row in batch.take(pyarrow.array(range(0, len(batch), step))).to_pylist():
+                        yield {name: self._named(name, value) for name, value in row.items()}
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.file} cannot be read: {one_line(error)}.") from None
+
+    def _named(self, column: str, value: Any) -> Any:
+        classes = self._classes.get(column)
+        return classes[value] if classes and isinstance(value, int) and 0 <= value < len(classes) else value
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return {name: [*map(str, about["names"])] for name, about in features.items() if about.get("names")}
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return {}
+
+
+def _pyarrow() -> Any:
+    import pyarrow  # slow to import
+    from pyarrow import parquet
+
+    return pyarrow, parquet

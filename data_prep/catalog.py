@@ -325,6 +325,51 @@ class Catalog:
         )
         return known["id"], "changed"
 
+    def list_at(self, path: Path) -> int:
+        """The id of a list of URLs, entered where it is new."""
+        name = str(path.absolute())
+        self._run("INSERT OR IGNORE INTO list (path) VALUES (?)", [name])
+        return self._number("SELECT id FROM list WHERE path = ?", name)
+
+    def set_listed(self, rows: Iterable[tuple[int, int]]) -> None:
+        """Writes (candidate, list) pairs."""
+        self.connection.executemany("INSERT OR IGNORE INTO listed (candidate, list) VALUES (?, ?)", rows)
+
+    def listed(self, number: int) -> list[int]:
+        """The candidates in a list, by id."""
+        return [row[0] for row in self._run("SELECT candidate FROM listed WHERE list = ? ORDER BY 1", [number])]
+
+    def set_unlisted(self, number: int, gone: Sequence[int], reason: str) -> tuple[int, int]:
+        """Drops what a list has no more, where no other list nor source has it, and takes back what is in it again.
+
+        Returns:
+            How many were dropped, and how many taken back.
+        """
+        self.connection.executemany(
+            "DELETE FROM listed WHERE list = ? AND candidate = ?", ((number, id) for id in gone)
+        )
+        dropped = self.connection.executemany(
+            "UPDATE candidate SET state = 'dropped', reason = ?, twin = NULL WHERE id = ? AND source = 'list'"
+            " AND NOT EXISTS (SELECT 1 FROM listed WHERE candidate = candidate.id)",
+            ((reason, id) for id in gone),
+        ).rowcount
+        back = self._take_back(reason, "EXISTS (SELECT 1 FROM listed WHERE candidate = candidate.id)")
+        return max(dropped, 0), back
+
+    def _take_back(self, reason: str, where: str) -> int:
+        return self._run(
+            "UPDATE candidate SET reason = '', state = CASE WHEN EXISTS (SELECT 1 FROM image WHERE id = candidate.id)"
+            f" THEN 'fetched' ELSE 'new' END WHERE state = 'dropped' AND reason = ? AND {where}",
+            [reason],
+        ).rowcount
+
+    def reopen_twins(self) -> int:
+        """Opens duplicates again of which the one that was taken has been dropped since; how many."""
+        return self._run(
+            "UPDATE candidate SET state = 'new', reason = '', twin = NULL WHERE state = 'dropped'"
+            " AND twin IN (SELECT id FROM candidate WHERE state = 'dropped')"
+        ).rowcount
+
     def remove_empty_categories(self) -> None:
         """Removes categories that nothing refers to: those of labels that a list had once."""
         self._run(
@@ -405,12 +450,7 @@ class Catalog:
         self._run("CREATE TEMP TABLE IF NOT EXISTS refused (license TEXT PRIMARY KEY)")
         self._run("DELETE FROM refused")
         self.connection.executemany("INSERT INTO refused VALUES (?)", [[license] for license in refused])
-        opened = self._run(
-            "UPDATE candidate SET reason = '', state = CASE WHEN EXISTS (SELECT 1 FROM image WHERE id = candidate.id)"
-            " THEN 'fetched' ELSE 'new' END WHERE state = 'dropped' AND reason = ?"
-            " AND license NOT IN (SELECT license FROM refused)",
-            [reason],
-        ).rowcount
+        opened = self._take_back(reason, "license NOT IN (SELECT license FROM refused)")
         dropped = self._run(
             "UPDATE candidate SET state = 'dropped', reason = ? WHERE state IN ('new', 'failed', 'fetched')"
             " AND license IN (SELECT license FROM refused)",
@@ -464,14 +504,25 @@ class Catalog:
             rows,
         )
 
-    def image_of_bytes(self, sha256: bytes) -> int | None:
-        """The image that was made of these bytes."""
-        row = self._run("SELECT id FROM image WHERE sha256 = ?", [sha256]).fetchone()
-        return row["id"] if row else None
+    def image_of_bytes(self, sha256: bytes) -> tuple[int, bool] | None:
+        """(the image that was made of these bytes, whether its candidate has been dropped since)."""
+        query = "SELECT id, candidate.state = 'dropped' FROM image JOIN candidate USING (id) WHERE sha256 = ?"
+        row = self._run(query, [sha256]).fetchone()
+        return (row[0], bool(row[1])) if row else None
+
+    def hand_over_images(self, rows: Iterable[tuple[int, int, int]]) -> None:
+        """(candidate, its category, image of a dropped one): the bytes in the shard become the candidate's image."""
+        self.connection.executemany(
+            "UPDATE image SET id = ?, category = ?, state = 'new', reason = '', similarity = NULL, nearest = NULL"
+            " WHERE id = ?",
+            rows,
+        )
 
     def image_hashes(self) -> Iterator[list[sqlite3.Row]]:
-        """(id, hash) of all images by id, some at a time."""
-        found = self._run("SELECT id, hash FROM image ORDER BY id")
+        """(id, hash) by id, some at a time, of all images but those whose candidate has been dropped since."""
+        found = self._run(
+            "SELECT id, hash FROM image JOIN candidate USING (id) WHERE candidate.state != 'dropped' ORDER BY id"
+        )
         while rows := found.fetchmany(100_000):
             yield rows
 

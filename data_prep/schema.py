@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 # {version: what makes the next one of it}; each step is run once, when a catalog of that version is opened.
-MIGRATIONS = {1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'"}
-SCHEMA = """
+_LISTS = """
+-- Lists of URLs that people brought, and which candidates stand in them.
+CREATE TABLE list (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);
+CREATE TABLE listed (
+    candidate INTEGER NOT NULL REFERENCES candidate,
+    list INTEGER NOT NULL REFERENCES list,
+    PRIMARY KEY (candidate, list)
+) WITHOUT ROWID;
+"""
+MIGRATIONS = {1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'", 2: _LISTS}
+SCHEMA = f"""
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- What discover is given. State: open, done, or short of categories (reason says why it stopped).
@@ -72,6 +81,7 @@ CREATE TABLE candidate (
 );
 CREATE INDEX candidate_outcome ON candidate (state, reason);
 CREATE INDEX candidate_work ON candidate (host, id) WHERE state = 'new';
+{_LISTS}
 
 -- WebDataset shards. An open one is a `.partial` file, valid up to num_bytes.
 CREATE TABLE shard (

@@ -66,7 +66,7 @@ def reconsider(catalog: Catalog, search: SearchOptions, options: CrawlOptions) -
             # A catalog of an older fastlt says the reason without its option, and remembers no policy.
             changed = now[reason] is not False and before.get(reason) != now[reason]
             if changed and (number := catalog.reopen(reason.partition(" (")[0])):
-                lines.append(f"{number:,} URLs that were dropped are tried again: {reason}")
+                lines.append(f"{_urls_are(number)} tried again that were dropped: {reason}")
         catalog.remember("crawl policy", json.dumps(now))
         catalog.remember("crawl options", json.dumps(_remembered_options(search, options)))
         families = None if set(search.licenses) <= {ANY_LICENSE} else allowed(search.licenses)
@@ -74,10 +74,16 @@ def reconsider(catalog: Catalog, search: SearchOptions, options: CrawlOptions) -
     return lines
 
 
+def _urls_are(number: int) -> str:
+    return "1 URL is" if number == 1 else f"{number:,} URLs are"
+
+
 def _apply_licenses(catalog: Catalog, families: frozenset[str] | None) -> list[str]:
     """Lists bring what they bring, and sources may have been asked for other licenses before."""
     refused = {license for license in catalog.licenses() if families and family(license) not in families}
     back, dropped = catalog.set_refused_licenses(refused, reasons.LICENSE)
-    lines = [f"{back:,} URLs are taken again: their license is allowed"] if back else []
-    lines += [f"{dropped:,} URLs are left out: {reasons.LICENSE}"] if dropped else []
+    lines = [f"{_urls_are(back)} taken again: their license is allowed"] if back else []
+    lines += [f"{_urls_are(dropped)} left out: {reasons.LICENSE}"] if dropped else []
+    if twins := catalog.reopen_twins():
+        lines.append(f"{_urls_are(twins)} tried again: what had the same image is left out now")
     return lines

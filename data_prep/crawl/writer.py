@@ -77,15 +77,21 @@ class ImageWriter:
         states: list[tuple[str, str, int | None, int]] = []
         rows = self._catalog.candidates([o.candidate for o in outcomes if o.prepared is not None])
         first_of: dict[bytes, int] = {}  # exact duplicates inside the batch
-        images = []
+        images, handed_over = [], []
         for outcome in outcomes:
             state, reason, twin = outcome.state, outcome.reason, None
             if outcome.prepared is not None:
-                twin, reason = self._twin(outcome.prepared, first_of)
+                row, sha256 = rows[outcome.candidate], outcome.prepared.sha256
+                same = self._catalog.image_of_bytes(sha256)
+                twin, reason = self._twin(outcome.prepared, first_of, same)
                 state = "fetched" if twin is None else "dropped"
                 if twin is None:
-                    first_of[outcome.prepared.sha256] = outcome.candidate
-                    images.append(self._add(outcome, outcome.prepared, rows[outcome.candidate]))
+                    first_of[sha256] = outcome.candidate
+                    if same:
+                        handed_over.append((outcome.candidate, row["category"], same[0]))
+                        self._remember(outcome.candidate, outcome.prepared.hash)
+                    else:
+                        images.append(self._add(outcome, outcome.prepared, row))
             found[state, reason] += 1
             states.append((state, reason, twin, outcome.candidate))
         if images:
@@ -93,6 +99,7 @@ class ImageWriter:
         with self._catalog.transaction():
             if images:
                 self._catalog.set_open_shard(self._shards.shard, self._shards.num_images, self._shards.num_bytes)
+            self._catalog.hand_over_images(handed_over)
             self._catalog.add_images(images)
             self._catalog.set_outcomes(states)
         return found
@@ -109,24 +116,28 @@ class ImageWriter:
         """Leaves the last shard open, for another run to go on with."""
         self._shards.close()
 
-    def _twin(self, image: Prepared, first_of: dict[bytes, int]) -> tuple[int | None, str]:
+    def _twin(
+        self, image: Prepared, first_of: dict[bytes, int], same: tuple[int, bool] | None
+    ) -> tuple[int | None, str]:
         """The image that this one is a duplicate of, if any, and what that is called."""
         if image.sha256 in first_of:
             return first_of[image.sha256], "duplicate"
-        same = self._catalog.image_of_bytes(image.sha256)
-        if same is not None:
-            return same, "duplicate"
+        if same and not same[1]:
+            return same[0], "duplicate"
         if self._index is not None:
             (at,) = self._index.nearest(np.array([image.hash]))
             if at >= 0:
                 return self._ids[at], reasons.NEAR_DUPLICATE
         return None, ""
 
+    def _remember(self, candidate: int, hash: int) -> None:
+        if self._index is not None:
+            self._index.add(np.array([hash]))
+            self._ids.append(candidate)
+
     def _add(self, outcome: Outcome, image: Prepared, row: sqlite3.Row) -> ImageRow:
         """Appends the image to the open shard; returns its row."""
-        if self._index is not None:
-            self._index.add(np.array([image.hash]))
-            self._ids.append(outcome.candidate)
+        self._remember(outcome.candidate, image.hash)
         about = {"category": row["category_name"]}
         about |= {key: row[key] for key in ("title", "url", "page", "source", "license", "attribution")}
         about |= {"width": image.width, "height": image.height, "sha256": image.sha256.hex()}

@@ -16,6 +16,7 @@ from typing import Any
 from yarl import URL
 
 from fastlt.data_prep.catalog import Candidate, Catalog
+from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.addresses import host_of
 from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, one_line, page_of
 from fastlt.data_prep.crawl.lists.columns import NONE, Asked, Columns, choose, label_of
@@ -31,7 +32,7 @@ _ENDINGS = {".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".
 _PACKED = {".gz", ".bz2", ".xz"}
 _MAX_NAMED = 5
 _IMPORTING = "importing"
-_READ_AS = 3  # raised when lists are read otherwise, so that they are read again
+_READ_AS = 4  # raised when lists are read otherwise, so that they are read again
 _NO_LABEL = f"without a label, which stand under {ONE_CATEGORY!r}"
 _SEVERAL_LABELS = "with several labels, of which the first counts"
 
@@ -265,12 +266,15 @@ def add_urls(catalog: Catalog, path: Path, asked: Asked | None = None) -> Added:
     as_added = json.dumps([_READ_AS, stamps, named])
     if catalog.setting(f"list {path.absolute()}") == as_added:
         return Added(0, 0, [f"{path}: not changed since it was read"])
-    entering = _Entering(catalog)
+    entering: _Entering | None = None
     for batch in urls:
         with catalog.transaction():
+            entering = entering or _Entering(catalog, catalog.list_at(path))
             catalog.remember(_IMPORTING, str(path))  # with what it is about: a list that is refused leaves nothing
             entering.add(batch)
+    assert entering  # a list without any URL has raised
     with catalog.transaction():
+        entering.leave_out_the_rest()
         catalog.remove_empty_categories()
         catalog.remember(f"columns {path.absolute()}", json.dumps(named))
         catalog.remember(f"list {path.absolute()}", as_added)
@@ -286,10 +290,10 @@ def cut_import(catalog: Catalog) -> str:
 
 
 class _Entering:
-    """Entering rows in the catalog, with what there is to say of labels."""
+    """Entering the rows of one list in the catalog, with what there is to say of them."""
 
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, number: int) -> None:
+        self._catalog, self._list = catalog, number
         self._categories: dict[str, int] = {}  # by label
         self._labels: dict[int, list[str]] = {}
         self.counts: Counter[str] = Counter()
@@ -300,6 +304,7 @@ class _Entering:
         for listed in batch:
             first.setdefault(listed.url, listed)
         self.counts["repeated"] += len(batch) - len(first)
+        entered = []
         for listed in first.values():
             known = self._catalog.candidate_of_url(listed.url)
             if known is not None and known < len(self._entered) and self._entered[known]:
@@ -311,6 +316,13 @@ class _Entering:
             self.counts[what] += 1
             self._entered.extend(bytes(max(0, at + 1 - len(self._entered))))
             self._entered[at] = 1
+            entered.append((at, self._list))
+        self._catalog.set_listed(entered)
+
+    def leave_out_the_rest(self) -> None:
+        """What the list had once and has no more, as when other columns were named, is dropped."""
+        gone = [at for at in self._catalog.listed(self._list) if at >= len(self._entered) or not self._entered[at]]
+        self.counts["gone"], self.counts["back"] = self._catalog.set_unlisted(self._list, gone, reasons.UNLISTED)
 
     def _category(self, label: str) -> int:
         if label not in self._categories:
@@ -321,7 +333,7 @@ class _Entering:
         return self._categories[label]
 
     def remarks(self) -> list[str]:
-        """Labels that were taken for the same, and URLs that came twice."""
+        """Labels that were taken for the same, URLs that came twice, and those that the list has no more."""
         same = [labels for labels in self._labels.values() if len(labels) > 1]
         lines = []
         if same:
@@ -330,4 +342,8 @@ class _Entering:
             lines.append(f"{number} under several labels: {shown}")
         if repeated := self.counts["repeated"]:
             lines.append(f"{_number(repeated, 'row')} with a URL that stood before, whose first row counts")
+        if gone := self.counts["gone"]:
+            lines.append(f"{_number(gone, 'URL')} that stood in this list once and no more, left out")
+        if back := self.counts["back"]:
+            lines.append(f"{_number(back, 'URL')} that had left this list, taken again")
         return lines

@@ -1,5 +1,6 @@
 """`fastlt crawl` as a user types it, against a site with every vice of the web."""
 
+import contextlib
 import gzip
 import json
 import shutil
@@ -519,6 +520,81 @@ def test_a_list_that_is_imported_again_corrects_what_it_said(tmp_path):
     assert sum(n for (_, path), n in web.asked.items() if path != "/robots.txt") == 4  # nothing twice
 
 
+def test_an_import_that_was_killed_is_said_and_ends_the_next_time(tmp_path):
+    catalog, number = tmp_path / "c.sqlite", 60_000
+    with Web(pictures) as web:
+        # One may be fetched; the others are there to be entered.
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "kite", "cc0" if i == 7 else "none", "") for i in range(number)]
+        urls = write_list(tmp_path / "l.csv", rows)
+        words = [*command(catalog, "--urls", urls), "--licenses", "cc0"]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        entered = 0
+        while not entered and process.poll() is None:
+            time.sleep(0.005)
+            if catalog.exists():
+                with contextlib.suppress(ValueError), Catalog(catalog) as opened:  # not made yet
+                    entered = opened.num_candidates()
+        process.kill()
+        process.wait()
+        assert 0 < entered < number
+        done = crawl(catalog, "--licenses", "cc0")
+        assert f"warning: the import of {urls} was interrupted: give --urls {urls} again for the rest" in done.stdout
+        done = crawl(catalog, "--urls", urls)
+        assert done.returncode == 0
+        assert "interrupted" not in crawl(catalog).stdout
+        with Catalog(catalog) as opened:
+            assert opened.num_candidates() == number
+            assert len(opened.listed(1)) == number
+    assert {path for _, path in web.asked} == {"/robots.txt", "/7.jpg"}
+
+
+def test_what_a_list_has_no_more_is_left_out(tmp_path):
+    """The wrong column of URLs was named: what it brought goes, and hides nothing that the right one brings."""
+    catalog, urls = tmp_path / "c.sqlite", tmp_path / "l.csv"
+    # 0: other bytes that look the same, as a thumbnail's do. 1: the same bytes at both places.
+    pages = {f"/large{i}.jpg": Answer(jpeg(i)) for i in range(3)}
+    pages |= {
+        "/small0.jpg": Answer(jpeg(0, quality=40)),
+        "/small1.jpg": Answer(jpeg(1)),
+        "/small2.jpg": Answer(jpeg(5)),
+    }
+    with Web(lambda host, path: pages.get(path)) as web:
+        at = f"http://{web.hosts[0]}"
+        lines = [f"{at}/large{i}.jpg,{at}/small{i}.jpg,kite" for i in range(3)]
+        urls.write_text("\n".join(["a,b,label", *lines]) + "\n")
+        crawl(catalog, "--urls", urls, "--url-column", "b")
+        assert categories(catalog) == {"kite": ["small0.jpg", "small1.jpg", "small2.jpg"]}
+        done = crawl(catalog, "--urls", urls, "--url-column", "a")
+        assert "3 URLs that stood in this list once and no more, left out" in done.stdout
+        left_out = {f"small{i}.jpg": "dropped: no longer in its list" for i in range(3)}
+        assert outcomes(catalog) == {f"large{i}.jpg": "fetched" for i in range(3)} | left_out
+        with Catalog(catalog) as opened:
+            taken = opened.kept_images(unfiltered=True)["kite"]
+            assert len({read_image(place).tobytes() for place in taken}) == 3
+        urls.write_text("\n".join(["a,b,label", *lines[:2]]) + "\n")
+        write_list(tmp_path / "other.csv", [(f"{at}/large1.jpg", "kite", "", "")])
+        crawl(catalog, "--urls", tmp_path / "other.csv")
+        assert "1 URL that stood in this list once and no more, left out" in crawl(catalog, "--urls", urls).stdout
+        urls.write_text("\n".join(["a,b,label", lines[2]]) + "\n")
+        done = crawl(catalog, "--urls", urls)
+        assert "1 URL that had left this list, taken again" in done.stdout
+        # What the other list has too stays.
+        assert [outcomes(catalog)[f"large{i}.jpg"] for i in range(3)] == [left_out["small0.jpg"], "fetched", "fetched"]
+    assert web.asked[web.hosts[0], "/large2.jpg"] == 1
+
+
+def test_what_repeats_an_image_takes_its_place(tmp_path):
+    catalog = tmp_path / "c.sqlite"
+    with Web(lambda host, path: None if path == "/robots.txt" else Answer(jpeg(0))) as web:
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "kite", license, "") for i, license in enumerate(("cc0", "cc-by"))]
+        crawl(catalog, "--urls", write_list(tmp_path / "l.csv", rows), "--per-host", 1)
+        assert outcomes(catalog) == {"0.jpg": "fetched", "1.jpg": "dropped: duplicate"}
+        done = crawl(catalog, "--licenses", "cc-by")
+        assert "1 URL is tried again: what had the same image is left out now" in done.stdout
+        assert outcomes(catalog)["1.jpg"] == "fetched"
+        assert categories(catalog) == {"kite": ["1.jpg"]}
+
+
 def test_what_a_list_does_not_say_stays(tmp_path):
     with Catalog(tmp_path / "c.sqlite", create=True) as catalog:
         category = catalog.add_category("kite", "kite")
@@ -546,7 +622,7 @@ def test_what_an_option_dropped_is_tried_again_without_it(tmp_path):
         assert done.returncode == 1
         assert set(outcomes(catalog).values()) == {"dropped: not a public address (--allow-private)"}
         done = crawl(catalog, "--urls", urls)
-        assert "4 URLs that were dropped are tried again: not a public address (--allow-private)" in done.stdout
+        assert "4 URLs are tried again that were dropped: not a public address (--allow-private)" in done.stdout
         assert outcomes(catalog) == {
             "1.jpg": "dropped: robots.txt forbids it (--ignore-robots)", "2.jpg": "dropped: too small (--min-side)",
             "3.jpg": "fetched", "4.jpg": "dropped: opted out (--ignore-opt-outs)",

@@ -126,6 +126,9 @@ class Crawl:
             named, categories = ", ".join(map(repr, empty[:10])) + more, "category" if len(empty) == 1 else "categories"
             print(f"WARNING: no image of {len(empty):,} {categories} was found: {named}.", file=sys.stderr)
         print(f"shards: {catalog.shards_folder}")
+        failed_now = sum(number for (state, _), number in counts.items() if state == "failed")
+        if failed_now and not any(state == "fetched" for state, _ in counts):
+            raise ValueError(f"nothing new was fetched: {failed_now:,} URLs failed, for the reasons above.")
 
 
 @dataclass(frozen=True)

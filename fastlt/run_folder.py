@@ -96,7 +96,7 @@ class RunFolder:
 
     def all_checkpoints(self) -> list[Path]:
         """Those that are complete, the newest one last."""
-        return sorted(self.checkpoints.glob("step-*"))
+        return sorted(path for path in self.checkpoints.glob("step-*") if path.name[5:].isdecimal())
 
     def records(self) -> list[dict[str, Any]]:
         """The records of the log in order; a line that was cut off by a kill is left out.

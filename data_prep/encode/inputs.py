@@ -113,7 +113,7 @@ def read_inputs(sources: EncodeInputs) -> Inputs:
     splits: dict[str, ClassImages] = {"train": {**targets, **auxiliaries}}
     for split, source, what in (("val", sources.val, "validation images"), ("test", sources.test, "test images")):
         if source:
-            splits[split] = _read_like(source, what, sources, targets)
+            splits[split] = _read_like(source, what, split, sources, targets)
     inputs = Inputs(splits, len(targets), pairs)
     inputs.label_space()  # contradictions show before an hour of encoding, not after
     return inputs
@@ -159,7 +159,7 @@ def _of_kept(pairs: Mapping[str, Sequence[str]], auxiliaries: ClassImages) -> di
     return {target: names for target, names in kept.items() if names}
 
 
-def _read_like(source: Path, what: str, sources: EncodeInputs, targets: ClassImages) -> ClassImages:
+def _read_like(source: Path, what: str, split: str, sources: EncodeInputs, targets: ClassImages) -> ClassImages:
     """Images of the same classes as `targets`, in the same order; says which of them have none."""
     names = None
     if source.is_file() and not is_json(source):
@@ -169,7 +169,7 @@ def _read_like(source: Path, what: str, sources: EncodeInputs, targets: ClassIma
                 f"and {sources.train} is not one."
             )
         names = text_classes(sources.train, read_rows(sources.train))
-    classes = read_class_images(source, what, sources.images, names, may_be_empty=True)
+    classes = read_class_images(source, what, sources.images, names, may_be_empty=True, split=split)
     unknown = [name for name, images in classes.items() if images and name not in targets]
     if unknown:
         raise ValueError(f"the {what} in {source} have class {unknown[0]!r}, which the training images do not have.")

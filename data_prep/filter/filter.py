@@ -6,13 +6,15 @@ images in shapes.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from fastlt.cores import available_cores
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.filter.embed import Encoder, embed, open_embeddings
 from fastlt.data_prep.filter.embedding_store import file_keys
-from fastlt.data_prep.filter.inputs import held_out_images, read_crawled, require_split, training_images
+from fastlt.data_prep.filter.inputs import SPLITS, held_out_images, read_crawled, require_split, training_images
 from fastlt.data_prep.filter.judgment import BROKEN, LIKE_ANOTHER, NEAR_DUPLICATE, TOO_FAR, TOO_NEAR, Judgment
 from fastlt.data_prep.filter.labels import Labels, judge_labels
 from fastlt.data_prep.filter.options import FilterOptions
@@ -38,7 +40,7 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
         options: see `FilterOptions`.
 
     Raises:
-        ValueError: no images, targets without folder, broken training, validation or test images, or none of these.
+        ValueError: no images, targets without folder or without an image that can be read, or no split.
     """
     options = options.with_preset()
     require_split(sources)
@@ -47,18 +49,24 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
     classes = read_class_images(sources.train, "training images", sources.images)
     targets = training_images(catalog, classes)
     splits = {
-        what: held_out_images(source, what, sources.images, list(classes))
-        for what, source in (("validation", sources.val), ("test", sources.test))
-        if source
+        what: held_out_images(source, split, sources.images, list(classes))
+        for split, what in SPLITS.items()
+        if (source := getattr(sources, split))
     }
     folder = catalog.path.with_name(f"{catalog.path.stem}_embeddings")
     workers = available_cores() if options.workers is None else options.workers
     with open_embeddings(folder, encoder) as store:
-        training = {"training": [path for files in targets.values() for path in files]}
-        for what, paths in (training | splits).items():
+        for what, paths in ({"training": [path for files in targets.values() for path in files]} | splits).items():
             broken = embed(encoder, [*map(str, paths)], file_keys(paths), store, options.batch_size, workers, what)
-            if broken:
-                raise ValueError(f"{len(broken)} of the {what} images cannot be read: {next(iter(broken.values()))}")
+            if not broken:
+                continue
+            print(f"left out: {len(broken):,} {what} images that cannot be read: {next(iter(broken.values()))}")
+            if what == "training":
+                targets = _without(targets, broken)
+            else:
+                splits[what] = [path for path in paths if str(path) not in broken]
+                if not splits[what]:
+                    raise ValueError(f"none of the {what} images can be read.")
         broken = embed(encoder, images.names, images.keys, store, options.batch_size, workers, "auxiliary")
         rows = store.find(images.keys)
         space = Space(store, encoder.device, [store.find(file_keys(paths)) for paths in targets.values()])
@@ -102,6 +110,14 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
         found_pairs=nearest_targets(space, rows[lonely], categories[lonely], options.neighbors),
         encoder=encoder.title,
     )
+
+
+def _without(targets: dict[str, list[Path]], broken: dict[str, str]) -> dict[str, list[Path]]:
+    whole = {name: [path for path in paths if str(path) not in broken] for name, paths in targets.items()}
+    empty = next((name for name, paths in whole.items() if not paths), None)
+    if empty is not None:
+        raise ValueError(f"no training image of {empty!r} can be read.")
+    return whole
 
 
 def _reasons(similarity: np.ndarray, gamma2: float, labels: Labels | None, options: FilterOptions) -> np.ndarray:

@@ -13,6 +13,9 @@ from fastlt.data_prep.inputs.images import ClassImages, TargetImages, read_class
 from fastlt.data_prep.inputs.split_files import is_json
 from fastlt.dataset.images import in_tar
 
+SPLITS = {"val": "validation", "test": "test"}
+"""Those that nothing may repeat, as messages call them."""
+
 
 def require_split(sources: TargetImages) -> None:
     """Raises ValueError where training images, or all held-out ones, are not named."""
@@ -76,14 +79,14 @@ def training_images(catalog: Catalog, classes: ClassImages) -> dict[str, list[Pa
     return {name: [Path(image) for image in classes[name]] for name in names or classes}
 
 
-def held_out_images(source: Path, what: str, root: Path | None, names: list[str]) -> list[Path]:
-    """The images of a validation or test split, in the order of the training classes' `names` where it needs one."""
+def held_out_images(source: Path, split: str, root: Path | None, names: list[str]) -> list[Path]:
+    """The images of a split, "val" or "test", in the order of the training classes' `names` where it needs one."""
+    what = SPLITS[split]
     if not source.is_file():
-        images, _ = (
-            images_below(source) if source.is_dir() else ([], None)
-        )  # all of them, in class folders or not: training could read any
+        # All of them, in class folders or not: training could read any.
+        images, _ = images_below(source) if source.is_dir() else ([], None)
         if not images:
             raise ValueError(f"there is no {what} image in {source}.")
         return images
-    classes = read_class_images(source, f"{what} images", root, None if is_json(source) else names)
+    classes = read_class_images(source, f"{what} images", root, None if is_json(source) else names, split=split)
     return [Path(path) for paths in classes.values() for path in paths]

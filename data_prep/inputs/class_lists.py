@@ -119,8 +119,12 @@ def _read(source: Path) -> list[Entry]:
         text = read_text(source, "class list")
         is_json = source.suffix.lower() == ".json" or text.lstrip()[:1] in ("{", "[")
         entries = list(_json_entries(source, text)) if is_json else text_entries(source, text)
-    if len(entries) > 1 and [entry.count for entry in entries] == list(range(len(entries))):
-        entries = [replace(entry, count=None, id=entry.count) for entry in entries]  # labels
+    numbers = [entry.count for entry in entries]
+    if (len(entries) > 1 and numbers == list(range(len(entries)))) or (
+        len(entries) > 2 and numbers == list(range(1, len(entries) + 1))
+    ):
+        print(f"{source}: {numbers[0]} to {numbers[-1]} are taken as labels, not as counts of images", flush=True)
+        entries = [replace(entry, count=None, id=entry.count) for entry in entries]
     return [replace(entry, name=class_name(entry.name, str(source))) for entry in entries]
 
 

@@ -36,6 +36,7 @@ def read_class_images(
     root: Path | None,
     names: Sequence[str] | Mapping[int | str, str] | None = None,
     may_be_empty: bool = False,
+    split: str = "train",
 ) -> ClassImages:
     """Images by class of class folders, or of a split file; see `read_split_file`. Prints what is taken.
 
@@ -45,6 +46,7 @@ def read_class_images(
         root: the folder that the paths of a split file are relative to.
         names: see `read_split_file`.
         may_be_empty: whether a class folder may be without images.
+        split: "train", "val" or "test", see `read_split_file`.
 
     Raises:
         ValueError: neither, a split file without `root`, or a bad one.
@@ -53,6 +55,6 @@ def read_class_images(
         return scan(source, what, may_be_empty)
     if not root:
         raise ValueError(f"{source} is a split file: say with --images which folder its paths are relative to.")
-    classes = read_split_file(source, root, names)
+    classes = read_split_file(source, root, names, split)
     tell_taken(source, what, classes)
     return classes

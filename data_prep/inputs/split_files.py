@@ -10,7 +10,8 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,12 @@ from fastlt.dataset.images import EXTENSIONS
 # How the columns of a list with a header may be called.
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "img", "image_path", "image_id")
 _LABELS = ("label", "labels", "class", "class_id", "classid", "category_id", "category", "target", "y")
+_SPLITS = ("split", "subset", "partition", "phase", "set")
+_SPLIT_NAMES = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "tst"),
+}
 _ROW = re.compile(r"(?P<path>.+?)(?:\s*[,;\t]\s*|\s+)(?P<label>[\"']?\d[\d.]*[\"']?)")
 
 
@@ -39,7 +46,7 @@ def is_json(file: Path) -> bool:
 
 
 def read_split_file(
-    file: Path, root: Path, names: Sequence[str] | Mapping[int | str, str] | None = None
+    file: Path, root: Path, names: Sequence[str] | Mapping[int | str, str] | None = None, split: str = "train"
 ) -> dict[str, list[Path]]:
     """{class name: [image path]}, classes by their label or category id, the images of each in the order of the file.
 
@@ -52,6 +59,7 @@ def read_split_file(
         root: the folder that its paths are relative to.
         names: the classes of a text file, if it is not the list of training images: `text_classes` of that one, or
             names in the order of the labels.
+        split: "train", "val" or "test": of a file that has several, in a column of its own, which one is meant.
 
     Raises:
         ValueError: the file is malformed or empty; labels are no numbers from 0 or 1 on without gaps, or unknown; a
@@ -60,7 +68,7 @@ def read_split_file(
     if is_json(file):
         rows, name_of = _read_json(file)
     else:
-        rows = read_rows(file)
+        rows = read_rows(file, split, print)
         name_of = _numbered(rows, names) if names is not None else text_classes(file, rows)
         if names is None and 0 not in name_of:
             print(f"{file}: its labels are taken as counted from 1", flush=True)
@@ -77,11 +85,14 @@ def read_split_file(
     return {name: images for name, images in classes.items() if images}
 
 
-def read_rows(file: Path) -> list[Row]:
+def read_rows(file: Path, split: str = "train", tell: Callable[[str], object] = lambda said: None) -> list[Row]:
     """The rows of a text file: path and label, apart by spaces, a tab or a comma, or in columns under a header.
 
+    Where a column says which split each image is of, and these are several, only the rows of `split` count, as
+    `tell` is told.
+
     Raises:
-        ValueError: a line is none, or the header does not say which columns are meant.
+        ValueError: a line is none, or the header does not say which columns are meant, or no image is of that split.
     """
     # Names of files may be in another encoding than UTF-8: as Linux gives them, they are found.
     text = read_text(file, "split file", errors="surrogateescape")
@@ -92,13 +103,38 @@ def read_rows(file: Path) -> list[Row]:
     at = _columns(file, header.fields)
     if header.delimiter is None and at == (0, 1) and len(header.fields) == 2:
         return [_row(file, number, line) for number, line in lines[1:]]  # paths may have spaces
-    rows = []
+    table = []
     for number, line in lines[1:]:
         fields = split_fields(line, header.delimiter)
         if len(fields) != len(header.fields):
             raise ValueError(f"{file}:{number}: {line.strip()!r} has not the columns of the header.")
-        rows.append(_row_of(file, number, line, *(fields[column] for column in at)))
-    return rows
+        table.append((number, line, fields))
+    lower = [field.lower() for field in header.fields]
+    named = next((lower.index(name) for name in _SPLITS if name in lower), None)
+    if named is not None and named not in at:
+        table = _of_split(file, split, header.fields[named], named, table, tell)
+    return [_row_of(file, number, line, *(fields[column] for column in at)) for number, line, fields in table]
+
+
+_Line = tuple[int, str, list[str]]
+
+
+def _of_split(
+    file: Path, split: str, name: str, at: int, table: list[_Line], tell: Callable[[str], object]
+) -> list[_Line]:
+    """The lines of a table that are of that split, by column `at`, whose name is `name`."""
+    values = Counter(fields[at] for _, _, fields in table)
+    known = {value for names in _SPLIT_NAMES.values() for value in names}
+    if len(values) < 2 or (known.isdisjoint(map(str.lower, values)) and not all(map(str.isdecimal, values))):
+        return table  # of something else
+    mine = [line for line in table if line[2][at].lower() in _SPLIT_NAMES[split]]
+    said = ", ".join(f"{number:,} {value}" for value, number in values.most_common(5))
+    if not mine:
+        raise ValueError(
+            f"{file}: its column {name} has {said}, and no {split}: give those rows in a file of their own."
+        )
+    tell(f"{file}: of its {name} ({said}) the {len(mine):,} of {split} are taken")
+    return mine
 
 
 def text_classes(file: Path, rows: list[Row]) -> dict[int | str, str]:

@@ -47,7 +47,7 @@ def create_backbone(
     with patch.object(_builder, "load_pretrained", lambda *_, filter_fn=None, **__: renamings.append(filter_fn)):
         backbone = _made(model, arguments, pretrained=True)
     if not renamings:
-        raise RuntimeError("timm loads weights in another way than 1.0.20 to 1.0.31 do: install one of these.")
+        raise ValueError("timm loads weights in another way than 1.0.20 to 1.0.31 do: install one of these.")
     renaming = renamings[-1]
     _fill(backbone, model, lambda tensors: _timm_names(tensors, backbone, renaming), tell)
     return backbone
@@ -135,6 +135,8 @@ def _fill(
     allowed = taken.needed if model.allow_missing is True else model.allow_missing
     if not filled or unfilled > allowed or (taken.beyond and model.allow_missing is not True):
         raise ValueError(f"{file} {_what_is_wrong(taken, model.name)}.")
+    if odd := [name for name, weight in taken.tensors.items() if not weight.isfinite().all()]:
+        raise ValueError(f"{file} holds NaN or infinity in {some_of(odd)}: was its training one that diverged?")
     backbone.load_state_dict(taken.tensors, strict=False)
     tell(taken.said + (f"; as drawn: {some_of(taken.unfilled)}" if unfilled else ""))
 
@@ -145,7 +147,7 @@ def _what_is_wrong(taken: Taken, name: str) -> str:
     more = f", but it has more such, {some_of(taken.beyond)}" if taken.beyond else ""
     said = [f"fills {filled:,} of the {taken.needed:,} tensors of {name}{lacks}{more}"]
     if taken.is_of_another_model:
-        said.append("it is of another model: set model.name and model.arguments to those of the file")
+        said.append("it is of another model: name that one, and give its arguments")
     if filled:
         value = "true" if taken.beyond else len(taken.unfilled)
         what = "the others as they are drawn" if taken.unfilled else "what fits"

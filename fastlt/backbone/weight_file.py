@@ -126,9 +126,16 @@ def _with_tensors(content: Any, place: str = "", depth: int = 0) -> Iterator[tup
 
     if not isinstance(content, Mapping) or depth > 6:
         return
-    tensors = {name: value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {name: _plain(value) for name, value in content.items() if isinstance(value, Tensor)}
     if tensors and all(isinstance(name, str) for name in tensors):
         yield place, tensors
     for name, value in content.items():
         if isinstance(name, str):
             yield from _with_tensors(value, f"{place}.{name}".lstrip("."), depth + 1)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """With every value in its place: neither sparse nor quantized."""
+    tensor = tensor.detach()
+    tensor = tensor.dequantize() if tensor.is_quantized else tensor
+    return tensor.to_dense() if tensor.is_sparse or tensor.is_sparse_csr else tensor

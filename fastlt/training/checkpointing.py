@@ -129,7 +129,9 @@ def _damage(checkpoint: Path) -> str:
     try:
         fields = json.loads((checkpoint / _PROGRESS).read_text())
         is_ours = fields["version"] == _VERSION
-        written: dict[str, list[int]] = fields["files"] if is_ours else {}
+        written: dict[str, list[int]] = dict(fields["files"]) if is_ours else {}
+        if is_ours:
+            read_progress(checkpoint)
     except FileNotFoundError:
         return f"it has no {_PROGRESS}"
     except (ValueError, TypeError, KeyError):

@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from fastlt.backbone.create import create_backbone
 from fastlt.classifier import Classifier
 from fastlt.label_space import LabelSpace
 from fastlt.recipe import ModelRecipe, Recipe
@@ -195,7 +196,7 @@ def test_a_user_may_insist(tmp_path):
 )
 def test_another_architecture_is_a_sentence(other, tmp_path):
     torch.save(weights_of(other, 1), tmp_path / "f.pth")
-    assert "it is of another model: set model.name and model.arguments" in fails(SMALL_RESNET, tmp_path / "f.pth")
+    assert "it is of another model: name that one" in fails(SMALL_RESNET, tmp_path / "f.pth")
 
 
 class Deed:
@@ -230,6 +231,26 @@ def test_files_that_are_cut_or_without_tensors(tmp_path):
     for content in ({"epoch": 3}, [1, 2], timm.create_model("test_resnet")):
         torch.save(content, file)
         assert "holds no tensors by name" in fails(SMALL_RESNET, file)
+
+
+def test_tensors_are_read_as_what_they_stand_for(tmp_path):
+    """Sparse and quantized ones have values like others."""
+    right = weights_of(SMALL_RESNET, 1)
+    name = next(name for name, weight in right.items() if weight.dim() == 4)
+    quantized = torch.quantize_per_tensor(right[name], 0.05, 0, torch.qint8)
+    for stored, value in ((right[name].to_sparse(), right[name]), (quantized, quantized.dequantize())):
+        torch.save(right | {name: stored}, tmp_path / "f.pth")
+        backbone = create_backbone(ModelRecipe(**SMALL_RESNET, pretrained=str(tmp_path / "f.pth")), 32)
+        assert torch.equal(backbone.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(odd, tmp_path):
+    right = weights_of(SMALL_RESNET, 1)
+    name = next(name for name, weight in right.items() if weight.dim() == 4)
+    right[name][0, 0, 0, 0] = odd
+    torch.save(right, tmp_path / "f.pth")
+    assert f"holds NaN or infinity in {name}" in fails(SMALL_RESNET, tmp_path / "f.pth")
 
 
 @pytest.mark.medium

@@ -218,13 +218,22 @@ _SPACED = re.compile(r"\S+\s+https?://\S+|https?://\S+\s+\S.*")
 def _glued(head: list[str]) -> str:
     """What stands between a URL of an image and a label in most lines that begin with a URL; "" where a URL is all."""
     for delimiter in ("\t", ",", ";", "|", " "):
-        parts = [line.strip().partition(delimiter) for line in head]
-        # A comma or a space may be part of a URL, but not after the ending of an image and before no other.
-        split = [url for url, _, label in parts if ends_as_image(url) and label.strip() and not is_url(label.strip())]
+        # A comma or a space may be part of a URL, but not before a word and after the ending of an image or no other.
+        split = [line for line in head if _is_labeled(line.strip(), delimiter)]
         whole = [line for line in head if ends_as_image(line.strip())]
         if len(split) > 0.9 * len(head) and not whole:
             return delimiter
     return ""
+
+
+def _is_labeled(line: str, delimiter: str) -> bool:
+    url, _, label = line.partition(delimiter)
+    label = label.strip()
+    ends = ends_as_image(url) or delimiter == " " or bool(_WORDS.fullmatch(label))
+    return bool(label) and not is_url(label) and ends
+
+
+_WORDS = re.compile(r"\"?[^\W\d_][\w' -]*\"?")  # and nothing that a URL has behind a comma, such as sizes
 
 
 def _unique(names: list[str]) -> list[str]:

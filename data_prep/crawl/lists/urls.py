@@ -342,6 +342,8 @@ class _Entering:
             lines.append(f"{number} under several labels: {shown}")
         if repeated := self.counts["repeated"]:
             lines.append(f"{_number(repeated, 'row')} with a URL that stood before, whose first row counts")
+        if self.counts["changed"] and self._catalog.has_images():
+            lines.append("shards keep what was said of their images when they were written; the catalog has what holds")
         if gone := self.counts["gone"]:
             lines.append(f"{_number(gone, 'URL')} that stood in this list once and no more, left out")
         if back := self.counts["back"]:

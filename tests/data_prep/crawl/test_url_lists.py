@@ -479,7 +479,18 @@ def test_labels_behind_the_urls_of_a_text_file(tmp_path, between, header):
         assert "does column 2 ('b0', 'b1', ...) hold the labels?" in refusal(tmp_path / "list.txt")
 
 
-@pytest.mark.parametrize("name", ["1,2.jpg", "x?size=1,2", "a,b/c", "c.jpg?x=1;y=2", "c.jpg?x=a|b", "my photo.jpg"])
+@pytest.mark.parametrize("between", [" ", ",", ";", "|"])
+def test_labels_behind_urls_without_an_ending(tmp_path, between):
+    lines = [f"https://a.example/photos/{i}?size=big{between}red kite{'s' * (i % 2)}" for i in range(9)]
+    (tmp_path / "list.txt").write_text("\n".join(lines) + "\n")
+    assert "does column 2 ('red kite', 'red kites') hold the labels?" in refusal(tmp_path / "list.txt")
+    found = rows(tmp_path / "list.txt", "1", "2")
+    assert found[:2] == [ListedUrl(f"https://a.example/photos/{i}?size=big", f"red kite{'s' * i}") for i in range(2)]
+
+
+@pytest.mark.parametrize(
+    "name", ["1,2.jpg", "x?size=1,2", "a,b/c", "c.jpg?x=1;y=2", "c.jpg?x=a|b", "my photo.jpg", "full/1,200/0"]
+)
 def test_commas_and_spaces_in_the_urls_of_a_text_file(tmp_path, name):
     (tmp_path / "list.txt").write_text("".join(f"https://a.example/{i}/{name}\n" for i in range(9)))
     assert len(rows(tmp_path / "list.txt")) == 9

@@ -395,12 +395,27 @@ def test_other_thresholds_embed_nothing(tmp_path, colors, paintings):
         judgment.require_kept()
 
 
+def test_images_of_targets_that_are_broken_are_left_out_and_named(tmp_path, paintings, encoder_words):
+    path = make_catalog(
+        tmp_path / "c.db", [("moss", jpeg(painted("green", np.random.default_rng(3)))) for _ in range(9)], {}
+    )
+    folders = tmp_path / "paintings"
+    shutil.copytree(paintings, folders)
+    for name in ("train/red/0.png", "train/blue/5.png", "val/green/2.png"):
+        (folders / name).write_bytes((folders / name).read_bytes()[:99])
+    done = filtered(path, folders, encoder_words)
+    assert done.returncode == 0, done.stderr
+    assert "left out: 2 training images that cannot be read: broken image " in done.stdout
+    assert "left out: 1 validation images that cannot be read: broken image " in done.stdout
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
         ("no image", "has no images in it"),
         ("no class folder", "1 targets of .* have no class .* 'violet'"),
-        ("broken validation image", "1 of the validation images cannot be read: broken image .*/bad.png"),
+        ("no whole validation image", "none of the validation images can be read"),
+        ("no whole training image", "no training image of 'red' can be read"),
         ("no shard", "00000.tar is missing"),
         ("no readable image", "none of the images of .* can be read"),
         ("no validation image", "there is no validation image in"),
@@ -416,8 +431,10 @@ def test_mistakes_are_named_and_change_nothing(tmp_path, colors, paintings, dama
     path = make_catalog(tmp_path / "c.db", images, targets)
     folders = tmp_path / "paintings"
     shutil.copytree(paintings, folders)
-    if damage == "broken validation image":
-        (folders / "val" / "red" / "bad.png").write_text("no image")
+    if damage.startswith("no whole"):
+        split = "val" if "validation" in damage else "train/red"
+        for file in (folders / split).rglob("*.png"):
+            file.write_text("no image")
     if damage == "no validation image":
         shutil.rmtree(folders / "val")
     if damage == "no shard":

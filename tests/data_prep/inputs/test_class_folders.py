@@ -247,5 +247,5 @@ def test_encoding_says_where_no_neighbor_pair_is(desk):
 def test_held_out_images_are_those_that_encode_takes(desk):
     """Filter's guarantee: whatever could be evaluated on is compared with."""
     desk.draw("val", "cat", "a.jfif")
-    found = held_out_images(desk.folder / "val", "validation", None, [])
+    found = held_out_images(desk.folder / "val", "val", None, [])
     assert [file.name for file in found] == ["0.jpg", "a.jfif", "0.jpg"]

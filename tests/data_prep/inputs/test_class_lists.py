@@ -126,6 +126,24 @@ def test_counts_of_every_form(tmp_path, name, content):
     assert [(c.name, c.count) for c in read_targets(other, source)] == [("002.Gold_Fish", 7), ("001.Tench", 5)]
 
 
+def test_numbers_that_count_the_classes_are_labels(tmp_path, capsys):
+    counts = write(tmp_path, "counts.txt", "carp\t4\ntench\t5\ngold fish\t7\n")
+    for first in (0, 1):
+        source = write(tmp_path, "labels.json", {n: i for i, n in enumerate(("tench", "gold fish", "carp"), first)})
+        assert [(c.name, c.count) for c in read_targets(source, counts)] == [
+            ("tench", 5),
+            ("gold fish", 7),
+            ("carp", 4),
+        ]
+        assert (
+            f"{source}: {first} to {first + 2} are taken as labels, not as counts of images" in capsys.readouterr().out
+        )
+        with pytest.raises(
+            ValueError, match=r"class 'tench' has no count in .*labels.json: --counts FILE can give counts"
+        ):
+            read_targets(source)
+
+
 def test_codes_are_known_by_a_list_beside_them(tmp_path, capsys):
     """ImageNet's folders, of which a data set has some, and words.txt, which has all."""
     for name, number in (("n01440764", 2), ("n01443537", 1)):

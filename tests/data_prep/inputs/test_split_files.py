@@ -200,6 +200,28 @@ def test_labels_from_1_are_told_and_those_that_contradict_are_asked_about(lists,
     assert f"{lists.train}: 6 training images of 3 classes taken" in said
 
 
+def test_a_column_of_splits_says_which_rows_are_meant(lists, capsys):
+    """One table for all splits, as WaterBirds and many of Kaggle's have it: validation images are not trained on."""
+    rows = [(file, re.sub(r"(.*) (\d+)\n", r"\1,\2\n", file.read_text())) for file in (lists.train, lists.val)]
+    text = "".join(
+        f"{line},{name}\n"
+        for (_, part), name in zip(rows, ("Train", "valid"), strict=True)
+        for line in part.splitlines()
+    )
+    before = read_inputs(lists).splits
+    for file in (lists.train, lists.val):
+        file.write_text("path,label,split\n" + text)
+    capsys.readouterr()
+    assert read_inputs(lists).splits == before
+    said = capsys.readouterr().out
+    assert said.count("(6 Train, 3 valid)") == 2
+    assert f"{lists.val}: of its split (6 Train, 3 valid) the 3 of val are taken" in said
+    for file in (lists.train, lists.val):
+        file.write_text("path,label,split\n" + text.replace("Train", "0").replace("valid", "1"))
+    with pytest.raises(ValueError, match="its column split has 6 0, 3 1, and no train: give those rows in a file"):
+        read_inputs(lists)
+
+
 def test_headers_that_do_not_say_what_is_meant(lists):
     text = re.sub(r"(.*) (\d+)\n", r"a,\1,\2\n", lists.train.read_text())
     lists.train.write_text("who,where,what\n" + text)

@@ -123,23 +123,15 @@ def test_damaged_weights_and_checkpoints_are_a_sentence(workshop, trained):
         assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "missing", "without progress"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(workshop, trained, damage):
-    copy = workshop.folder / f"damaged {damage}"
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(workshop, trained):
+    """What kinds of damage there are stands in tests/fastlt/training/test_checkpoints.py."""
+    copy = workshop.folder / "damaged checkpoint"
     shutil.copytree(trained, copy)
     older, newest = sorted((copy / "checkpoints").iterdir())
     weights = next(newest.glob("mp_rank_00*"))
-    if damage == "cut":
-        with weights.open("r+b") as file:
-            file.truncate(1000)
-    elif damage == "changed":
-        content = bytearray(weights.read_bytes())
-        content[len(content) // 2] ^= 1
-        weights.write_bytes(content)
-    elif damage == "missing":
-        weights.unlink()
-    else:
-        (newest / "progress.json").write_bytes(b"\xff\xfe{")
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
     again = ["train", "recipe.yaml", "data.path=encoded", f"output={copy.name}", "--resume", "--ranks", "2"]
     done = workshop.fastlt(*again)
     assert done.returncode == 0, done.stderr
@@ -152,11 +144,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(workshop, tra
 
     for checkpoint in (copy / "checkpoints").glob("step-*"):
         (checkpoint / "progress.json").unlink()
-    for _ in range(2):  # a second try must not start over
-        done = workshop.fastlt(*again)
-        assert done.returncode == 1
-        assert f"no checkpoint of {copy.name} is whole" in done.stderr
-        assert "Traceback" not in done.stderr
+    done = workshop.fastlt(*again)
+    assert done.returncode == 1
+    assert f"no checkpoint of {copy.name} is whole" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_data_set_that_was_encoded_again_is_told(workshop, trained):

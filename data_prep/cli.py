@@ -18,6 +18,7 @@ from fastlt.data_prep.encode.inputs import EncodeInputs
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.filter.options import EncoderOptions, FilterOptions
 from fastlt.data_prep.inputs.images import TargetImages
+from fastlt.messages import listed
 from fastlt.options import CatalogFile, Flag, OptionalFile, OptionalSource, OptionError, typed_options
 
 
@@ -122,9 +123,8 @@ class Crawl:
         if num_failed:
             print(f"WARNING: {num_failed:,} URLs failed; --retry tries them again.", file=sys.stderr)
         if empty:
-            more = f" and {len(empty) - 10:,} more" if len(empty) > 10 else ""
-            named, categories = ", ".join(map(repr, empty[:10])) + more, "category" if len(empty) == 1 else "categories"
-            print(f"WARNING: no image of {len(empty):,} {categories} was found: {named}.", file=sys.stderr)
+            categories = "category" if len(empty) == 1 else "categories"
+            print(f"WARNING: no image of {len(empty):,} {categories} was found: {listed(empty)}.", file=sys.stderr)
         print(f"shards: {catalog.shards_folder}")
         failed_now = sum(number for (state, _), number in counts.items() if state == "failed")
         if failed_now and not any(state == "fetched" for state, _ in counts):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastlt.data_prep.discover.answers import Categories, read_json, without_thoughts
+from fastlt.messages import one_line
 
 CUT_OFF = "cut off at a limit of tokens"
 WITHHELD = "withheld by a filter"
@@ -51,10 +52,10 @@ class Completion:
         finish = str(_get(choice, "finish_reason")).casefold()
         error = _get(whole, "error") or _get(choice, "error") or (finish == "error" and finish)
         if error:
-            raise ValueError(f"an error for an answer: {str(_get(error, 'message') or error)[:120]}")
+            raise ValueError(f"an error for an answer: {one_line(_get(error, 'message') or error)}")
         message = _get(choice, "message")
         if not isinstance(message, dict):
-            raise ValueError(f"no chat completion but {body.decode(errors='replace')[:80]!r}")
+            raise ValueError(f"no chat completion but {one_line(body.decode(errors='replace'))!r}")
         usage = _get(whole, "usage")
         return cls(
             content=_text(message.get("content")) or _text(message.get("refusal")),

@@ -21,6 +21,7 @@ from fastlt.data_prep.discover.options import DiscoverOptions, EndpointOptions
 from fastlt.data_prep.discover.prompt import Prompt
 from fastlt.data_prep.inputs.class_lists import TargetClass
 from fastlt.data_prep.names import all_keys, clean_title, normalized, plain_names, same_name_key
+from fastlt.messages import listed
 
 
 @dataclass(frozen=True)
@@ -266,9 +267,8 @@ class _Discovery:
         if unusable:
             tqdm.write(f"fastlt: warning: {unusable}", file=sys.stderr)
         if empty:
-            named = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
             tqdm.write(
-                f"fastlt: warning: {len(empty):,} of {len(wanting):,} target classes have NO category: {named}",
+                f"fastlt: warning: {len(empty):,} of {len(wanting):,} target classes have NO category: {listed(empty)}",
                 file=sys.stderr,
             )
         return Discovered(self._llm.asked, self._llm.reused, self._llm.tokens, empty)

@@ -20,6 +20,7 @@ from fastlt.data_prep.discover.completion import CUT_OFF, NO_JSON, Completion
 from fastlt.data_prep.discover.options import EndpointOptions
 from fastlt.data_prep.discover.prompt import Message, without_system
 from fastlt.data_prep.retry_after import retry_after
+from fastlt.messages import one_line
 
 if TYPE_CHECKING:
     from openai import APIError
@@ -306,4 +307,4 @@ def _may_pass(error: APIError) -> bool:
 def _said(error: APIError) -> str:
     """An error in a few words."""
     status = _status(error)
-    return f"{status}: {error.message}"[:200] if status else (str(error.__cause__ or "") or error.message)[:200]
+    return one_line(f"{status}: {error.message}" if status else str(error.__cause__ or "") or error.message, 200)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.encode.neighbors import read_neighbors
-from fastlt.data_prep.inputs.class_folders import listed, tell_taken
+from fastlt.data_prep.inputs.class_folders import tell_taken
 from fastlt.data_prep.inputs.images import ClassImages, TargetImages, read_class_images
 from fastlt.data_prep.inputs.split_files import is_json, read_rows, text_classes
 from fastlt.data_prep.names import all_keys, class_name, plain_names
 from fastlt.label_space import LabelSpace
+from fastlt.messages import listed
 from fastlt.options import Flag, OptionalFile, OptionalSource, OptionError
 
 

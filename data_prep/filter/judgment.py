@@ -18,11 +18,11 @@ from fastlt.atomic import new_file
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.filter.labels import Labels
 from fastlt.data_prep.filter.options import FilterOptions
+from fastlt.messages import listed
 
 KEPT = "kept"
 BROKEN, TOO_FAR, TOO_NEAR, LIKE_ANOTHER = "broken", "too far", "too near", "looks like another category"
 NEAR_DUPLICATE = "near-duplicate of a {} image"
-_MAX_NAMED = 20
 _LEAST_KEPT = 0.2  # of the images; less is a mistake somewhere
 
 
@@ -161,9 +161,7 @@ def summary(catalog: Catalog, judgment: Judgment) -> str:
         lines.append(f"broken, for example: {next(iter(judgment.broken.values()))}")
     emptied = _emptied_categories(catalog, judgment)
     if emptied:
-        more = f" and {len(emptied) - _MAX_NAMED:,} more" if len(emptied) > _MAX_NAMED else ""
-        names = ", ".join(emptied[:_MAX_NAMED])
-        lines.append(f"warning: nothing is left of {len(emptied):,} categories: {names}{more}")
+        lines.append(f"warning: nothing is left of {len(emptied):,} categories: {listed(emptied)}")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fastlt.data_prep.names import class_name
 from fastlt.dataset.images import EXTENSIONS, ImageName, is_image
+from fastlt.messages import listed
 
 _HIDDEN = "hidden (dot files, @eaDir, Thumbs.db and the like)"
 _LOOP = "links to a folder above them"
@@ -25,7 +26,6 @@ _SPLITS = {  # what a split's folder is called, by how messages call its images
     "test": ("test", "testing"),
     "auxiliary": ("auxiliary",),
 }
-_SHOWN = 10  # names
 
 
 def scan(root: Path, what: str, may_be_empty: bool = False) -> dict[str, list[Path]]:
@@ -87,12 +87,6 @@ def tell_taken(
     told = f"; skipped: {', '.join(parts)}" if parts else ""
     told += f"; without any image: {listed(empty)}" if empty else ""
     print(f"{source}: {number:,} {what} of {len(classes) - len(empty):,} classes taken{told}", flush=True)
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names of many."""
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, Path]:

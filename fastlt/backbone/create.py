@@ -14,7 +14,8 @@ import torch
 from timm.models import _builder
 from torch import Tensor, nn
 
-from fastlt.backbone.weights import Taken, some_of, weights_for
+from fastlt.backbone.weights import Taken, weights_for
+from fastlt.messages import listed, one_line
 from fastlt.recipe import ModelRecipe
 
 _Tensors = dict[str, Tensor]
@@ -88,27 +89,27 @@ def _tried(name: str, arguments: dict[str, Any], size: int, device: torch.device
 
 
 def _why_not(name: str, arguments: dict[str, Any], size: int, error: Exception) -> str:
-    said = " ".join(str(error).split()).rstrip(".") or "nothing of why"
+    said = one_line(error, 200).rstrip(".") or "nothing of why"
     if isinstance(error, TypeError) and arguments:
         return (
             f"timm cannot make model {name!r} with {arguments}: {said}. model.arguments are {arguments}: for another "
             "model, set others or {}."
         )
     if not timm.is_model(name):
-        return f"timm has no model {name!r}: {said[:200]}."
+        return f"timm has no model {name!r}: {said}."
     try:
         config = timm.get_pretrained_cfg(name) if ":" not in name else None
     except RuntimeError:  # a tag that timm does not know
-        return f"timm cannot make model {name!r}: {said[:200]}."
+        return f"timm cannot make model {name!r}: {said}."
     own = f"; its own size is data.image_size={config.input_size[-1]}" if config else ""
-    return f"model {name!r} cannot take images of data.image_size={size}{own}. timm says: {said[:200]}."
+    return f"model {name!r} cannot take images of data.image_size={size}{own}. timm says: {said}."
 
 
 def _made(model: ModelRecipe, arguments: dict[str, Any], pretrained: bool) -> nn.Module:
     try:
         return timm.create_model(model.name, pretrained=pretrained, **arguments)
     except Exception as error:  # hubs out of reach raise many kinds
-        said = " ".join(str(error).split()).rstrip(".")
+        said = one_line(error, 400).rstrip(".")
         raise ValueError(f"timm cannot make model {model.name!r} with {arguments}: {said}.") from error
 
 
@@ -136,15 +137,15 @@ def _fill(
     if not filled or unfilled > allowed or (taken.beyond and model.allow_missing is not True):
         raise ValueError(f"{file} {_what_is_wrong(taken, model.name)}.")
     if odd := [name for name, weight in taken.tensors.items() if not weight.isfinite().all()]:
-        raise ValueError(f"{file} holds NaN or infinity in {some_of(odd)}: was its training one that diverged?")
+        raise ValueError(f"{file} holds NaN or infinity in {listed(odd, 3)}: was its training one that diverged?")
     backbone.load_state_dict(taken.tensors, strict=False)
-    tell(taken.said + (f"; as drawn: {some_of(taken.unfilled)}" if unfilled else ""))
+    tell(taken.said + (f"; as drawn: {listed(taken.unfilled, 3)}" if unfilled else ""))
 
 
 def _what_is_wrong(taken: Taken, name: str) -> str:
     filled = taken.needed - len(taken.unfilled)
-    lacks = f", and not {some_of(taken.unfilled)}" if taken.unfilled else ""
-    more = f", but it has more such, {some_of(taken.beyond)}" if taken.beyond else ""
+    lacks = f", and not {listed(taken.unfilled, 3)}" if taken.unfilled else ""
+    more = f", but it has more such, {listed(taken.beyond, 3)}" if taken.beyond else ""
     said = [f"fills {filled:,} of the {taken.needed:,} tensors of {name}{lacks}{more}"]
     if taken.is_of_another_model:
         said.append("it is of another model: name that one, and give its arguments")

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from fastlt.backbone.weight_file import read_weights
+from fastlt.messages import listed
 
 Tensors = dict[str, Tensor]
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -162,16 +163,10 @@ def _left_out(chosen: Network, fitting: Tensors, networks: Sequence[Network], cl
             else:
                 kind = "of a decoder or mask" if _DECODER.search(ours) else "other"
             kinds.setdefault(kind, []).append(name)
-    return ", ".join(f"{len(names)} {kind} ({some_of(names)})" for kind, names in kinds.items())
+    return ", ".join(f"{len(names)} {kind} ({listed(names, 3)})" for kind, names in kinds.items())
 
 
 def _classifiers(backbone: nn.Module) -> tuple[str, ...]:
     """timm's names of the layers that a backbone does without."""
     named = getattr(backbone, "pretrained_cfg", {}).get("classifier") or ()
     return tuple(f"{name}." for name in ((named,) if isinstance(named, str) else named))
-
-
-def some_of(names: Sequence[str]) -> str:
-    """The first names of many, and how many more there are."""
-    more = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")

@@ -78,12 +78,6 @@ def page_of(url: str) -> str:
     return f"{host}/wiki/File:{name.partition('?')[0]}" if path else ""
 
 
-def one_line(text: object, most: int = 100) -> str:
-    """What somebody else wrote, for a message: on one line, with nothing in it that a terminal obeys, and not long."""
-    plain = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return plain if len(plain) <= most else f"{plain[:most]}..."
-
-
 def as_text(value: Any) -> str:
     """On one line; the first of several, an object's name; "" for nothing, which pandas writes as NaN."""
     if isinstance(value, list | tuple):

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, is_url, looks_like_image, looks_like_page, one_line
+from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, is_url, looks_like_image, looks_like_page
 from fastlt.data_prep.crawl.lists.table import NoListError, Table
 from fastlt.data_prep.crawl.sources.licenses import normalize
+from fastlt.messages import listed, one_line
 
 _OPEN_DATA, _OPEN_DATA_HOST = "photo_id+extension", "inaturalist-open-data.s3.amazonaws.com"
 """iNaturalist Open Data has ids in place of URLs."""
@@ -333,6 +334,5 @@ def _examples(rows: Sequence[dict[str, Any]], name: str) -> str:
 
 def _listed(table: Table) -> str:
     if table.has_header:
-        names = [one_line(name, 40) for name in table.names]
-        return ", ".join(names[:_MAX_LISTED]) + f" and {len(names) - _MAX_LISTED} more" * (len(names) > _MAX_LISTED)
+        return listed([one_line(name, 40) for name in table.names], _MAX_LISTED)
     return f"columns 1 to {len(table.names)} without names" if len(table.names) > 1 else "one without a name"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastlt.data_prep.crawl.lists.cells import one_line
 from fastlt.data_prep.crawl.lists.table import SAMPLE, Row, Table
+from fastlt.messages import one_line
 
 _GROUPS = 5  # row groups that are looked into
 

@@ -18,13 +18,14 @@ from yarl import URL
 from fastlt.data_prep.catalog import Candidate, Catalog
 from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.addresses import host_of
-from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, one_line, page_of
+from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, page_of
 from fastlt.data_prep.crawl.lists.columns import NONE, Asked, Columns, choose, label_of
 from fastlt.data_prep.crawl.lists.opening import open_table
 from fastlt.data_prep.crawl.lists.table import NoListError, Table
 from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
 from fastlt.data_prep.crawl.sources.licenses import normalize
 from fastlt.data_prep.names import clean_title, normalized
+from fastlt.messages import one_line
 
 BATCH = 4096  # URLs
 ONE_CATEGORY = "all"  # of a list without labels

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastlt.data_prep.crawl.sources.source import SourceError
+from fastlt.messages import one_line
 
 STILL_IMAGES = frozenset({"image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff"})
 _OUR_TYPES = MimeTypes()  # Python's own table, which no file of this machine has changed
@@ -22,7 +23,7 @@ def records(source: str, answer: Any, key: str) -> list[dict[str, Any]]:
     """
     found = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(found, list):
-        raise SourceError(f"{source} answered without a list {key!r}: {_short(answer)}.")
+        raise SourceError(f"{source} answered without a list {key!r}: {one_line(repr(answer), 200)}.")
     return [record for record in found if isinstance(record, dict)]
 
 
@@ -34,13 +35,8 @@ def field(source: str, answer: Any, key: str, kind: type) -> Any:
     """
     value = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(value, kind):
-        raise SourceError(f"{source} answered with no {kind.__name__} {key!r}: {_short(answer)}.")
+        raise SourceError(f"{source} answered with no {kind.__name__} {key!r}: {one_line(repr(answer), 200)}.")
     return value
-
-
-def _short(answer: Any) -> str:
-    text = repr(answer)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def text(record: Any, *keys: str) -> str:

@@ -415,7 +415,7 @@ def test_images_of_targets_that_are_broken_are_left_out_and_named(tmp_path, pain
         ("no image", "has no images in it"),
         ("no class folder", "1 targets of .* have no class .* 'violet'"),
         ("no whole validation image", "none of the validation images can be read"),
-        ("no whole training image", "no training image of 'red' can be read"),
+        ("no whole training image", "no training image of 'green' can be read"),
         ("no shard", "00000.tar is missing"),
         ("no readable image", "none of the images of .* can be read"),
         ("no validation image", "there is no validation image in"),
@@ -432,7 +432,7 @@ def test_mistakes_are_named_and_change_nothing(tmp_path, colors, paintings, dama
     folders = tmp_path / "paintings"
     shutil.copytree(paintings, folders)
     if damage.startswith("no whole"):
-        split = "val" if "validation" in damage else "train/red"
+        split = "val" if "validation" in damage else "train/green"
         for file in (folders / split).rglob("*.png"):
             file.write_text("no image")
     if damage == "no validation image":

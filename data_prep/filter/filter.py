@@ -6,6 +6,7 @@ images in shapes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from fastlt.cores import available_cores
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.filter.embed import Encoder, embed, open_embeddings
-from fastlt.data_prep.filter.embedding_store import file_keys
+from fastlt.data_prep.filter.embedding_store import RowStore, file_keys
 from fastlt.data_prep.filter.inputs import SPLITS, held_out_images, read_crawled, require_split, training_images
 from fastlt.data_prep.filter.judgment import BROKEN, LIKE_ANOTHER, NEAR_DUPLICATE, TOO_FAR, TOO_NEAR, Judgment
 from fastlt.data_prep.filter.labels import Labels, judge_labels
@@ -27,6 +28,7 @@ from fastlt.data_prep.filter.similarity import (
     similarities,
 )
 from fastlt.data_prep.inputs.images import TargetImages, read_class_images
+from fastlt.messages import listed
 
 
 def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: FilterOptions) -> Judgment:
@@ -56,17 +58,13 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
     folder = catalog.path.with_name(f"{catalog.path.stem}_embeddings")
     workers = available_cores() if options.workers is None else options.workers
     with open_embeddings(folder, encoder) as store:
-        for what, paths in ({"training": [path for files in targets.values() for path in files]} | splits).items():
-            broken = embed(encoder, [*map(str, paths)], file_keys(paths), store, options.batch_size, workers, what)
-            if not broken:
-                continue
-            print(f"left out: {len(broken):,} {what} images that cannot be read: {next(iter(broken.values()))}")
-            if what == "training":
-                targets = _without(targets, broken)
-            else:
-                splits[what] = [path for path in paths if str(path) not in broken]
-                if not splits[what]:
-                    raise ValueError(f"none of the {what} images can be read.")
+        training = [path for files in targets.values() for path in files]
+        readable = set(_embed_whole(encoder, training, store, options.batch_size, workers, "training"))
+        targets = {name: [path for path in paths if path in readable] for name, paths in targets.items()}
+        if lost := [name for name, paths in targets.items() if not paths]:
+            raise ValueError(f"no training image of {listed(lost)} can be read.")
+        for what, paths in splits.items():
+            splits[what] = _embed_whole(encoder, paths, store, options.batch_size, workers, what)
         broken = embed(encoder, images.names, images.keys, store, options.batch_size, workers, "auxiliary")
         rows = store.find(images.keys)
         space = Space(store, encoder.device, [store.find(file_keys(paths)) for paths in targets.values()])
@@ -112,11 +110,16 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
     )
 
 
-def _without(targets: dict[str, list[Path]], broken: dict[str, str]) -> dict[str, list[Path]]:
-    whole = {name: [path for path in paths if str(path) not in broken] for name, paths in targets.items()}
-    empty = next((name for name, paths in whole.items() if not paths), None)
-    if empty is not None:
-        raise ValueError(f"no training image of {empty!r} can be read.")
+def _embed_whole(
+    encoder: Encoder, paths: Sequence[Path], store: RowStore, batch_size: int, workers: int, what: str
+) -> list[Path]:
+    """Embeds images of targets; those that are not broken, of which it says how many there are."""
+    broken = embed(encoder, [*map(str, paths)], file_keys(paths), store, batch_size, workers, what)
+    whole = [path for path in paths if str(path) not in broken]
+    if not whole:
+        raise ValueError(f"none of the {what} images can be read: {next(iter(broken.values()))}")
+    if broken:
+        print(f"left out: {len(broken):,} {what} images that cannot be read: {next(iter(broken.values()))}")
     return whole
 
 

@@ -415,7 +415,7 @@ def test_images_of_targets_that_are_broken_are_left_out_and_named(tmp_path, pain
         ("no image", "has no images in it"),
         ("no class folder", "1 targets of .* have no class .* 'violet'"),
         ("no whole validation image", "none of the validation images can be read"),
-        ("no whole training image", "no training image of 'green' can be read"),
+        ("no whole training image", "no training image of green can be read"),
         ("no shard", "00000.tar is missing"),
         ("no readable image", "none of the images of .* can be read"),
         ("no validation image", "there is no validation image in"),

@@ -153,7 +153,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(workshop, tra
 def test_a_data_set_that_was_encoded_again_is_told(workshop, trained):
     shutil.copytree(trained, workshop.folder / "data-changed")
     assert workshop.encode("encoded_smaller", "--max-resolution", "24").returncode == 0
-    again = ["train", "recipe.yaml", "output=data-changed", "--resume", "--ranks", "2"]
+    again = ["train", "recipe.yaml", "output=data-changed", "--resume", "--ranks", "1"]
     sentence = "the data set was encoded again since, from other images or with other settings"
     assert sentence not in workshop.fastlt(*again, "data.path=encoded").stdout
     assert sentence in workshop.fastlt(*again, "data.path=encoded_smaller").stdout

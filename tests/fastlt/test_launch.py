@@ -12,8 +12,6 @@ import pytest
 from fastlt.run_folder import RunFolder
 from support.paths import BIN
 
-pytestmark = pytest.mark.slow
-
 
 def start(workshop, out, *words: str) -> subprocess.Popen:
     command = [str(BIN / "fastlt"), "train", "recipe.yaml", "data.path=encoded", *words]
@@ -41,7 +39,7 @@ def processes_of(session: int) -> list[str]:
     return [line for line in listed.splitlines() if line.split()[0] == str(session)]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.medium), pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_to_the_command_alone_ends_its_ranks_which_save(workshop, ranks):
     run, out = RunFolder(workshop.folder / f"ctrl-c-{ranks}"), workshop.folder / f"ctrl-c-{ranks}.out"
     words = [f"output={run.path.name}", "optimizer.epochs=200", "--ranks", str(ranks)]
@@ -65,6 +63,7 @@ def test_ctrl_c_to_the_command_alone_ends_its_ranks_which_save(workshop, ranks):
     assert "epoch 3/3" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "ranks"), [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGHUP, 2)])
 def test_ranks_do_not_outlive_the_command_and_save(workshop, number, ranks):
     run, out = RunFolder(workshop.folder / f"gone-{number}-{ranks}"), workshop.folder / f"gone-{number}-{ranks}.out"
@@ -76,6 +75,7 @@ def test_ranks_do_not_outlive_the_command_and_save(workshop, number, ranks):
     assert run.all_checkpoints(), out.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "seconds"), [(1, 2.0), (2, 2.0), (2, 4.0)])
 def test_ctrl_c_while_it_starts(workshop, ranks, seconds):
     run, out = RunFolder(workshop.folder / f"early-{ranks}-{seconds}"), workshop.folder / f"early-{ranks}-{seconds}.out"
@@ -89,6 +89,7 @@ def test_ctrl_c_while_it_starts(workshop, ranks, seconds):
     assert process.wait(timeout=120) == 0, out.read_text()  # nothing that lies there is in its way
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder_are_one_too_many(workshop):
     run, out, other = RunFolder(workshop.folder / "one"), workshop.folder / "one.out", workshop.folder / "other.out"
     process = start(workshop, out, "output=one", "optimizer.epochs=2000")
@@ -115,6 +116,7 @@ def assert_all_end(run: RunFolder) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_the_console_shows_where_a_run_is(workshop):
     """Without a terminal a line now and then; nothing of the launcher's or of DeepSpeed's."""
     run, out = RunFolder(workshop.folder / "shown"), workshop.folder / "shown.out"
@@ -137,6 +139,7 @@ def test_the_console_shows_where_a_run_is(workshop):
     process.wait()
 
 
+@pytest.mark.slow
 def test_two_trainings_at_once_find_ports_of_their_own(workshop):
     outs = [workshop.folder / f"beside-{i}.out" for i in range(2)]
     started = [start(workshop, out, f"output={out.stem}", "optimizer.epochs=1", "--ranks", "2") for out in outs]
@@ -144,6 +147,7 @@ def test_two_trainings_at_once_find_ports_of_their_own(workshop):
         assert process.wait(timeout=180) == 0, out.read_text()
 
 
+@pytest.mark.slow
 def test_ranks_get_the_gpus_that_the_user_may_use(workshop, monkeypatch):
     """DeepSpeed's launcher numbers them from 0 unless it is told; what ranks are given shows on a CPU, too."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
@@ -169,6 +173,7 @@ def test_ranks_get_the_gpus_that_the_user_may_use(workshop, monkeypatch):
     assert out.read_text() == "fastlt: error: --ranks 4 needs 4 GPUs, but only 3 are visible.\n"
 
 
+@pytest.mark.slow
 def test_a_missing_gpu_is_a_sentence(workshop):
     command = [str(BIN / "fastlt"), "train", "recipe.yaml", "data.path=encoded", "output=no-gpu"]
     environment = os.environ | {"DS_ACCELERATOR": "cuda", "CUDA_VISIBLE_DEVICES": ""}

@@ -13,8 +13,6 @@ import pytest
 
 from fastlt.run_folder import RunFolder
 
-pytestmark = pytest.mark.slow
-
 
 def calibration(run: Path) -> list[float]:
     return [r["ece"] for r in RunFolder(run).records() if r["kind"] == "eval"]
@@ -51,7 +49,13 @@ def wait_for_group(group: int) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "data"),
-    [(0, "encoded"), (1, "encoded"), (2, "encoded"), (3, "encoded"), (3, "plain"), ("sharded", "encoded")],
+    [
+        pytest.param(0, "encoded", marks=pytest.mark.medium),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((1, "encoded"), (2, "encoded"), (3, "encoded"), (3, "plain"), ("sharded", "encoded"))
+        ),
+    ],
 )
 def test_killed_run_continues_exactly(workshop, stage, data):
     """SIGKILL in the middle of an epoch: every later loss equals that of an unbroken run, to the last bit."""
@@ -89,6 +93,7 @@ def test_killed_run_continues_exactly(workshop, stage, data):
     assert calibration(run) == pytest.approx(calibration(workshop.folder / f"unbroken-{name}"), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_saving_memory_and_compiling_change_nothing(workshop):
     """Gradient checkpointing and torch.compile: the same losses but for rounding."""
     words = ["data.path=encoded", "optimizer.epochs=1"]
@@ -103,6 +108,7 @@ def test_saving_memory_and_compiling_change_nothing(workshop):
         assert list(other.values()) == pytest.approx(list(plain.values()), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_sharded_classes_go_on_with_another_number_of_ranks(workshop):
     words = ["data.path=encoded", "output=resharded", "engine.shard_classes=true"]
     done = workshop.train(*words, "optimizer.epochs=2", ranks=2)
@@ -123,6 +129,7 @@ def test_sharded_classes_go_on_with_another_number_of_ranks(workshop):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits(workshop):
     """As a scheduler sends it, to every process of the job; launcher and data workers get it too."""
     run = workshop.folder / "stopped"
@@ -138,6 +145,7 @@ def test_sigterm_saves_and_exits(workshop):
     assert list((run / "checkpoints").glob(".*partial")) == []
 
 
+@pytest.mark.slow
 def test_diverging_run_says_so(workshop):
     words = ["data.path=encoded", "output=diverging", "optimizer.name=sgd", "optimizer.blr=1e30"]
     done = workshop.train(*words, deepspeed=True)
@@ -146,6 +154,7 @@ def test_diverging_run_says_so(workshop):
     assert not list((workshop.folder / "diverging").glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_nothing_is_chosen_by_the_test_split(workshop):
     folders = ["--train", "species/train", "--test", "species/val"]
     assert workshop.fastlt("encode", "untuned", *folders, "--format", "plain").returncode == 0
@@ -157,6 +166,7 @@ def test_nothing_is_chosen_by_the_test_split(workshop):
     assert "last weights (epoch 2), test, 45 images" in done.stdout
 
 
+@pytest.mark.slow
 def test_pairs_and_validation_images_that_are_not_there_are_told(workshop):
     folder = workshop.folder / "lacking"
     shutil.copytree(workshop.folder / "species", folder)
@@ -177,6 +187,7 @@ def test_pairs_and_validation_images_that_are_not_there_are_told(workshop):
         assert "(1 of 9 classes have no image)" in done.stdout
 
 
+@pytest.mark.slow
 def test_one_process_without_launcher(workshop):
     launch = workshop.train_command("data.path=encoded", "output=alone", "optimizer.epochs=1")
     command = [launch[0], *launch[3:]]
@@ -185,6 +196,7 @@ def test_one_process_without_launcher(workshop):
     assert (workshop.folder / "alone" / "last.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_second_training_at_the_same_port(workshop):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -198,6 +210,7 @@ def test_a_second_training_at_the_same_port(workshop):
     assert not (workshop.folder / "refused").exists()
 
 
+@pytest.mark.slow
 def test_wrong_recipes_end_with_one_sentence(workshop, trained):
     """Each of these is told before anything is trained or written."""
     cases = {

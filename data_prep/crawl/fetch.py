@@ -55,7 +55,7 @@ class Fetcher:
     def __init__(self, politeness: Politeness, limits: Limits) -> None:
         self._politeness, self._limits = politeness, limits
         self._hosts: OrderedDict[str, Host] = OrderedDict()
-        self._robots: OrderedDict[URL, asyncio.Task[Protego | None]] = OrderedDict()
+        self._robots: OrderedDict[URL, asyncio.Task[Protego]] = OrderedDict()
         self._connections = asyncio.Semaphore(self._politeness.connections)
         self._large = asyncio.Semaphore(8)
         self._held, self._room = 0, asyncio.Event()
@@ -246,13 +246,11 @@ class Fetcher:
                 self._robots.popitem(last=False)
         self._robots.move_to_end(origin)
         rules = await asyncio.shield(self._robots[origin])
-        if rules is None:
-            raise FailedError("robots.txt cannot be read")
         if not rules.can_fetch(str(url), AGENT):
             raise DroppedError(reasons.ROBOTS)
 
-    async def _read_robots(self, origin: URL) -> Protego | None:
-        """The rules of a host; none that can be read means no entry (RFC 9309, 2.3.1)."""
+    async def _read_robots(self, origin: URL) -> Protego:
+        """The rules of a host; where they cannot be read, nothing of it is (RFC 9309, 2.3.1)."""
         try:
             text = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES)
         except DroppedError as error:
@@ -260,10 +258,10 @@ class Fetcher:
             if str(error) == reasons.NOT_PUBLIC:
                 raise
             if str(error) == reasons.TOO_MANY_BYTES:
-                return None
+                raise FailedError("robots.txt is too long") from None
             text = b""
-        except (FailedError, HostGivenUpError):
-            return None
+        except (FailedError, HostGivenUpError) as error:
+            raise FailedError(f"robots.txt cannot be read: {error}") from None
         rules = Protego.parse(our_rules(text.decode("utf-8-sig", "replace")))
         self.host(host_of(origin)).slow_down(float(rules.crawl_delay(AGENT) or 0))
         return rules

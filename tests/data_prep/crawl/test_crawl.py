@@ -441,6 +441,19 @@ def test_a_list_that_grew_is_read_again(tmp_path):
             assert len(outcomes(tmp_path / "c.sqlite")) == count
 
 
+def test_a_crawl_that_fetches_nothing_new_fails(tmp_path):
+    with Web(pictures) as web:
+        urls = write_list(tmp_path / "l.csv", [(f"http://{web.hosts[0]}/1.jpg", "a", "", "")])
+        assert crawl(tmp_path / "c.sqlite", "--urls", urls).returncode == 0
+        host = web.hosts[0]
+        assert crawl(tmp_path / "c.sqlite").returncode == 0  # there was nothing to do
+    more = write_list(tmp_path / "more.csv", [(f"http://{host}/{i}.jpg", "a", "", "") for i in (2, 3)])
+    done = crawl(tmp_path / "c.sqlite", "--urls", more)  # where nobody answers any more
+    assert done.returncode == 1
+    assert done.stderr.endswith("fastlt: error: nothing new was fetched: 2 URLs failed, for the reasons above.\n")
+    assert outcomes(tmp_path / "c.sqlite")["2.jpg"] == "failed: robots.txt cannot be read: no connection"
+
+
 def pictures(host: str, path: str) -> Answer | None:
     """A picture at every /NUMBER.jpg."""
     return None if path == "/robots.txt" else Answer(jpeg(int(path[1:-4])))

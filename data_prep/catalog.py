@@ -48,6 +48,13 @@ class ImageRow(NamedTuple):
     hash: int
 
 
+class SameBytes(NamedTuple):
+    """An image that was made of certain bytes, and whether its candidate has been dropped since."""
+
+    id: int
+    is_dropped: bool
+
+
 class Catalog:
     """An open catalog; rows come as `sqlite3.Row`.
 
@@ -170,8 +177,11 @@ class Catalog:
     # Auxiliary categories and neighbors
 
     def categories(self, kept: bool = False) -> list[sqlite3.Row]:
-        """All categories, or the kept ones, by id."""
-        return self._run("SELECT * FROM category WHERE state = 'kept' OR NOT ? ORDER BY id", [kept]).fetchall()
+        """All categories, or the kept ones that something speaks for, by id."""
+        if not kept:
+            return self._run("SELECT * FROM category ORDER BY id").fetchall()
+        query = "SELECT * FROM category WHERE state = 'kept' AND id NOT IN (SELECT category FROM abandoned) ORDER BY id"
+        return self._run(query).fetchall()
 
     def category(self, category: int) -> sqlite3.Row:
         """The category of that id."""
@@ -286,11 +296,16 @@ class Catalog:
     # Candidates
 
     def add_candidates(self, rows: Iterable[Candidate]) -> int:
-        """Adds candidates; returns how many URLs were new. A URL that is there already is left as it is."""
+        """Adds candidates; returns how many URLs were new.
+
+        A URL that is there already is left as it is, but for one that a list had once and has no more.
+        """
         before = self.connection.total_changes
         self.connection.executemany(
-            "INSERT OR IGNORE INTO candidate (category, url, host, source, page, license, attribution)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO candidate (category, url, host, source, page, license, attribution)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (url) DO UPDATE SET category = excluded.category,"
+            " source = excluded.source, page = excluded.page, license = excluded.license,"
+            f" attribution = excluded.attribution, state = 'new', reason = '' WHERE reason = '{schema.UNLISTED}'",
             rows,
         )
         return self.connection.total_changes - before
@@ -300,22 +315,29 @@ class Catalog:
         row = self._run("SELECT id FROM candidate WHERE url = ?", [url]).fetchone()
         return row["id"] if row else None
 
-    def enter_candidate(self, row: Candidate) -> tuple[int, str]:
-        """Adds a candidate, or makes what is known of it what this says; (id, "new", "changed" or "known").
+    def enter_candidate(self, row: Candidate, number: int) -> tuple[int, str]:
+        """Adds a candidate of a list, or makes what is known of it what this says; (id, "new", "changed" or "known").
 
-        What a list does not say of a URL that an image source found stays. An image that comes under another category
-        is to be filtered again.
+        What the list does not say of a URL stays where an image source or another list has it too. An image that comes
+        under another category is to be filtered again.
+
+        Args:
+            row: what the list says.
+            number: of the list.
         """
         about = (row.category, row.page, row.license, row.attribution)
-        query = "SELECT id, source, category, page, license, attribution FROM candidate WHERE url = ?"
-        known = self._run(query, [row.url]).fetchone()
+        query = (
+            "SELECT id, category, page, license, attribution, source != 'list' OR EXISTS"
+            " (SELECT 1 FROM listed WHERE candidate = id AND list != ?) AS elsewhere FROM candidate WHERE url = ?"
+        )
+        known = self._run(query, [number, row.url]).fetchone()
         if known is None:
             self.add_candidates([row])
             return self._number("SELECT last_insert_rowid()"), "new"
-        if known["source"] != row.source:
+        if known["elsewhere"]:
             page, license, attribution = (said or known[name] for said, name in zip(about[1:], _TOLD, strict=True))
             about = (row.category, page, license, attribution)
-        if about == tuple(known)[2:]:
+        if about == tuple(known)[1:-1]:
             return known["id"], "known"
         query = "UPDATE candidate SET category = ?, page = ?, license = ?, attribution = ? WHERE id = ?"
         self._run(query, [*about, known["id"]])
@@ -325,64 +347,73 @@ class Catalog:
         )
         return known["id"], "changed"
 
-    def list_at(self, path: Path) -> int:
-        """The id of a list of URLs, entered where it is new."""
-        name = str(path.absolute())
-        self._run("INSERT OR IGNORE INTO list (path) VALUES (?)", [name])
-        return self._number("SELECT id FROM list WHERE path = ?", name)
+    def list_at(self, path: Path) -> sqlite3.Row | None:
+        """What is remembered of a list of URLs."""
+        return self._run("SELECT * FROM list WHERE path = ?", [str(path.absolute())]).fetchone()
 
-    def set_listed(self, rows: Iterable[tuple[int, int]]) -> None:
-        """Writes (candidate, list) pairs."""
+    def begin_list(self, path: Path) -> int:
+        """The id of a list, which is read from now on and not yet to its end."""
+        query = "INSERT INTO list (path) VALUES (?) ON CONFLICT (path) DO UPDATE SET read_as = '' RETURNING id"
+        return self._number(query, str(path.absolute()))
+
+    def end_list(self, number: int, columns: str, read_as: str) -> None:
+        """A list was read to its end."""
+        self._run("UPDATE list SET columns = ?, read_as = ? WHERE id = ?", [columns, read_as, number])
+
+    def cut_lists(self) -> list[str]:
+        """The lists that are read, or whose import was interrupted."""
+        return [row[0] for row in self._run("SELECT path FROM list WHERE read_as = '' ORDER BY id")]
+
+    def set_listed(self, number: int, candidates: Iterable[int]) -> None:
+        """These candidates stand in that list."""
+        rows = ((candidate, number) for candidate in candidates)
         self.connection.executemany("INSERT OR IGNORE INTO listed (candidate, list) VALUES (?, ?)", rows)
 
     def listed(self, number: int) -> list[int]:
         """The candidates in a list, by id."""
         return [row[0] for row in self._run("SELECT candidate FROM listed WHERE list = ? ORDER BY 1", [number])]
 
-    def set_unlisted(self, number: int, gone: Sequence[int], reason: str) -> tuple[int, int]:
-        """Drops what a list has no more, where no other list nor source has it, and takes back what is in it again.
+    def set_unlisted(self, number: int, gone: Sequence[int]) -> tuple[int, int]:
+        """Drops what a list has no more and no other has, and takes back what stands in one again.
+
+        What another list has too may not be as that one said it, which is to be read again.
 
         Returns:
             How many were dropped, and how many taken back.
         """
-        self.connection.executemany(
-            "DELETE FROM listed WHERE list = ? AND candidate = ?", ((number, id) for id in gone)
+        found = json.dumps(gone)
+        self._run(
+            "DELETE FROM listed WHERE list = ? AND candidate IN (SELECT value FROM json_each(?))", [number, found]
         )
-        dropped = self.connection.executemany(
-            "UPDATE candidate SET state = 'dropped', reason = ?, twin = NULL WHERE id = ? AND source = 'list'"
-            " AND NOT EXISTS (SELECT 1 FROM listed WHERE candidate = candidate.id)",
-            ((reason, id) for id in gone),
+        self._run(
+            "UPDATE list SET read_as = 'once' WHERE read_as != '' AND id IN"
+            " (SELECT list FROM listed WHERE candidate IN (SELECT value FROM json_each(?)))",
+            [found],
+        )
+        dropped = self._run(
+            "UPDATE candidate SET state = 'dropped', reason = ?, twin = NULL WHERE source = 'list'"
+            " AND id IN (SELECT value FROM json_each(?)) AND id NOT IN (SELECT candidate FROM listed)",
+            [schema.UNLISTED, found],
         ).rowcount
-        back = self._take_back(reason, "EXISTS (SELECT 1 FROM listed WHERE candidate = candidate.id)")
-        return max(dropped, 0), back
+        back = self._take_back(schema.UNLISTED, "id IN (SELECT candidate FROM listed)")
+        return dropped, back
 
-    def _take_back(self, reason: str, where: str) -> int:
-        return self._run(
-            "UPDATE candidate SET reason = '', state = CASE WHEN EXISTS (SELECT 1 FROM image WHERE id = candidate.id)"
-            f" THEN 'fetched' ELSE 'new' END WHERE state = 'dropped' AND reason = ? AND {where}",
-            [reason],
-        ).rowcount
-
-    def reopen_twins(self) -> int:
-        """Opens duplicates again of which the one that was taken has been dropped since; how many."""
-        return self._run(
-            "UPDATE candidate SET state = 'new', reason = '', twin = NULL WHERE state = 'dropped'"
-            " AND twin IN (SELECT id FROM candidate WHERE state = 'dropped')"
-        ).rowcount
+    def _take_back(self, reason: str, where: str, *values: str) -> int:
+        """Makes candidates new that were dropped for a reason: the next crawl has their images, or fetches them."""
+        query = f"UPDATE candidate SET state = 'new', reason = '' WHERE state = 'dropped' AND reason = ? AND {where}"
+        return self._run(query, [reason, *values]).rowcount
 
     def remove_empty_categories(self) -> None:
         """Removes categories that nothing refers to: those of labels that a list had once."""
         self._run(
-            "DELETE FROM category WHERE NOT EXISTS (SELECT 1 FROM candidate WHERE category = category.id)"
-            " AND NOT EXISTS (SELECT 1 FROM neighbor WHERE category = category.id)"
-            " AND NOT EXISTS (SELECT 1 FROM search WHERE category = category.id) AND state = 'kept'"
+            "DELETE FROM category WHERE state = 'kept' AND id NOT IN (SELECT category FROM candidate"
+            " UNION SELECT category FROM neighbor UNION SELECT category FROM search UNION SELECT category FROM image)"
         )
 
     def num_candidates(self, category: int | None = None) -> int:
-        """Candidates of a category, or of all."""
-        if category is None:
-            return self._number("SELECT count(*) FROM candidate")
-        return self._number("SELECT count(*) FROM candidate WHERE category = ?", category)
+        """Candidates of a category, or of all, but for those that lists have no more."""
+        query = f"SELECT count(*) FROM candidate WHERE reason != '{schema.UNLISTED}'"
+        return self._number(query) if category is None else self._number(f"{query} AND category = ?", category)
 
     def num_waiting(self) -> int:
         """Candidates without an outcome."""
@@ -442,21 +473,28 @@ class Catalog:
         """The licenses of candidates, "" for none."""
         return [row[0] for row in self._run("SELECT DISTINCT license FROM candidate")]
 
-    def set_refused_licenses(self, refused: Iterable[str], reason: str) -> tuple[int, int]:
-        """Drops what has these licenses, fetched or not, and takes back what was dropped under others; (back, dropped).
+    def set_refused_licenses(self, refused: Iterable[str], reason: str) -> tuple[int, int, int]:
+        """Drops what has these licenses, fetched or not, and takes back what was dropped for another one.
 
-        Images stay in their shards, but no stage sees them.
+        Images stay in their shards, but no stage sees them. A duplicate of one that was dropped is opened again.
+
+        Returns:
+            How many were taken back, dropped, and opened.
         """
-        self._run("CREATE TEMP TABLE IF NOT EXISTS refused (license TEXT PRIMARY KEY)")
-        self._run("DELETE FROM refused")
-        self.connection.executemany("INSERT INTO refused VALUES (?)", [[license] for license in refused])
-        opened = self._take_back(reason, "license NOT IN (SELECT license FROM refused)")
+        found = json.dumps(sorted(refused))
+        back = self._take_back(reason, "license NOT IN (SELECT value FROM json_each(?))", found)
         dropped = self._run(
             "UPDATE candidate SET state = 'dropped', reason = ? WHERE state IN ('new', 'failed', 'fetched')"
-            " AND license IN (SELECT license FROM refused)",
-            [reason],
+            " AND license IN (SELECT value FROM json_each(?))",
+            [reason, found],
         ).rowcount
-        return opened, dropped
+        opened = self._run(
+            "UPDATE candidate SET state = 'new', reason = '', twin = NULL WHERE state = 'dropped'"
+            " AND twin IN (SELECT id FROM candidate WHERE state = 'dropped')"
+            " AND license NOT IN (SELECT value FROM json_each(?))",
+            [found],
+        ).rowcount
+        return back, dropped, opened
 
     # Shards and their images
 
@@ -504,37 +542,44 @@ class Catalog:
             rows,
         )
 
-    def image_of_bytes(self, sha256: bytes) -> tuple[int, bool] | None:
-        """(the image that was made of these bytes, whether its candidate has been dropped since)."""
-        query = "SELECT id, candidate.state = 'dropped' FROM image JOIN candidate USING (id) WHERE sha256 = ?"
+    def image_of_bytes(self, sha256: bytes) -> SameBytes | None:
+        """The image that was made of these bytes."""
+        query = "SELECT id, candidate.state != 'fetched' FROM image JOIN candidate USING (id) WHERE sha256 = ?"
         row = self._run(query, [sha256]).fetchone()
-        return (row[0], bool(row[1])) if row else None
+        return SameBytes(row[0], bool(row[1])) if row else None
 
-    def hand_over_images(self, rows: Iterable[tuple[int, int, int]]) -> None:
-        """(candidate, its category, image of a dropped one): the bytes in the shard become the candidate's image."""
-        self.connection.executemany(
-            "UPDATE image SET id = ?, category = ?, state = 'new', reason = '', similarity = NULL, nearest = NULL"
-            " WHERE id = ?",
-            rows,
-        )
+    def forget_images(self, images: Iterable[int]) -> None:
+        """Others are to take the place of these images, whose candidates were dropped."""
+        self.connection.executemany("DELETE FROM image WHERE id = ?", ((image,) for image in images))
 
     def image_hashes(self) -> Iterator[list[sqlite3.Row]]:
-        """(id, hash) by id, some at a time, of all images but those whose candidate has been dropped since."""
-        found = self._run(
-            "SELECT id, hash FROM image JOIN candidate USING (id) WHERE candidate.state != 'dropped' ORDER BY id"
-        )
+        """(id, hash) of all images in use by id, some at a time."""
+        found = self._run("SELECT id, hash FROM image_in_use ORDER BY id")
         while rows := found.fetchmany(100_000):
             yield rows
 
+    def images_of_waiting(self) -> list[sqlite3.Row]:
+        """(id, hash) of the images of candidates that were taken back, by id: they lie in shards already."""
+        query = "SELECT id, hash FROM image JOIN candidate USING (id) WHERE candidate.state = 'new' ORDER BY id"
+        return self._run(query).fetchall()
+
+    def take_images_back(self, images: Iterable[int]) -> None:
+        """Images of candidates that were taken back are to be filtered as new ones are."""
+        self.connection.executemany(
+            "UPDATE image SET state = 'new', reason = '', similarity = NULL, nearest = NULL,"
+            " category = (SELECT category FROM candidate WHERE candidate.id = image.id) WHERE id = ?",
+            ((image,) for image in images),
+        )
+
     def has_images(self) -> bool:
-        """Whether there is any image."""
-        return self._run("SELECT 1 FROM image LIMIT 1").fetchone() is not None
+        """Whether any image is in use."""
+        return self._run("SELECT 1 FROM image_in_use LIMIT 1").fetchone() is not None
 
     def images(self) -> sqlite3.Cursor:
-        """All images by id, each with the state of its shard as `shard_state`."""
+        """All images in use by id, each with the state of its shard as `shard_state`."""
         return self._run(
-            "SELECT image.*, shard.state AS shard_state FROM image JOIN shard ON shard.id = shard"
-            " JOIN candidate USING (id) WHERE candidate.state != 'dropped' ORDER BY image.id"
+            "SELECT image.*, shard.state AS shard_state FROM image_in_use AS image JOIN shard ON shard.id = shard"
+            " ORDER BY image.id"
         )
 
     def judge_images(self, rows: Iterable[tuple[str, str, float | None, int | None, int]]) -> None:
@@ -545,11 +590,8 @@ class Catalog:
 
     def empty_categories(self) -> list[str]:
         """Titles of kept categories without any image."""
-        query = (
-            "SELECT title FROM category WHERE state = 'kept'"
-            " AND NOT EXISTS (SELECT 1 FROM image WHERE image.category = category.id) ORDER BY id"
-        )
-        return [row[0] for row in self._run(query)]
+        with_images = {row[0] for row in self._run("SELECT DISTINCT category FROM image_in_use")}
+        return [row["title"] for row in self.categories(kept=True) if row["id"] not in with_images]
 
     def kept_images(self, unfiltered: bool = False) -> dict[str, list[str]]:
         """{category: [image, ...]} of the images that filter kept, as `read_image` takes them; no empty lists.
@@ -560,11 +602,7 @@ class Catalog:
         Raises:
             ValueError: no image, or none that was filtered, or a crawl that did not end.
         """
-        query = (
-            "SELECT image.state, count(*) FROM image JOIN candidate USING (id)"
-            " WHERE candidate.state != 'dropped' GROUP BY 1"
-        )
-        counts = dict(self._run(query).fetchall())
+        counts = dict(self._run("SELECT state, count(*) FROM image_in_use GROUP BY 1").fetchall())
         if not counts:
             raise ValueError(f"{self.path} has no images: run `fastlt crawl` first.")
         if not unfiltered and counts.get("new"):
@@ -576,8 +614,8 @@ class Catalog:
             raise ValueError(f"a crawl of {self.path} was interrupted: run `fastlt crawl` again to finish it.")
         classes: dict[str, list[str]] = {}
         query = (
-            "SELECT category.name, shard, offset, num_bytes FROM image JOIN category ON category.id = image.category"
-            " JOIN candidate ON candidate.id = image.id AND candidate.state != 'dropped'"
+            "SELECT category.name, shard, offset, num_bytes FROM image_in_use AS image"
+            " JOIN category ON category.id = image.category"
             " WHERE category.state = 'kept' AND (? OR image.state = 'kept') ORDER BY category.name, image.id"
         )
         for row in self._run(query, [unfiltered]):
@@ -594,7 +632,8 @@ class Catalog:
         found: dict[str, Any] = {}
         for table in ("target", "category", "search", "candidate", "image"):
             states: dict[str, Any] = {}
-            grouped = f"SELECT state, reason, count(*) FROM {table} GROUP BY state, reason ORDER BY state, 3 DESC"
+            rows = "image_in_use" if table == "image" else table
+            grouped = f"SELECT state, reason, count(*) FROM {rows} GROUP BY state, reason ORDER BY state, 3 DESC"
             for state, reason, number in self._run(grouped):
                 states.setdefault(state, {})[reason] = number
             found[table] = states

@@ -82,7 +82,7 @@ class Crawl:
         from fastlt.data_prep.catalog import Catalog
         from fastlt.data_prep.crawl.crawl import crawl
         from fastlt.data_prep.crawl.lists.columns import Asked
-        from fastlt.data_prep.crawl.lists.urls import add_urls, cut_import
+        from fastlt.data_prep.crawl.lists.urls import add_urls
         from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
         from fastlt.data_prep.crawl.sources import SOURCES
         from fastlt.data_prep.crawl.sources.licenses import allowed
@@ -107,7 +107,7 @@ class Crawl:
                     columns = {name: getattr(search, f"{name}_column") for name in Asked.__annotations__}
                     added = add_urls(catalog, search.urls, Asked(**columns))
                     lines += [*added.lines, f"{search.urls}: {added.new:,} new URLs, {added.changed:,} changed"]
-                elif cut := cut_import(catalog):
+                for cut in catalog.cut_lists():
                     lines.append(f"warning: the import of {cut} was interrupted: give --urls {cut} again for the rest")
                 lines += reconsider(catalog, search, options)
             print("\n".join(lines), flush=True)
@@ -127,7 +127,7 @@ class Crawl:
             print(f"WARNING: no image of {len(empty):,} {categories} was found: {listed(empty)}.", file=sys.stderr)
         print(f"shards: {catalog.shards_folder}")
         failed_now = sum(number for (state, _), number in counts.items() if state == "failed")
-        if failed_now and not any(state == "fetched" for state, _ in counts):
+        if failed_now and not options.retry and not any(state == "fetched" for state, _ in counts):
             raise ValueError(f"nothing new was fetched: {failed_now:,} URLs failed, for the reasons above.")
 
 

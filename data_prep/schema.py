@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 VERSION = 3
-# {version: what makes the next one of it}; each step is run once, when a catalog of that version is opened.
-_LISTS = """
+UNLISTED = "no longer in its list"
+"""Why a candidate is dropped that a list brought once and has no more."""
+_THIRD = f"""
 -- Lists of URLs that people brought, and which candidates stand in them.
-CREATE TABLE list (id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE);
+CREATE TABLE list (
+    id INTEGER PRIMARY KEY,
+    path TEXT NOT NULL UNIQUE,             -- absolute
+    columns TEXT NOT NULL DEFAULT '{{}}',    -- JSON: those that people named
+    read_as TEXT NOT NULL DEFAULT ''       -- how it was last read, to its end; '' while it is read
+);
 CREATE TABLE listed (
     candidate INTEGER NOT NULL REFERENCES candidate,
     list INTEGER NOT NULL REFERENCES list,
     PRIMARY KEY (candidate, list)
 ) WITHOUT ROWID;
+
+-- Images that are to be had: not those of candidates that were dropped since, which stay in their shards unseen.
+CREATE VIEW image_in_use AS SELECT image.* FROM image JOIN candidate USING (id) WHERE candidate.state = 'fetched';
+-- Categories of nothing but what lists have no more.
+CREATE VIEW abandoned AS
+SELECT category FROM candidate GROUP BY category HAVING min(reason) = '{UNLISTED}' AND max(reason) = '{UNLISTED}'
+EXCEPT SELECT category FROM neighbor EXCEPT SELECT category FROM search;
 """
-MIGRATIONS = {1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'", 2: _LISTS}
+# {version: what makes the next one of it}; each step is run once, when a catalog of that version is opened.
+MIGRATIONS = {1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'", 2: _THIRD}
 SCHEMA = f"""
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -65,7 +79,8 @@ CREATE TABLE search (
     PRIMARY KEY (category, source)
 ) WITHOUT ROWID;
 
--- URLs of images. State: new, fetched, dropped (for good), failed (another day may be better).
+-- URLs of images. State: new, fetched, dropped (while options and lists are what they are), failed (another day may be
+-- better).
 CREATE TABLE candidate (
     id INTEGER PRIMARY KEY,
     category INTEGER NOT NULL REFERENCES category,
@@ -81,8 +96,6 @@ CREATE TABLE candidate (
 );
 CREATE INDEX candidate_outcome ON candidate (state, reason);
 CREATE INDEX candidate_work ON candidate (host, id) WHERE state = 'new';
-{_LISTS}
-
 -- WebDataset shards. An open one is a `.partial` file, valid up to num_bytes.
 CREATE TABLE shard (
     id INTEGER PRIMARY KEY,                -- 0 is 00000.tar
@@ -109,4 +122,4 @@ CREATE TABLE image (
 );
 CREATE INDEX image_outcome ON image (state, reason);
 CREATE INDEX image_category ON image (category, state);
-"""
+{_THIRD}"""

@@ -81,9 +81,8 @@ def _urls_are(number: int) -> str:
 def _apply_licenses(catalog: Catalog, families: frozenset[str] | None) -> list[str]:
     """Lists bring what they bring, and sources may have been asked for other licenses before."""
     refused = {license for license in catalog.licenses() if families and family(license) not in families}
-    back, dropped = catalog.set_refused_licenses(refused, reasons.LICENSE)
-    lines = [f"{_urls_are(back)} taken again: their license is allowed"] if back else []
+    back, dropped, opened = catalog.set_refused_licenses(refused, reasons.LICENSE)
+    lines = [f"{_urls_are(back)} taken again: the license is allowed"] if back else []
     lines += [f"{_urls_are(dropped)} left out: {reasons.LICENSE}"] if dropped else []
-    if twins := catalog.reopen_twins():
-        lines.append(f"{_urls_are(twins)} tried again: what had the same image is left out now")
+    lines += [f"{_urls_are(opened)} tried again: what had the same image is left out now"] if opened else []
     return lines

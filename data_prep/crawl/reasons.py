@@ -1,4 +1,4 @@
-"""Why a candidate is dropped where people decide it: the reason names the option."""
+"""Why a candidate is dropped, where several rooms must know; what an option decides names it."""
 
 NOT_PUBLIC = "not a public address (--allow-private)"
 ROBOTS = "robots.txt forbids it (--ignore-robots)"
@@ -7,5 +7,5 @@ TOO_MANY_BYTES = "too many bytes (--max-megabytes)"
 TOO_MANY_PIXELS = "too many pixels (--max-megapixels)"
 TOO_SMALL = "too small (--min-side)"
 NEAR_DUPLICATE = "near-duplicate (--duplicates)"
-UNLISTED = "no longer in its list"
+DUPLICATE = "duplicate"
 LICENSE = "license is not allowed (--licenses)"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastlt.data_prep.catalog import Catalog, ImageRow
+from fastlt.data_prep.catalog import Catalog, ImageRow, SameBytes
 from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.prepare import Prepared
 from fastlt.data_prep.crawl.shards import ShardWriter
@@ -60,6 +60,22 @@ class ImageWriter:
                 ids, hashes = np.array([tuple(row) for row in rows], np.int64).T
                 self._ids.frombytes(ids.tobytes())
                 self._index.add(np.ascontiguousarray(hashes))
+        self._take_back()
+
+    def _take_back(self) -> None:
+        """Candidates that were dropped and are wanted again have images in shards; some may be duplicates by now."""
+        states, taken = [], []
+        for image, hash in map(tuple, self._catalog.images_of_waiting()):
+            twin = self._near(hash)
+            if twin is None:
+                taken.append(image)
+                self._remember(image, hash)
+            states.append(
+                ("fetched", "", None, image) if twin is None else ("dropped", reasons.NEAR_DUPLICATE, twin, image)
+            )
+        with self._catalog.transaction():
+            self._catalog.set_outcomes(states)
+            self._catalog.take_images_back(taken)
 
     def commit(self, outcomes: Sequence[Outcome]) -> Counter[tuple[str, str]]:
         """Makes the outcomes last; returns how often each (state, reason) occurred."""
@@ -77,21 +93,17 @@ class ImageWriter:
         states: list[tuple[str, str, int | None, int]] = []
         rows = self._catalog.candidates([o.candidate for o in outcomes if o.prepared is not None])
         first_of: dict[bytes, int] = {}  # exact duplicates inside the batch
-        images, handed_over = [], []
+        images, replaced = [], []
         for outcome in outcomes:
             state, reason, twin = outcome.state, outcome.reason, None
             if outcome.prepared is not None:
-                row, sha256 = rows[outcome.candidate], outcome.prepared.sha256
-                same = self._catalog.image_of_bytes(sha256)
+                same = self._catalog.image_of_bytes(outcome.prepared.sha256)
                 twin, reason = self._twin(outcome.prepared, first_of, same)
                 state = "fetched" if twin is None else "dropped"
                 if twin is None:
-                    first_of[sha256] = outcome.candidate
-                    if same:
-                        handed_over.append((outcome.candidate, row["category"], same[0]))
-                        self._remember(outcome.candidate, outcome.prepared.hash)
-                    else:
-                        images.append(self._add(outcome, outcome.prepared, row))
+                    first_of[outcome.prepared.sha256] = outcome.candidate
+                    images.append(self._add(outcome, outcome.prepared, rows[outcome.candidate]))
+                    replaced += [same.id] if same else []
             found[state, reason] += 1
             states.append((state, reason, twin, outcome.candidate))
         if images:
@@ -99,7 +111,7 @@ class ImageWriter:
         with self._catalog.transaction():
             if images:
                 self._catalog.set_open_shard(self._shards.shard, self._shards.num_images, self._shards.num_bytes)
-            self._catalog.hand_over_images(handed_over)
+            self._catalog.forget_images(replaced)
             self._catalog.add_images(images)
             self._catalog.set_outcomes(states)
         return found
@@ -116,19 +128,21 @@ class ImageWriter:
         """Leaves the last shard open, for another run to go on with."""
         self._shards.close()
 
-    def _twin(
-        self, image: Prepared, first_of: dict[bytes, int], same: tuple[int, bool] | None
-    ) -> tuple[int | None, str]:
+    def _twin(self, image: Prepared, first_of: dict[bytes, int], same: SameBytes | None) -> tuple[int | None, str]:
         """The image that this one is a duplicate of, if any, and what that is called."""
         if image.sha256 in first_of:
-            return first_of[image.sha256], "duplicate"
-        if same and not same[1]:
-            return same[0], "duplicate"
-        if self._index is not None:
-            (at,) = self._index.nearest(np.array([image.hash]))
-            if at >= 0:
-                return self._ids[at], reasons.NEAR_DUPLICATE
-        return None, ""
+            return first_of[image.sha256], reasons.DUPLICATE
+        if same and not same.is_dropped:
+            return same.id, reasons.DUPLICATE
+        near = self._near(image.hash)
+        return near, reasons.NEAR_DUPLICATE if near is not None else ""
+
+    def _near(self, hash: int) -> int | None:
+        """An image that looks the same."""
+        if self._index is None:
+            return None
+        (at,) = self._index.nearest(np.array([hash]))
+        return self._ids[at] if at >= 0 else None
 
     def _remember(self, candidate: int, hash: int) -> None:
         if self._index is not None:

@@ -71,7 +71,7 @@ def _is_split_file(lines: Lines) -> bool:
 
 
 def _split_entries(source: Path) -> list[Entry]:
-    rows = read_rows(source)
+    rows = read_rows(source, tell=print)
     counts = Counter(row.label for row in rows)
     return [Entry(name, count=counts[label], id=label) for label, name in text_classes(source, rows).items()]
 

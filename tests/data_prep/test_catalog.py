@@ -1,5 +1,6 @@
 """The catalog's file: made, migrated, refused; what its stages share is written through its methods."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def test_neighbors_of_the_first_version_were_given(tmp_path):
         catalog.add_neighbor(1, catalog.add_category("kite", "kite"))
         for later in schema.MIGRATIONS:  # what it did not have yet
             assert later in (1, 2), "take back what that step adds, too"
-        catalog.connection.execute("DROP TABLE listed")
-        catalog.connection.execute("DROP TABLE list")
+        for what in ("VIEW abandoned", "VIEW image_in_use", "TABLE listed", "TABLE list"):
+            catalog.connection.execute(f"DROP {what}")
         catalog.connection.execute("ALTER TABLE neighbor DROP COLUMN origin")
         catalog.connection.execute("PRAGMA user_version = 1")
     with Catalog(path) as catalog, catalog.transaction():
@@ -64,6 +65,15 @@ def test_neighbors_of_the_first_version_were_given(tmp_path):
         assert catalog.neighbors() == {"hawk": ["kite"]}
         assert catalog.given_pairs() == [(1, "hawk")]
     assert version(path) == schema.VERSION
+    Catalog(tmp_path / "new.sqlite", create=True).connection.close()
+    assert everything(path) == everything(tmp_path / "new.sqlite")
+
+
+def everything(path: Path) -> dict[str, set[tuple]]:
+    """{table, view or index: (name, type, not null, default) of its columns}."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema")]
+        return {n: {row[1:5] for row in connection.execute(f"PRAGMA table_info('{n}')")} for n in names}
 
 
 def test_a_migration_that_fails_leaves_the_catalog_as_it_was(old, monkeypatch):
@@ -126,6 +136,6 @@ def test_a_transaction_is_all_or_nothing(old):
         catalog.set_open_shard(0, 1, 10)
         write(0)
         assert catalog.num_waiting() == 0
-        assert catalog.image_of_bytes(b"x") == 1
+        assert catalog.image_of_bytes(b"x") == (1, False)
         with pytest.raises(ValueError, match=r"1 images of .* were not filtered"):
             catalog.kept_images()

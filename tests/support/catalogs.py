@@ -37,5 +37,6 @@ def make_catalog(
                 row = (number + 1, category_id, 0, offset, len(content), 32, 32, digest, hash_of(content))
                 rows.append(ImageRow(*row))
         catalog.add_images(rows)
+        catalog.set_outcomes(("fetched", "", None, row.id) for row in rows)
         catalog.finish_shard(0)
     return path

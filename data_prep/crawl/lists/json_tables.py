@@ -43,6 +43,8 @@ class JsonLinesTable(Table):
 class JsonTable(Table):
     """One JSON value: records, columns as pandas writes them, or an object with one of these in it."""
 
+    unit = "record"
+
     def __init__(self, file: Path, encoding: str) -> None:
         super().__init__(file)
         with unpacked(file) as stream:

@@ -12,6 +12,7 @@ from fastlt.data_prep.crawl.lists.parquet_table import ParquetTable
 from fastlt.data_prep.crawl.lists.table import NoListError, Table
 from fastlt.data_prep.crawl.lists.text_file import encoding_of, suffixes, text_lines, unpacked
 
+_PAGE = "a web page: save the list itself"
 _NO_LISTS = {
     b"PK\x03\x04": "a spreadsheet or a zip archive: save the list in it as CSV",
     b"\xd0\xcf\x11\xe0": "an old spreadsheet: save it as CSV",
@@ -21,7 +22,10 @@ _NO_LISTS = {
     b"\xff\xd8\xff": "an image",
     b"\x89PNG": "an image",
     b"version https://git-lfs": "a pointer of Git LFS: `git lfs pull` brings the file itself",
-    b"<": "a web page: save the list itself",
+    b"<!doctype": _PAGE,
+    b"<html": _PAGE,
+    b"<head": _PAGE,
+    b"<?xml": "XML: save the list in it as CSV",
 }
 
 
@@ -37,7 +41,7 @@ def open_table(file: Path) -> Table:
     if start.startswith(b"PAR1"):
         return ParquetTable(file)
     for mark, what in _NO_LISTS.items():
-        if start.lstrip().startswith(mark):
+        if start.lstrip().lower().startswith(mark.lower()):
             raise NoListError(f"{file} is no list of URLs but {what}.")
     encoding = encoding_of(start)
     text = codecs.getincrementaldecoder(encoding)("replace").decode(start).lstrip("\ufeff \t\r\n")

@@ -16,6 +16,8 @@ _GROUPS = 5  # row groups that are looked into
 class ParquetTable(Table):
     """A Parquet file; class labels of Hugging Face's data sets come as their names."""
 
+    unit = "row"
+
     def __init__(self, file: Path) -> None:
         super().__init__(file)
         pyarrow, parquet = _pyarrow()

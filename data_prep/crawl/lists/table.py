@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 Row = tuple[int, dict[str, Any]]
 """The number of a line or row, and what stands under each column's name."""
@@ -28,7 +28,10 @@ class Table(ABC):
     Attributes:
         names: of the columns; "1", "2" and so on where nothing names them.
         told: what was odd in the rows read last, each with how often and where first.
+        unit: of the numbers of rows.
     """
+
+    unit: ClassVar[str] = "line"
 
     file: Path
     names: list[str] = field(default_factory=list)

@@ -16,7 +16,6 @@ from typing import Any
 from yarl import URL
 
 from fastlt.data_prep.catalog import Candidate, Catalog
-from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.addresses import host_of
 from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, page_of
 from fastlt.data_prep.crawl.lists.columns import NONE, Asked, Columns, choose, label_of
@@ -32,7 +31,6 @@ ONE_CATEGORY = "all"  # of a list without labels
 _ENDINGS = {".parquet", ".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json", ".txt"}
 _PACKED = {".gz", ".bz2", ".xz"}
 _MAX_NAMED = 5
-_IMPORTING = "importing"
 _READ_AS = 4  # raised when lists are read otherwise, so that they are read again
 _NO_LABEL = f"without a label, which stand under {ONE_CATEGORY!r}"
 _SEVERAL_LABELS = "with several labels, of which the first counts"
@@ -50,7 +48,7 @@ class ListedUrl:
 
 
 class UrlList:
-    """An iterable over batches of URLs, in memory that does not grow with the list.
+    """An iterable over batches of URLs, in memory that does not grow with the list, but for JSON that is one value.
 
     Args:
         path: a file, or a folder whose Parquet files, or else whose other lists, are one list.
@@ -130,16 +128,19 @@ class UrlList:
         with _readable(table.file):
             for number, row in table.rows(columns.needed()):
                 self.rows += 1
-                yield from self._of_row(table.file, columns, number, row)
+                yield from self._of_row(table, columns, number, row)
         self._note_odd(table)
 
-    def _of_row(self, file: Path, columns: Columns, number: int, row: dict[str, Any]) -> Iterator[ListedUrl]:
+    def _of_row(self, table: Table, columns: Columns, number: int, row: dict[str, Any]) -> Iterator[ListedUrl]:
+        where = f"{table.unit} {number} of {table.file.name}"
         urls, others = image_urls(columns.url_cell(row))
         if urls:
             others = [other for other in others if other != "without a URL"]
         for other in others:
             self.left_out[other] += 1
-            self._first.setdefault(other, f"line {number} of {file.name}: {_short(columns.url_cell(row))}")
+            self._first.setdefault(
+                other, f"{table.unit} {number} of {table.file.name}: {_short(columns.url_cell(row))}"
+            )
         license = as_text(row.get(columns.license))
         page = as_text(row.get(columns.page))
         about = (
@@ -150,10 +151,10 @@ class UrlList:
         labels = row.get(columns.label)
         if urls and columns.label and not about[0]:
             self._odd[_NO_LABEL] += 1
-            self._first.setdefault(_NO_LABEL, f"line {number} of {file.name}")
+            self._first.setdefault(_NO_LABEL, where)
         if isinstance(labels, list) and len(labels) > 1:
             self._odd[_SEVERAL_LABELS] += 1
-            self._first.setdefault(_SEVERAL_LABELS, f"line {number} of {file.name}")
+            self._first.setdefault(_SEVERAL_LABELS, where)
         for url in urls:
             usual = as_inaturalist_has_it(url)
             self._resized += usual != url
@@ -260,41 +261,34 @@ def add_urls(catalog: Catalog, path: Path, asked: Asked | None = None) -> Added:
     Raises:
         ValueError: as `UrlList`.
     """
-    asked, before = asked or Asked(), Asked(**json.loads(catalog.setting(f"columns {path.absolute()}") or "{}"))
+    known = catalog.list_at(path)
+    asked, before = asked or Asked(), Asked(**json.loads(known["columns"])) if known else Asked()
     urls = UrlList(path, asked, before)
     stamps = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in urls.files]
     named = {what: name if name is not None else getattr(before, what) for what, name in asdict(asked).items()}
-    as_added = json.dumps([_READ_AS, stamps, named])
-    if catalog.setting(f"list {path.absolute()}") == as_added:
+    read_as = json.dumps([_READ_AS, stamps, named])
+    if known and known["read_as"] == read_as:
         return Added(0, 0, [f"{path}: not changed since it was read"])
     entering: _Entering | None = None
     for batch in urls:
-        with catalog.transaction():
-            entering = entering or _Entering(catalog, catalog.list_at(path))
-            catalog.remember(_IMPORTING, str(path))  # with what it is about: a list that is refused leaves nothing
+        with catalog.transaction():  # a list that is refused leaves nothing
+            entering = entering or _Entering(catalog, catalog.begin_list(path))
             entering.add(batch)
     assert entering  # a list without any URL has raised
     with catalog.transaction():
         entering.leave_out_the_rest()
         catalog.remove_empty_categories()
-        catalog.remember(f"columns {path.absolute()}", json.dumps(named))
-        catalog.remember(f"list {path.absolute()}", as_added)
-        catalog.remember(_IMPORTING, "")
+        catalog.end_list(entering.number, json.dumps(named), read_as)
     return Added(
         entering.counts["new"], entering.counts["changed"], [*urls.summary(), *urls.remarks(), *entering.remarks()]
     )
-
-
-def cut_import(catalog: Catalog) -> str:
-    """The list whose import was interrupted, so that only a part of it is there; "" for none."""
-    return catalog.setting(_IMPORTING)
 
 
 class _Entering:
     """Entering the rows of one list in the catalog, with what there is to say of them."""
 
     def __init__(self, catalog: Catalog, number: int) -> None:
-        self._catalog, self._list = catalog, number
+        self._catalog, self.number = catalog, number
         self._categories: dict[str, int] = {}  # by label
         self._labels: dict[int, list[str]] = {}
         self.counts: Counter[str] = Counter()
@@ -313,17 +307,17 @@ class _Entering:
                 continue
             about = (host_of(URL(listed.url)), "list", listed.page, listed.license, listed.attribution)
             candidate = Candidate(self._category(listed.label), listed.url, *about)
-            at, what = self._catalog.enter_candidate(candidate)
+            at, what = self._catalog.enter_candidate(candidate, self.number)
             self.counts[what] += 1
             self._entered.extend(bytes(max(0, at + 1 - len(self._entered))))
             self._entered[at] = 1
-            entered.append((at, self._list))
-        self._catalog.set_listed(entered)
+            entered.append(at)
+        self._catalog.set_listed(self.number, entered)
 
     def leave_out_the_rest(self) -> None:
         """What the list had once and has no more, as when other columns were named, is dropped."""
-        gone = [at for at in self._catalog.listed(self._list) if at >= len(self._entered) or not self._entered[at]]
-        self.counts["gone"], self.counts["back"] = self._catalog.set_unlisted(self._list, gone, reasons.UNLISTED)
+        gone = [at for at in self._catalog.listed(self.number) if at >= len(self._entered) or not self._entered[at]]
+        self.counts["gone"], self.counts["back"] = self._catalog.set_unlisted(self.number, gone)
 
     def _category(self, label: str) -> int:
         if label not in self._categories:

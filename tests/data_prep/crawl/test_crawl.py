@@ -19,7 +19,8 @@ import webdataset
 from PIL import Image
 
 from fastlt.data_prep.catalog import Candidate, Catalog
-from fastlt.data_prep.crawl.lists.urls import add_urls, cut_import
+from fastlt.data_prep.crawl.lists.columns import Asked
+from fastlt.data_prep.crawl.lists.urls import UrlList, add_urls
 from fastlt.dataset.images import in_tar, read_image
 from support.crawling import command, encoded, jpeg, outcomes, photograph, write_list
 from support.source_servers import SourceServers
@@ -313,7 +314,7 @@ def test_a_category_without_images_is_a_warning_and_none_at_all_an_error(tmp_pat
         rows = [(f"http://{web.hosts[0]}/{name}.jpg", name, "", "") for name in ("a", "b")]
         done = crawl(tmp_path / "c.sqlite", "--urls", write_list(tmp_path / "l.csv", rows))
         assert done.returncode == 0
-        assert "WARNING: no image of 1 category was found: 'b'." in done.stderr
+        assert "WARNING: no image of 1 category was found: b." in done.stderr
         done = crawl(tmp_path / "d.sqlite", "--urls", write_list(tmp_path / "l.csv", rows[1:]))
         assert done.returncode == 1
         assert "not one image was found" in done.stderr
@@ -518,7 +519,7 @@ def test_a_list_that_is_imported_again_corrects_what_it_said(tmp_path):
         refused = crawl(catalog, "--urls", urls)
         assert "does seen hold the labels? Say so with --label-column, or with --label-column none" in refused.stderr
         with Catalog(catalog) as opened:
-            assert cut_import(opened) == ""  # nothing of it was taken
+            assert opened.cut_lists() == []  # nothing of it was taken
         done = crawl(catalog, "--urls", urls, "--label-column", "none")
         assert "8 rows; url=url, license=license, page=page, no label" in done.stdout
         assert "4 rows with a URL that stood before" in done.stdout
@@ -599,13 +600,86 @@ def test_what_a_list_has_no_more_is_left_out(tmp_path):
 def test_what_repeats_an_image_takes_its_place(tmp_path):
     catalog = tmp_path / "c.sqlite"
     with Web(lambda host, path: None if path == "/robots.txt" else Answer(jpeg(0))) as web:
-        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "kite", license, "") for i, license in enumerate(("cc0", "cc-by"))]
+        licenses = ("cc0", "cc-by", "cc0")
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "kite", license, f"Ann {i}") for i, license in enumerate(licenses)]
         crawl(catalog, "--urls", write_list(tmp_path / "l.csv", rows), "--per-host", 1)
-        assert outcomes(catalog) == {"0.jpg": "fetched", "1.jpg": "dropped: duplicate"}
+        assert list(outcomes(catalog).values()) == ["fetched", "dropped: duplicate", "dropped: duplicate"]
         done = crawl(catalog, "--licenses", "cc-by")
         assert "1 URL is tried again: what had the same image is left out now" in done.stdout
-        assert outcomes(catalog)["1.jpg"] == "fetched"
+        left_out = "dropped: license is not allowed (--licenses)"
+        assert outcomes(catalog) == {"0.jpg": left_out, "1.jpg": "fetched", "2.jpg": "dropped: duplicate"}
         assert categories(catalog) == {"kite": ["1.jpg"]}
+        with tarfile.open(sorted((tmp_path / "c_shards").glob("*.tar"))[-1]) as tar:  # with its own license
+            (about,) = (json.load(tar.extractfile(member)) for member in tar if member.name.endswith(".json"))
+        assert (about["license"], about["attribution"]) == ("cc-by", "Ann 1")
+        crawl(catalog, "--licenses", "any")
+        assert sorted(outcomes(catalog).values()) == ["dropped: duplicate", "dropped: duplicate", "fetched"]
+
+
+def test_what_is_taken_back_is_filtered_again_and_repeats_nothing(tmp_path):
+    catalog = tmp_path / "c.sqlite"
+    pages = {"/0.jpg": Answer(jpeg(0)), "/1.jpg": Answer(jpeg(0, quality=40)), "/2.jpg": Answer(jpeg(2))}
+    with Web(lambda host, path: pages.get(path)) as web:
+        licenses = ("cc0", "cc-by", "cc0")
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "kite", license, "") for i, license in enumerate(licenses)]
+        crawl(catalog, "--urls", write_list(tmp_path / "l.csv", rows), "--per-host", 1)
+        with Catalog(catalog) as opened, opened.transaction():
+            opened.judge_images([("kept", "", 0.9, None, 1), ("kept", "", 0.9, None, 3)])
+        crawl(catalog, "--licenses", "cc-by")
+        with Catalog(catalog) as opened:
+            assert opened.status()["image"] == {"new": {"": 1}}
+        crawl(catalog, "--licenses", "any")
+        assert outcomes(catalog) == {
+            "0.jpg": "dropped: near-duplicate (--duplicates)", "1.jpg": "fetched", "2.jpg": "fetched"
+        }  # fmt: skip
+        with Catalog(catalog) as opened, pytest.raises(ValueError, match=r"2 images of .* were not filtered"):
+            opened.kept_images()
+    assert web.asked[web.hosts[0], "/2.jpg"] == 1  # it lay in a shard
+
+
+def test_a_cut_import_with_other_columns_is_taken_back(tmp_path):
+    (tmp_path / "l.csv").write_text(
+        "a,b,label\n" + "".join(f"https://a.example/{i}.jpg,https://a.example/small{i}.jpg,x\n" for i in range(9000))
+    )
+    with Catalog(tmp_path / "c.sqlite", create=True) as catalog:
+        add_urls(catalog, tmp_path / "l.csv", Asked(url="a"))
+        for number, _ in enumerate(UrlList(tmp_path / "l.csv", Asked(url="b"))):
+            if number == 0:  # as an import does that is killed after its first batch
+                with catalog.transaction():
+                    at = catalog.begin_list(tmp_path / "l.csv")
+                    kite = catalog.add_category("kite", "kite")
+                    catalog.add_candidates([Candidate(kite, "https://a.example/small1.jpg", "a.example:443", "list")])
+                    catalog.set_listed(at, [catalog.candidate_of_url("https://a.example/small1.jpg")])
+        assert catalog.cut_lists() == [str(tmp_path / "l.csv")]
+        added = add_urls(catalog, tmp_path / "l.csv", Asked(url="a"))
+        assert "1 URL that stood in this list once and no more, left out" in added.lines
+        assert catalog.num_waiting() == 9000
+        assert [row["name"] for row in catalog.categories(kept=True)] == ["x"]
+        assert catalog.cut_lists() == []
+
+
+def test_a_url_in_two_lists_is_as_the_one_says_that_still_has_it(tmp_path):
+    url = "https://a.example/1.jpg"
+    for name, text in (("a", f"url,label,license\n{url},owl,cc0\n"), ("b", f"url,label\n{url},kite\n{url}2,kite\n")):
+        (tmp_path / f"{name}.csv").write_text(text)
+    with Catalog(tmp_path / "c.sqlite", create=True) as catalog:
+
+        def add(name: str) -> list[str]:
+            add_urls(catalog, tmp_path / f"{name}.csv")
+            return [catalog.candidate(1)[key] for key in ("category_name", "license", "state")]
+
+        assert add("a") == ["owl", "cc0-1.0", "new"]
+        assert add("b") == ["kite", "cc0-1.0", "new"]  # b says nothing of licenses
+        (tmp_path / "b.csv").write_text(f"url,label\n{url}2,kite\n")
+        add("b")
+        assert add("a") == ["owl", "cc0-1.0", "new"]
+        (tmp_path / "a.csv").write_text(f"url,label\n{url}3,owl\n")
+        add("a")
+        assert catalog.candidate(1)["reason"] == "no longer in its list"
+        # A source may find it after all.
+        kite = catalog.add_category("kite", "kite")
+        assert catalog.add_candidates([Candidate(kite, url, "a.example:443", "gbif")]) == 1
+        assert catalog.candidate(1)["state"] == "new"
 
 
 def test_what_a_list_does_not_say_stays(tmp_path):

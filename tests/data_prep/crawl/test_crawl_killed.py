@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.perceptual.index import HashIndex
 from support.crawling import command, write_list
 from support.paths import SHARED
@@ -92,7 +93,7 @@ def check(path: Path, urls: set[str], contents: set[bytes], num_broken: int, num
         damaged = sum(n for (state, why), n in states.items() if why in ("damaged image", "not an image"))
         assert damaged == num_broken
         assert states["fetched", ""] == len(images)
-        assert states["dropped", "duplicate"] + states["dropped", "near-duplicate"] + len(images) == (
+        assert states["dropped", reasons.DUPLICATE] + states["dropped", reasons.NEAR_DUPLICATE] + len(images) == (
             len(contents) + num_twice
         )
         assert states.total() == len(urls)
@@ -106,7 +107,7 @@ def check(path: Path, urls: set[str], contents: set[bytes], num_broken: int, num
             assert index.nearest(one)[0] == -1
             index.add(one)
         assert all(row["twin"] in images for row in candidates if row["reason"].endswith("duplicate"))
-        assert len(contents) - len(kept) <= states["dropped", "near-duplicate"]
+        assert len(contents) - len(kept) <= states["dropped", reasons.NEAR_DUPLICATE]
         # The shards have exactly these images, each decodable where the catalog says that it lies.
         names = Counter()
         for shard in range(max(row["shard"] for row in images.values()) + 1):

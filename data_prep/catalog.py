@@ -23,15 +23,15 @@ _TOLD = ("page", "license", "attribution")
 
 
 class Candidate(NamedTuple):
-    """A URL that may be an image of a category."""
+    """A URL that may be an image of a category; None of what a list has no column for."""
 
     category: int
     url: str
     host: str
     source: str
-    page: str = ""
-    license: str = ""
-    attribution: str = ""
+    page: str | None = ""
+    license: str | None = ""
+    attribution: str | None = ""
 
 
 class ImageRow(NamedTuple):
@@ -192,6 +192,11 @@ class Catalog:
         self._run("INSERT OR IGNORE INTO category (name, title) VALUES (?, ?)", [name, title])
         return self._number("SELECT id FROM category WHERE name = ?", name)
 
+    def keep_category(self, category: int) -> bool:
+        """Takes a category in again that was rejected; whether it was."""
+        query = "UPDATE category SET state = 'kept', reason = '' WHERE id = ? AND state != 'kept'"
+        return self._run(query, [category]).rowcount > 0
+
     def reject_category(self, category: int, reason: str) -> None:
         """Takes a category out; it stays there, so that it is not named again."""
         self._run("UPDATE category SET state = 'rejected', reason = ? WHERE id = ?", [reason, category])
@@ -303,8 +308,8 @@ class Catalog:
         before = self.connection.total_changes
         self.connection.executemany(
             "INSERT INTO candidate (category, url, host, source, page, license, attribution)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (url) DO UPDATE SET category = excluded.category,"
-            " source = excluded.source, page = excluded.page, license = excluded.license,"
+            " VALUES (?, ?, ?, ?, ifnull(?, ''), ifnull(?, ''), ifnull(?, '')) ON CONFLICT (url) DO UPDATE SET"
+            " category = excluded.category, source = excluded.source, page = excluded.page, license = excluded.license,"
             f" attribution = excluded.attribution, state = 'new', reason = '' WHERE reason = '{schema.UNLISTED}'",
             rows,
         )
@@ -318,14 +323,13 @@ class Catalog:
     def enter_candidate(self, row: Candidate, number: int) -> tuple[int, str]:
         """Adds a candidate of a list, or makes what is known of it what this says; (id, "new", "changed" or "known").
 
-        What the list does not say of a URL stays where an image source or another list has it too. An image that comes
-        under another category is to be filtered again.
+        What a list has no column for stays as an image source or another list has it. An image that comes under another
+        category is to be filtered again.
 
         Args:
             row: what the list says.
             number: of the list.
         """
-        about = (row.category, row.page, row.license, row.attribution)
         query = (
             "SELECT id, category, page, license, attribution, source != 'list' OR EXISTS"
             " (SELECT 1 FROM listed WHERE candidate = id AND list != ?) AS elsewhere FROM candidate WHERE url = ?"
@@ -334,9 +338,9 @@ class Catalog:
         if known is None:
             self.add_candidates([row])
             return self._number("SELECT last_insert_rowid()"), "new"
-        if known["elsewhere"]:
-            page, license, attribution = (said or known[name] for said, name in zip(about[1:], _TOLD, strict=True))
-            about = (row.category, page, license, attribution)
+        kept = {name: known[name] if known["elsewhere"] else "" for name in _TOLD}
+        said = (getattr(row, name) for name in _TOLD)
+        about = (row.category, *(kept[name] if new is None else new for name, new in zip(_TOLD, said, strict=True)))
         if about == tuple(known)[1:-1]:
             return known["id"], "known"
         query = "UPDATE candidate SET category = ?, page = ?, license = ?, attribution = ? WHERE id = ?"
@@ -349,12 +353,12 @@ class Catalog:
 
     def list_at(self, path: Path) -> sqlite3.Row | None:
         """What is remembered of a list of URLs."""
-        return self._run("SELECT * FROM list WHERE path = ?", [str(path.absolute())]).fetchone()
+        return self._run("SELECT * FROM list WHERE path = ?", [os.path.abspath(path)]).fetchone()
 
     def begin_list(self, path: Path) -> int:
         """The id of a list, which is read from now on and not yet to its end."""
         query = "INSERT INTO list (path) VALUES (?) ON CONFLICT (path) DO UPDATE SET read_as = '' RETURNING id"
-        return self._number(query, str(path.absolute()))
+        return self._number(query, os.path.abspath(path))
 
     def end_list(self, number: int, columns: str, read_as: str) -> None:
         """A list was read to its end."""

@@ -96,7 +96,7 @@ class RunFolder:
 
     def all_checkpoints(self) -> list[Path]:
         """Those that are complete, the newest one last."""
-        return sorted(path for path in self.checkpoints.glob("step-*") if path.name[5:].isdecimal())
+        return sorted(path for path in self.checkpoints.glob("step-*") if path.name[5:].isdecimal() and path.is_dir())
 
     def records(self) -> list[dict[str, Any]]:
         """The records of the log in order; a line that was cut off by a kill is left out.
@@ -107,7 +107,7 @@ class RunFolder:
         if not self.log.is_file():
             raise ValueError(f"{self.path} is not a run: it has no {self.log.name}.")
         records = []
-        for line in self.log.read_text().splitlines():
+        for line in self.log.read_text(errors="replace").splitlines():
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError:

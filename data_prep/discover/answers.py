@@ -204,7 +204,10 @@ def _name(said: str) -> str:
 
 def _plain_list(text: str) -> list[str] | None:
     """The names of one list with bullets or numbers, below what introduces it."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    written = [line.expandtabs() for line in text.splitlines() if line.strip()]
+    first = next((line for line in written if _ITEM.fullmatch(line.strip())), "")
+    margin = len(first) - len(first.lstrip()) + 1  # numbers may be aligned; what stands further in is about a name
+    lines = [line.strip() for line in written if len(line) - len(line.lstrip()) <= margin]
     items = [_ITEM.fullmatch(line) for line in lines]
     places = [place for place, item in enumerate(items) if item]
     if not places or places != list(range(places[0], places[-1] + 1)):

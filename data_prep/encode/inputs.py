@@ -11,7 +11,7 @@ from pathlib import Path
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.encode.neighbors import read_neighbors
 from fastlt.data_prep.inputs.class_folders import tell_taken
-from fastlt.data_prep.inputs.images import ClassImages, TargetImages, read_class_images
+from fastlt.data_prep.inputs.images import ClassImages, TargetImages, read_class_images, warn_of_overlap
 from fastlt.data_prep.inputs.split_files import is_json, read_rows, text_classes
 from fastlt.data_prep.names import all_keys, class_name, plain_names
 from fastlt.label_space import LabelSpace
@@ -115,6 +115,7 @@ def read_inputs(sources: EncodeInputs) -> Inputs:
     for split, source, what in (("val", sources.val, "validation images"), ("test", sources.test, "test images")):
         if source:
             splits[split] = _read_like(source, what, split, sources, targets)
+            warn_of_overlap(targets, (image for images in splits[split].values() for image in images), what)
     inputs = Inputs(splits, len(targets), pairs)
     inputs.label_space()  # contradictions show before an hour of encoding, not after
     return inputs

@@ -28,10 +28,11 @@ class PartialFolder:
     """
 
     def __init__(self, out: Path, digest: str) -> None:
+        if out.exists():
+            advice = "remove it or choose" if (out / "manifest.json").is_file() else "it is no encoded data set; choose"
+            raise ValueError(f"{out} exists already: {advice} another name.")
         self.path = out.with_name(f".{out.name}.partial")
         self._out, self._digest = out, digest
-        if out.exists():
-            raise ValueError(f"{out} exists already: remove it or choose another name.")
         if self._found_digest() not in (None, digest):
             raise ValueError(
                 f"{self.path} holds an encode of {out} that was not finished, with other images or "

@@ -27,7 +27,7 @@ from fastlt.data_prep.filter.similarity import (
     nearest_targets,
     similarities,
 )
-from fastlt.data_prep.inputs.images import TargetImages, read_class_images
+from fastlt.data_prep.inputs.images import TargetImages, read_class_images, warn_of_overlap
 from fastlt.messages import listed
 
 
@@ -55,6 +55,8 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
         for split, what in SPLITS.items()
         if (source := getattr(sources, split))
     }
+    for what, paths in splits.items():
+        warn_of_overlap(targets, paths, f"{what} images")
     folder = catalog.path.with_name(f"{catalog.path.stem}_embeddings")
     workers = available_cores() if options.workers is None else options.workers
     with open_embeddings(folder, encoder) as store:

@@ -152,7 +152,9 @@ def summary(catalog: Catalog, judgment: Judgment) -> str:
     """What became of the images, for a terminal."""
     lines = [f"{len(judgment.ids):,} images, {judgment.encoder}; {judgment.thresholds()}"]
     lines += [f"{number:>10,}  {reason}" for reason, number in judgment.counts().items()]
-    if judgment.labels:
+    if judgment.labels and len(set(judgment.categories.tolist())) == 1:
+        lines.append("warning: all images are of one category, so that no label could be judged by the others")
+    elif judgment.labels:
         lines.append(_label_line(judgment.labels))
     if judgment.found_pairs:
         categories = len({category for category, _ in judgment.found_pairs})

@@ -119,11 +119,10 @@ def _read(source: Path) -> list[Entry]:
         text = read_text(source, "class list")
         is_json = source.suffix.lower() == ".json" or text.lstrip()[:1] in ("{", "[")
         entries = list(_json_entries(source, text)) if is_json else text_entries(source, text)
-    numbers = [entry.count for entry in entries]
-    if (len(entries) > 1 and numbers == list(range(len(entries)))) or (
-        len(entries) > 2 and numbers == list(range(1, len(entries) + 1))
-    ):
-        print(f"{source}: {numbers[0]} to {numbers[-1]} are taken as labels, not as counts of images", flush=True)
+    numbers = [-1 if entry.count is None else entry.count for entry in entries]
+    from_0 = len(entries) > 1 and sorted(numbers) == list(range(len(entries)))
+    if from_0 or (len(entries) > 2 and numbers == list(range(1, len(entries) + 1))):
+        print(f"{source}: {min(numbers)} to {max(numbers)} are taken as labels, not as counts of images", flush=True)
         entries = [replace(entry, count=None, id=entry.count) for entry in entries]
     return [replace(entry, name=class_name(entry.name, str(source))) for entry in entries]
 

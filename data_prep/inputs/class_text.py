@@ -104,6 +104,8 @@ def _columns(source: Path, fields: list[str]) -> dict[str, int]:
         if (name := next((name for name in names if name in lower), None))
     }
     others = [place for place in range(len(fields)) if place not in at.values()]
+    if "name" not in at and not others and "id" in at:
+        at["name"] = at["id"]  # for counts of classes whose names another file has
     if "name" not in at and len(others) == 1:
         at["name"] = others[0]
     if "name" not in at:

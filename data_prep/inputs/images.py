@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,18 @@ class TargetImages:
     """Test images of the same classes."""
     images: OptionalFolder = None
     """The folder that the paths of split files are relative to."""
+
+
+def warn_of_overlap(training: Mapping[str, Sequence[ImageName]], held_out: Iterable[ImageName], what: str) -> None:
+    """Says where images to be judged by are trained on."""
+    trained = {str(image) for images in training.values() for image in images}
+    held = [str(image) for image in held_out]
+    if both := [image for image in held if image in trained]:
+        print(
+            f"warning: {len(both):,} of the {len(held):,} {what} are training images too, such as {both[0]}: nothing "
+            "that is measured on them holds",
+            flush=True,
+        )
 
 
 def read_class_images(

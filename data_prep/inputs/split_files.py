@@ -23,12 +23,25 @@ from fastlt.dataset.images import EXTENSIONS
 # How the columns of a list with a header may be called.
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "img", "image_path", "image_id")
 _LABELS = ("label", "labels", "class", "class_id", "classid", "category_id", "category", "target", "y")
-_SPLITS = ("split", "subset", "partition", "phase", "set")
-_SPLIT_NAMES = {
-    "train": ("train", "training", "trn"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "tst"),
+_SPLIT_COLUMNS = ("split", "subset", "partition", "phase", "set", "dataset", "usage")
+_SPLIT_OF = {
+    name: split
+    for split, names in {
+        "train": ("train", "training", "trn", "tr"),
+        "val": ("val", "valid", "validation", "dev", "publictest"),
+        "test": ("test", "testing", "tst", "privatetest"),
+    }.items()
+    for name in names
 }
+_FLAGS = {
+    "istrain": "train",
+    "istraining": "train",
+    "isvalid": "val",
+    "isval": "val",
+    "isvalidation": "val",
+    "istest": "test",
+}
+_TRUE, _FALSE = {"1", "true", "t", "yes"}, {"0", "false", "f", "no"}
 _ROW = re.compile(r"(?P<path>.+?)(?:\s*[,;\t]\s*|\s+)(?P<label>[\"']?\d[\d.]*[\"']?)")
 
 
@@ -109,10 +122,9 @@ def read_rows(file: Path, split: str = "train", tell: Callable[[str], object] = 
         if len(fields) != len(header.fields):
             raise ValueError(f"{file}:{number}: {line.strip()!r} has not the columns of the header.")
         table.append((number, line, fields))
-    lower = [field.lower() for field in header.fields]
-    named = next((lower.index(name) for name in _SPLITS if name in lower), None)
-    if named is not None and named not in at:
-        table = _of_split(file, split, header.fields[named], named, table, tell)
+    for column, name in enumerate(header.fields):
+        if column not in at:
+            table = _of_split(file, split, name, column, table, tell)
     return [_row_of(file, number, line, *(fields[column] for column in at)) for number, line, fields in table]
 
 
@@ -122,19 +134,37 @@ _Line = tuple[int, str, list[str]]
 def _of_split(
     file: Path, split: str, name: str, at: int, table: list[_Line], tell: Callable[[str], object]
 ) -> list[_Line]:
-    """The lines of a table that are of that split, by column `at`, whose name is `name`."""
+    """The lines of a table that are of that split, where column `at`, whose name is `name`, says so of each."""
     values = Counter(fields[at] for _, _, fields in table)
-    known = {value for names in _SPLIT_NAMES.values() for value in names}
-    if len(values) < 2 or (known.isdisjoint(map(str.lower, values)) and not all(map(str.isdecimal, values))):
+    split_of = {value: _split_of(_plain(name), _plain(value), split) for value in values}
+    found = set(split_of.values())
+    if len(values) < 2 or (found == {""} and not (_plain(name) in _SPLIT_COLUMNS and all(map(str.isdecimal, values)))):
         return table  # of something else
-    mine = [line for line in table if line[2][at].lower() in _SPLIT_NAMES[split]]
     said = ", ".join(f"{number:,} {value}" for value, number in values.most_common(5))
-    if not mine:
+    mine = [line for line in table if split_of[line[2][at]] == split]
+    if not mine or ("" in found and _plain(name) in _SPLIT_COLUMNS):
+        unclear = "none is" if not mine else "not all are of a known split, to find"
         raise ValueError(
-            f"{file}: its column {name} has {said}, and no {split}: give those rows in a file of their own."
+            f"{file}: of its column {name} ({said}) {unclear} {split}: give those rows in a file of their own."
         )
+    if "" in found:
+        return table
     tell(f"{file}: of its {name} ({said}) the {len(mine):,} of {split} are taken")
     return mine
+
+
+def _plain(text: str) -> str:
+    return "".join(c for c in text.lower() if c.isalnum())
+
+
+def _split_of(name: str, value: str, wanted: str) -> str:
+    """The split that a value stands for; "" where it stands for none."""
+    if name in _FLAGS and value in _TRUE | _FALSE:
+        if value in _TRUE:
+            return _FLAGS[name]
+        # What is not for training is held out, for whichever split is asked for.
+        return "train" if _FLAGS[name] != "train" else wanted if wanted != "train" else "test"
+    return _SPLIT_OF.get(value, "")
 
 
 def text_classes(file: Path, rows: list[Row]) -> dict[int | str, str]:
@@ -164,6 +194,8 @@ def _row(file: Path, number: int, line: str) -> Row:
 def _row_of(file: Path, number: int, line: str, path: str, label: str) -> Row:
     path, label = unquoted(path), unquoted(label)
     if not path or not re.fullmatch(r"[0-9]{1,9}(\.0+)?", label):
+        if path and label:
+            raise ValueError(f"{file}:{number}: the label {label!r} is no whole number, as labels of split files are.")
         raise ValueError(f"{file}:{number}: {line.strip()!r} is not a path followed by a space and a whole number.")
     return Row(f"{file}:{number}", path, int(label.partition(".")[0]))
 

@@ -136,7 +136,7 @@ def _fill(
     allowed = taken.needed if model.allow_missing is True else model.allow_missing
     if not filled or unfilled > allowed or (taken.beyond and model.allow_missing is not True):
         raise ValueError(f"{file} {_what_is_wrong(taken, model.name)}.")
-    if odd := [name for name, weight in taken.tensors.items() if not weight.isfinite().all()]:
+    if odd := [name for name, weight in taken.tensors.items() if not weight.float().isfinite().all()]:
         raise ValueError(f"{file} holds NaN or infinity in {listed(odd, 3)}: was its training one that diverged?")
     backbone.load_state_dict(taken.tensors, strict=False)
     tell(taken.said + (f"; as drawn: {listed(taken.unfilled, 3)}" if unfilled else ""))

@@ -126,7 +126,9 @@ def _with_tensors(content: Any, place: str = "", depth: int = 0) -> Iterator[tup
 
     if not isinstance(content, Mapping) or depth > 6:
         return
-    tensors = {name: _plain(value) for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {
+        name: _plain(value) for name, value in content.items() if isinstance(value, Tensor) and not value.is_meta
+    }
     if tensors and all(isinstance(name, str) for name in tensors):
         yield place, tensors
     for name, value in content.items():
@@ -136,6 +138,8 @@ def _with_tensors(content: Any, place: str = "", depth: int = 0) -> Iterator[tup
 
 def _plain(tensor: Tensor) -> Tensor:
     """With every value in its place: neither sparse nor quantized."""
+    from torch import strided
+
     tensor = tensor.detach()
     tensor = tensor.dequantize() if tensor.is_quantized else tensor
-    return tensor.to_dense() if tensor.is_sparse or tensor.is_sparse_csr else tensor
+    return tensor if tensor.layout is strided else tensor.to_dense()

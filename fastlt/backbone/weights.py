@@ -16,7 +16,19 @@ from fastlt.messages import listed
 Tensors = dict[str, Tensor]
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGES = {"ema", "teacher"}
-_SECOND = {"student", "momentum", "target", "k", "key"}  # as in momentum_encoder and encoder_k
+_SECOND = {
+    "student",
+    "momentum",
+    "target",
+    "k",
+    "key",
+    "initial",
+    "init",
+    "grad",
+    "grads",
+    "gradients",
+    "last",
+}  # as in momentum_encoder and encoder_k
 _HEAD = re.compile(r"(^|\.)(\w*head\w*|fc\d*|classifier|last_linear|project\w*|predict\w*|prototypes?)\.")
 _DECODER = re.compile(r"(^|\.)(decoder\w*|mask_token)")
 
@@ -89,16 +101,17 @@ def weights_for(backbone: nn.Module, file: Path, to_timm: Callable[[Tensors], Te
     tried = [(network, _renamed(named, to_timm)) for network in networks for named in _spellings(network, backbone)]
 
     def unfilled(weights: Tensors) -> list[str]:
-        return [name for name in needed if name not in weights or weights[name].shape != state[name].shape]
+        return [name for name in needed if name not in weights or not _fits(weights[name], state[name])]
 
     network, weights = min(tried, key=lambda one: (len(unfilled(one[1])), one[0].rank))
-    fitting = {n: w for n, w in weights.items() if n in state and w.shape == state[n].shape}
+    fitting = {n: w for n, w in weights.items() if n in state and _fits(w, state[n])}
     left_out = _left_out(network, fitting, networks, _classifiers(backbone))
     missing = [_unlike(name, weights, state) for name in unfilled(weights)]
     where = f" ({network})" if str(network) else ""
     said = f"{len(needed) - len(missing)} of the backbone's {len(needed)} tensors taken from {file}{where}"
-    kinds = {_kind(name) for name in state}
-    beyond = [name for name in weights if name not in state and _kind(name) in kinds]
+    kinds, layers = {_kind(name) for name in state}, {layer for name in state for layer in _layers(name)}
+    others = [name for name, weight in weights.items() if name not in state and weight.is_floating_point()]
+    beyond = [name for name in others if _kind(name) in kinds or layers & _layers(name)]
     return Taken(fitting, len(needed), missing, beyond, f"{said}; left out: {left_out or 'nothing'}")
 
 
@@ -134,6 +147,17 @@ def _renamed(tensors: Tensors, to_timm: Callable[[Tensors], Tensors]) -> Tensors
     return {name: weight for name, weight in renamed.items() if isinstance(weight, Tensor)}
 
 
+def _fits(weight: Tensor, place: Tensor) -> bool:
+    """Quantized weights are whole numbers, and their scales lie elsewhere."""
+    return weight.shape == place.shape and weight.is_floating_point() == place.is_floating_point()
+
+
+def _layers(name: str) -> set[str]:
+    """The modules around a tensor that are one of several: layer1.0 of layer1.0.conv1.weight."""
+    parts = name.split(".")[:-1]
+    return {".".join(parts[: at + 1]) for at, part in enumerate(parts) if part.isdecimal() and at}
+
+
 def _kind(name: str) -> str:
     """What the same tensor of every layer is called."""
     return re.sub(r"\d+", "N", name)
@@ -142,6 +166,8 @@ def _kind(name: str) -> str:
 def _unlike(name: str, weights: Tensors, state: Tensors) -> str:
     if name not in weights:
         return name
+    if weights[name].shape == state[name].shape:
+        return f"{name} ({weights[name].dtype} in the file, {state[name].dtype} in the model)".replace("torch.", "")
     return f"{name} ({list(weights[name].shape)} in the file, {list(state[name].shape)} in the model)"
 
 

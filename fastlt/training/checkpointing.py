@@ -134,6 +134,8 @@ def _damage(checkpoint: Path) -> str:
             read_progress(checkpoint)
     except FileNotFoundError:
         return f"it has no {_PROGRESS}"
+    except OSError as error:
+        return f"{_PROGRESS} cannot be read: {error.strerror}"
     except (ValueError, TypeError, KeyError):
         return f"{_PROGRESS} is not as it was written"
     if not is_ours:

@@ -244,6 +244,20 @@ def test_tensors_are_read_as_what_they_stand_for(tmp_path):
         assert torch.equal(backbone.state_dict()[name], value)
 
 
+def test_whole_numbers_are_no_weights(tmp_path):
+    """As bitsandbytes leaves them, with their scales somewhere else."""
+    right = weights_of(SMALL_RESNET, 1)
+    name = next(name for name, weight in right.items() if weight.dim() == 4)
+    save_file(right | {name: (right[name] * 100).to(torch.int8)}, tmp_path / "f.safetensors")
+    assert f"and not {name} (int8 in the file, float32 in the model)" in fails(SMALL_RESNET, tmp_path / "f.safetensors")
+
+
+def test_a_model_that_has_more_in_its_layers_is_another_one(tmp_path):
+    """Squeeze and excitation: without its gates, the weights mean something else."""
+    torch.save(weights_of({"name": "seresnet18", "arguments": {}}, 1), tmp_path / "f.pth")
+    assert "but it has more such, layer1.0.se." in fails({"name": "resnet18", "arguments": {}}, tmp_path / "f.pth")
+
+
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(odd, tmp_path):
     right = weights_of(SMALL_RESNET, 1)

@@ -6,6 +6,7 @@ Where that leaves a choice, people are asked.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -59,7 +60,7 @@ _EPITHET = re.compile(r"[a-z]+(-[a-z]+)*")
 _PATH = re.compile(r"\S*[/\\]\S*\.\w{2,5}|.*\.(jpe?g|png|webp|gif|bmp|tiff?)", re.IGNORECASE)
 # Columns that hold no labels, however often their values come again.
 _OTHER = re.compile(
-    r"text|alt|alttext|comments?|notes?|tags?|keywords?|.*caption.*|.*description.*|.+title|prompt|query|set|index|row|"
+    r"text|alt|alttext|comments?|notes?|.*caption.*|.*description.*|.+title|prompt|set|index|row|"
     r".*date|.*time|.*timestamp|created|modified|(created|updated|modified|submitted|added|observed|taken)?at|year|month|day|mimetype|file|filename|filetype|mediatype|"
     r"extension|format|language|lang|locale|country.*|placeguess|lat|latitude|lon|lng|longitude|"
     r"decimal.*|split|subset|partition|fold|dataset.*|nsfw|exif.*|quality.*|.*grade|publisher|contributor|creator|author|"
@@ -134,6 +135,9 @@ def choose(table: Table, asked: Asked) -> Columns:
     """
     rows = table.sample()
     chosen = {field.name: _asked_for(table, getattr(asked, field.name), field.name) for field in fields(Asked)}
+    twice = [name for name, times in Counter(filter(None, chosen.values())).items() if times > 1]
+    if twice:
+        raise ValueError(f"{table.file}: column {twice[0]!r} is named for two things.")
     url = chosen["url"] or _url_column(table, rows)
     found = {what: name for what, name in chosen.items() if what != "url"}
     taken = {*url.split("+"), *filter(None, found.values())}
@@ -235,7 +239,9 @@ def _label_column(table: Table, rows: Sequence[dict[str, Any]], taken: set[str])
             raise ValueError(f"{table.file}: which column holds the labels, {either}? Say so with --label-column.")
         if found:
             return found[0]
-    labels = [name for name in named if re.fullmatch(r".*(label|class|category|species)", _plain(name))]
+    labels = [
+        name for name in named if re.fullmatch(r"(?!super|sub|parent).*(label|class|category|species)", _plain(name))
+    ]
     if len(labels) == 1:
         return labels[0]
     if ids := [name for name in free if rows and all(_SYNSET_ID.fullmatch(as_text(c)) for c in _cells(rows, name))]:
@@ -316,6 +322,7 @@ def _cells(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
 
 
 def _plain(name: str) -> str:
+    name = re.sub(r" \(\d+\)$", "", name)  # one of several with that name
     return "".join(c for c in name.rpartition(":")[2].casefold() if c.isalnum())
 
 

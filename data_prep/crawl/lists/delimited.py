@@ -15,8 +15,10 @@ from fastlt.data_prep.crawl.lists.table import SAMPLE, Row, Table
 from fastlt.data_prep.crawl.lists.text_file import as_unicode, suffixes, text_lines
 
 _MAX_OPEN_LINES = 100  # of one quoted value
+_MAX_PREAMBLE = 10  # lines
 _OTHER_WIDTH = "with more or fewer values than the first line has"
 _DELIMITERS = ("\t", ",", ";", "|")
+_SPACES = "  "  # any number of them, where " " is the one between a URL and what else its line has
 csv.field_size_limit(2**31 - 1)  # polygons and captions are long
 
 
@@ -32,7 +34,7 @@ class DelimitedTable(Table):
         self._encoding = encoding
         with text_lines(file, encoding) as lines:
             numbered = list(islice((line for line in enumerate(lines, 1) if line[1].strip()), SAMPLE))
-        self._comments = _comments(numbered)
+        self._comments = _comments(numbered) or _preamble(numbered)
         named = numbered[len(self._comments) :][:1]
         excel = re.match(r"sep=(.)\s*$", named[0][1]) if named else None  # Excel's first line
         self._skipped = named[0][0] if excel else max(self._comments, default=0)
@@ -57,7 +59,7 @@ class DelimitedTable(Table):
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         yield from self._rows()
         for number in self._comments:
-            self.tell("before the list that begin with #, left out", number)
+            self.tell("before the list, left out", number)
 
     def _rows(self) -> Iterator[Row]:
         width, header = len(self.names), self.has_header
@@ -108,7 +110,8 @@ class DelimitedTable(Table):
                 if item is None:
                     return None
                 ahead.append(item)
-            if has_url and self._is_row(ahead[more][1], width):
+            # A line with the quote that ends a value may look like a row as well.
+            if (has_url or '"' not in ahead[more][1]) and self._is_row(ahead[more][1], width):
                 return None
             text += ahead[more][1]
             if '"' not in ahead[more][1]:
@@ -131,7 +134,7 @@ class DelimitedTable(Table):
 def _quoted_fields(text: str, delimiter: str) -> list[str] | None:
     """The fields of a record with quotes as CSV has them; None where they are something else."""
     text = text.rstrip("\r\n")
-    if delimiter in ("", " ") or '"' not in text:
+    if delimiter in ("", " ", _SPACES) or '"' not in text:
         return _plain_fields(text, delimiter)
     try:
         records = _csv_records(text, delimiter)
@@ -158,6 +161,8 @@ def _plain_fields(text: str, delimiter: str) -> list[str]:
     text = text.rstrip("\r\n")
     if not delimiter:
         return [text.strip()]
+    if delimiter == _SPACES:
+        return text.split()
     if delimiter == " ":  # one URL and something before or after it
         parts = text.split(None, 1) if is_url(text.split(None, 1)[0]) else text.rsplit(None, 1)
         return [part.strip() for part in parts]
@@ -181,11 +186,24 @@ def _comments(lines: list[tuple[int, str]]) -> list[int]:
     return [number for number, _ in comments]
 
 
+def _preamble(lines: list[tuple[int, str]]) -> list[int]:
+    """The numbers of the first lines where these say something of the table that begins behind them."""
+    for delimiter in _DELIMITERS:
+        widths = [len(_fields(line, delimiter)) for _, line in lines]
+        width = max(widths, key=widths.count, default=1)
+        start = widths.index(width) if widths else 0
+        prose = set(widths[:start]) == {1} and not any(_holds_url(line, delimiter) for _, line in lines[:start])
+        if width > 1 and 0 < start <= _MAX_PREAMBLE and prose and widths.count(width) >= 0.9 * len(widths[start:]):
+            return [number for number, _ in lines[:start]]
+    return []
+
+
 def _names_rows(lines: list[str], delimiter: str, width: int) -> bool:
     """Whether most lines have just one value more than there are names, in front."""
     rows = [_fields(line, delimiter) for line in lines]
-    longer = [row for row in rows if len(row) == width + 1 and row[-1] and not is_url(row[0])]
-    return width > 1 and len(longer) > len(rows) / 2 and any(any(map(is_url, row)) for row in longer)
+    longer = [row for row in rows if len(row) == width + 1 and row[-1] and sum(map(is_url, row[1:])) == 1]
+    named = len({row[0] for row in longer}) == len(longer)
+    return width > 1 and named and len(longer) > len(rows) / 2
 
 
 def _holds_url(line: str, delimiter: str) -> bool:
@@ -194,7 +212,7 @@ def _holds_url(line: str, delimiter: str) -> bool:
 
 def _delimiter(head: list[str], file: Path) -> str:
     """What stands between the values of the first lines; "" for one value a line."""
-    one_a_line = suffixes(file).isdisjoint({".csv", ".tsv"}) and all(is_url(line) for line in head if "\t" not in line)
+    one_a_line = suffixes(file).isdisjoint({".csv", ".tsv"}) and all(is_url(line.partition("\t")[0]) for line in head)
     if one_a_line and (glued := _glued(head)):
         return glued
     best, most = "", 0.0
@@ -208,11 +226,25 @@ def _delimiter(head: list[str], file: Path) -> str:
         if not head or is_url(head[0]) or len(head[0].split()) != 2 or _SPACED.fullmatch(head[0].strip())
         else head[1:]
     )
+    if not best and not one_a_line and _is_spaced_table(head):
+        return _SPACES
     spaced = [_SPACED.fullmatch(line.strip()) for line in body]
     return best or (" " if body and all(spaced) and not one_a_line else "")
 
 
-_SPACED = re.compile(r"\S+\s+https?://\S+|https?://\S+\s+\S.*")
+_SPACED = re.compile(r"\S.*?\s+https?://\S+|https?://\S+\s+\S.*")
+
+
+def _is_spaced_table(head: list[str]) -> bool:
+    """Whether spaces make columns, and not only a URL and the words before or behind it."""
+    rows = [line.split() for line in head]
+    body = rows[1:] if rows and not any(map(is_url, rows[0])) else rows
+    width = len(body[0]) if body else 0
+    if width < 3 or any(len(row) != width for row in rows):
+        return False
+    urls = [at for at in range(width) if all(is_url(row[at]) for row in body)]
+    # Words may stand before a URL; then they are no numbers.
+    return bool(urls) and 0 not in urls and (urls != [width - 1] or all(any(map(str.isdigit, row[0])) for row in body))
 
 
 def _glued(head: list[str]) -> str:
@@ -229,6 +261,8 @@ def _glued(head: list[str]) -> str:
 def _is_labeled(line: str, delimiter: str) -> bool:
     url, _, label = line.partition(delimiter)
     label = label.strip()
+    if not is_url(url):
+        return False
     ends = ends_as_image(url) or delimiter == " " or bool(_WORDS.fullmatch(label))
     return bool(label) and not is_url(label) and ends
 

@@ -92,9 +92,12 @@ def _records_in(value: Any) -> list[Any]:
     if of_urls and not any(_COLUMN_OF_URLS.search(name) for name in value):
         return [{"label": label, "url": url} for label, urls in value.items() for url in urls]
     if all(isinstance(item, dict) for item in inner):
-        by_row = any(is_url(cell) for cell in inner[0].values()) and len({*map(frozenset, inner)}) == 1
-        if by_row and sum(is_url(cell) for cell in inner[0].values()) < len(inner[0]):
+        with_url = [item for item in inner if any(map(is_url, item.values()))]
+        all_urls = all(all(map(is_url, item.values())) for item in with_url)
+        if 2 * len(with_url) > len(inner) and (not all_urls or all(map(str.isdecimal, value))):
             return inner  # {row: {column: value}}
+        if not with_url:
+            return max(map(_records_in, inner), key=len)  # {"data": {"items": [...]}}
         keys = dict.fromkeys(key for item in inner for key in item)
         return [{name: column.get(key) for name, column in value.items()} for key in keys]  # {column: {row: value}}
     if (
@@ -107,7 +110,17 @@ def _records_in(value: Any) -> list[Any]:
         return [{"url": key, "label": item} for key, item in value.items()]
     if all(is_url(item) for item in inner):
         return [{"label": key, "url": item} for key, item in value.items()]
-    return max((item for item in inner if isinstance(item, list)), key=len, default=[])
+    lists = {name: item for name, item in value.items() if isinstance(item, list) and item}
+    holding = {name: item for name, item in lists.items() if any(map(_has_url, item))}
+    if len(holding) > 1:
+        what = "split" if all(name.lower() in _SPLITS for name in holding) else "category"
+        return [{what: name} | row if isinstance(row, dict) else row for name, rows in holding.items() for row in rows]
+    found = [*(holding or lists).values(), *(_records_in(item) for item in inner if isinstance(item, dict))]
+    return max(found, key=len, default=[])
+
+
+def _has_url(record: Any) -> bool:
+    return isinstance(record, dict) and any(map(is_url, record.values()))
 
 
 def _of_coco(value: dict[str, Any]) -> list[Any]:
@@ -134,4 +147,5 @@ def _of_coco(value: dict[str, Any]) -> list[Any]:
 _COLUMN_OF_URLS = re.compile(
     r"ur[li]|link|href|src|^(images?|img|photos?|pictures?|page|thumbnails?|source)$", re.IGNORECASE
 )
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _COCO_URLS = ("coco_url", "url", "image_url", "flickr_url")

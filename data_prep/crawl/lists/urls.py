@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import os
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from fastlt.data_prep.crawl.lists.table import NoListError, Table
 from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
 from fastlt.data_prep.crawl.sources.licenses import normalize
 from fastlt.data_prep.names import clean_title, normalized
-from fastlt.messages import one_line
+from fastlt.messages import listed, one_line
 
 BATCH = 4096  # URLs
 ONE_CATEGORY = "all"  # of a list without labels
@@ -38,13 +39,13 @@ _SEVERAL_LABELS = "with several labels, of which the first counts"
 
 @dataclass(frozen=True)
 class ListedUrl:
-    """One URL. The license is as `licenses.normalize` has it, or else as the list says."""
+    """One URL. The license is as `licenses.normalize` has it, or else as the list says; None where it has no column."""
 
     url: str
     label: str = ""
-    license: str = ""
-    attribution: str = ""
-    page: str = ""
+    license: str | None = None
+    attribution: str | None = None
+    page: str | None = None
 
 
 class UrlList:
@@ -84,8 +85,8 @@ class UrlList:
         found = 0
         tables = self._tables()  # questions come before anything is taken
         for table in tables:
-            for listed in self._urls(table):
-                batch.append(listed)
+            for url in self._urls(table):
+                batch.append(url)
                 found += 1
                 if len(batch) == BATCH:
                     yield batch
@@ -107,7 +108,25 @@ class UrlList:
         if refused and not tables:
             raise refused[0]
         self._no_lists = list(map(str, refused))
+        self._ask_for_labels(tables)
         return tables
+
+    def _ask_for_labels(self, tables: Sequence[Table]) -> None:
+        """A folder of lists without labels, each called otherwise, may have its labels in their names."""
+        chosen = [self.columns[table.file] for table in tables if table.file in self.columns]
+        files = [table.file for table in tables]
+        names = [file.parent.name if len({f.stem for f in files}) == 1 else file.stem for file in files]
+        several = len(names) > 1 and len({re.sub(r"[\W\d_]+", "", name) for name in names}) == len(names)
+        if (
+            self.asked.label is None
+            and self._asked_before.label is None
+            and several
+            and not any(c.label for c in chosen)
+        ):
+            raise ValueError(
+                f"{self.path}: are the names of these lists the labels, {' or '.join(names[:2])}? Then write them "
+                "into a column; or say with --label-column none that all images are of one category."
+            )
 
     def _open(self, file: Path) -> Table:
         with _readable(file):
@@ -141,13 +160,10 @@ class UrlList:
             self._first.setdefault(
                 other, f"{table.unit} {number} of {table.file.name}: {_short(columns.url_cell(row))}"
             )
-        license = as_text(row.get(columns.license))
-        page = as_text(row.get(columns.page))
-        about = (
-            label_of(columns.label_cell(row)),
-            normalize(license) or license,
-            as_text(row.get(columns.attribution)),
+        license, attribution, page = (
+            as_text(row.get(name)) if name else None for name in (columns.license, columns.attribution, columns.page)
         )
+        about = (label_of(columns.label_cell(row)), license and (normalize(license) or license), attribution)
         labels = row.get(columns.label)
         if urls and columns.label and not about[0]:
             self._odd[_NO_LABEL] += 1
@@ -158,7 +174,7 @@ class UrlList:
         for url in urls:
             usual = as_inaturalist_has_it(url)
             self._resized += usual != url
-            yield ListedUrl(usual, *about, page or page_of(url))
+            yield ListedUrl(usual, *about, page or page_of(url) or page)
 
     def _note_odd(self, table: Table) -> None:
         for what, number in table.told.items():
@@ -211,7 +227,8 @@ def _files(path: Path) -> tuple[list[Path], Counter[str]]:
     if path.is_file():
         return [path], Counter()
     if not path.is_dir():
-        raise ValueError(f"there is no list of URLs at {path}.")
+        is_url = re.match(r"https?:/", str(path))
+        raise ValueError(f"there is no list of URLs at {path}{': download it first' if is_url else ''}.")
     below = sorted(_files_below(path))
     # Beside Parquet files lie those that say how they were made.
     files = [file for file in below if _ending(file) == ".parquet"]
@@ -268,7 +285,7 @@ def add_urls(catalog: Catalog, path: Path, asked: Asked | None = None) -> Added:
     named = {what: name if name is not None else getattr(before, what) for what, name in asdict(asked).items()}
     read_as = json.dumps([_READ_AS, stamps, named])
     if known and known["read_as"] == read_as:
-        return Added(0, 0, [f"{path}: not changed since it was read"])
+        return Added(0, 0, [f"{path}: not changed since it was read{_said(named, ', with ')}"])
     entering: _Entering | None = None
     for batch in urls:
         with catalog.transaction():  # a list that is refused leaves nothing
@@ -279,9 +296,18 @@ def add_urls(catalog: Catalog, path: Path, asked: Asked | None = None) -> Added:
         entering.leave_out_the_rest()
         catalog.remove_empty_categories()
         catalog.end_list(entering.number, json.dumps(named), read_as)
-    return Added(
-        entering.counts["new"], entering.counts["changed"], [*urls.summary(), *urls.remarks(), *entering.remarks()]
-    )
+    lines = [*urls.summary(), *urls.remarks(), *entering.remarks()]
+    if not any(columns.license for columns in urls.columns.values()):
+        lines.append("no column says under which licenses the images are")
+    if said := _said(asdict(before), "as before for this list: "):
+        lines.append(said)
+    return Added(entering.counts["new"], entering.counts["changed"], lines)
+
+
+def _said(named: dict[str, str | None], introduction: str) -> str:
+    """The options that named columns."""
+    said = ", ".join(f"--{what}-column {name}" for what, name in named.items() if name is not None)
+    return f"{introduction}{said}" if said else ""
 
 
 class _Entering:
@@ -291,22 +317,23 @@ class _Entering:
         self._catalog, self.number = catalog, number
         self._categories: dict[str, int] = {}  # by label
         self._labels: dict[int, list[str]] = {}
+        self._reopened: list[str] = []
         self.counts: Counter[str] = Counter()
         self._entered = bytearray()  # by id, 1 for those of this list
 
     def add(self, batch: Sequence[ListedUrl]) -> None:
         first: dict[str, ListedUrl] = {}
-        for listed in batch:
-            first.setdefault(listed.url, listed)
+        for row in batch:
+            first.setdefault(row.url, row)
         self.counts["repeated"] += len(batch) - len(first)
         entered = []
-        for listed in first.values():
-            known = self._catalog.candidate_of_url(listed.url)
+        for row in first.values():
+            known = self._catalog.candidate_of_url(row.url)
             if known is not None and known < len(self._entered) and self._entered[known]:
                 self.counts["repeated"] += 1
                 continue
-            about = (host_of(URL(listed.url)), "list", listed.page, listed.license, listed.attribution)
-            candidate = Candidate(self._category(listed.label), listed.url, *about)
+            about = (host_of(URL(row.url)), "list", row.page, row.license, row.attribution)
+            candidate = Candidate(self._category(row.label), row.url, *about)
             at, what = self._catalog.enter_candidate(candidate, self.number)
             self.counts[what] += 1
             self._entered.extend(bytes(max(0, at + 1 - len(self._entered))))
@@ -323,6 +350,8 @@ class _Entering:
         if label not in self._categories:
             title = clean_title(label) or label or ONE_CATEGORY  # some labels have no letters
             category = self._catalog.add_category(normalized(label) or title, title)
+            if self._catalog.keep_category(category):
+                self._reopened.append(title)
             self._categories[label] = category
             self._labels.setdefault(category, []).append(label)
         return self._categories[label]
@@ -335,8 +364,17 @@ class _Entering:
             shown = "; ".join(" = ".join(map(repr, labels[:_MAX_NAMED])) for labels in same[:_MAX_NAMED])
             number = "1 category stands" if len(same) == 1 else f"{len(same):,} categories stand"
             lines.append(f"{number} under several labels: {shown}")
+        titles = list(dict.fromkeys(label or ONE_CATEGORY for label in self._categories))
+        if titles == [ONE_CATEGORY]:
+            lines.append(f"all of it is one category, {ONE_CATEGORY!r}: --label-column names a column of labels")
+        else:
+            lines.append(f"{'1 category' if len(titles) == 1 else f'{len(titles):,} categories'}: {listed(titles, 3)}")
         if repeated := self.counts["repeated"]:
             lines.append(f"{_number(repeated, 'row')} with a URL that stood before, whose first row counts")
+        if self._reopened:
+            lines.append(
+                f"categories that were rejected before, taken in as the list has them: {listed(self._reopened)}"
+            )
         if self.counts["changed"] and self._catalog.has_images():
             lines.append("shards keep what was said of their images when they were written; the catalog has what holds")
         if gone := self.counts["gone"]:

@@ -78,7 +78,7 @@ def allowed(families: Iterable[str] | None) -> frozenset[str]:
     """
     chosen = frozenset(FAMILIES if families is None else families)
     if unknown := sorted(chosen.difference(FAMILIES)):
-        raise ValueError(f"license {unknown[0]!r} is unknown: choose from {', '.join(FAMILIES)}.")
+        raise ValueError(f"license {unknown[0]!r} is unknown: choose from {', '.join(FAMILIES)}, or any.")
     if not chosen:
         raise ValueError(f"no license is allowed, so no image is: choose from {', '.join(FAMILIES)}.")
     return chosen

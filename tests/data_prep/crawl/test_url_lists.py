@@ -6,6 +6,7 @@ import json
 import lzma
 import os
 import tracemalloc
+from dataclasses import astuple
 from decimal import Decimal
 from urllib.parse import unquote
 
@@ -176,7 +177,7 @@ def test_broken_files(tmp_path):
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
 def test_large_lists_are_read_piece_by_piece(tmp_path, kind):
-    number = 10 * BATCH + 1
+    number = (10 if kind == "parquet" else 3) * BATCH + 1
     path = tmp_path / f"list.{kind}"
     names = [f"https://a.example/{i:0200}.jpg" for i in range(number)]
     if kind == "parquet":  # in one row group, which is as bad as it gets
@@ -192,7 +193,7 @@ def test_large_lists_are_read_piece_by_piece(tmp_path, kind):
     if kind == "csv":
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert sizes == [BATCH] * 10 + [1]
+    assert sizes == [BATCH] * (number // BATCH) + [1]
     assert 0 < most < number * 200 * (0.4 if kind == "parquet" else 1)
 
 
@@ -251,7 +252,8 @@ PUBLISHED = [
 def test_lists_as_they_are_published(tmp_path, name, content, read, choice, encoding):
     (tmp_path / name).write_bytes(content.encode(encoding))
     urls = UrlList(tmp_path / name)
-    assert [row for batch in urls for row in batch] == [ListedUrl(*values) for values in read]
+    found = [tuple(said or "" for said in astuple(row)) for batch in urls for row in batch]
+    assert found == [(*values, *[""] * (5 - len(values))) for values in read]
     assert urls.summary()[0].endswith(f"; {choice}")
     without = sum(len(values) < 2 or not values[1] for values in read) if ", label=" in f", {choice}" else 0
     assert len(urls.remarks()) == bool(without)
@@ -505,7 +507,7 @@ def test_comments_before_a_list(tmp_path):
     (tmp_path / "a.csv").write_text(f"# from a museum, 2020\n# by Ann\n\nurl,label\n{U1},cat\n{U2},dog\n")
     urls = UrlList(tmp_path / "a.csv")
     assert [row for batch in urls for row in batch] == [ListedUrl(U1, "cat"), ListedUrl(U2, "dog")]
-    assert urls.remarks() == ["2 lines before the list that begin with #, left out (line 1 of a.csv)"]
+    assert urls.remarks() == ["2 lines before the list, left out (line 1 of a.csv)"]
     (tmp_path / "b.csv").write_text(f"#url,label\n{U1},cat\n{U2},dog\n")
     assert rows(tmp_path / "b.csv") == [ListedUrl(U1, "cat"), ListedUrl(U2, "dog")]
 
@@ -639,6 +641,89 @@ def test_every_shared_list_is_read_or_asked_about():
         assert sum(map(len, urls)) == number, name
         assert urls.summary()[0].partition("; ")[2] == columns
         assert not urls.left_out
+
+
+MANY = [(IMAGE.format(i), f"Parus major {i % 3}") for i in range(12)]
+
+
+@pytest.mark.parametrize("name", ["multimedia.txt", "photos.tab", "part.tsv000", "list", "list.csv"])
+@pytest.mark.parametrize("first", ["url", "label"])
+def test_tabs_whatever_a_list_is_called(tmp_path, name, first):
+    order = (0, 1) if first == "url" else (1, 0)
+    lines = [("url", "label"), *MANY]
+    (tmp_path / name).write_text("".join("\t".join(line[at] for at in order) + "\tBob Smith\n" for line in lines))
+    assert rows(tmp_path / name) == [ListedUrl(*values) for values in MANY]
+
+
+def test_columns_made_by_spaces(tmp_path):
+    box = [f"{i:06d} {url} 57.22 41.97 165.66" for i, (url, _) in enumerate(MANY)]
+    (tmp_path / "n001.txt").write_text("\n".join(box) + "\n")
+    assert rows(tmp_path / "n001.txt") == [ListedUrl(url) for url, _ in MANY]
+    named = [f"{i} {url} cat{i % 2}" for i, (url, _) in enumerate(MANY)]
+    (tmp_path / "list.txt").write_text("\n".join(["id url label", *named]) + "\n")
+    assert rows(tmp_path / "list.txt") == [ListedUrl(url, f"cat{i % 2}") for i, (url, _) in enumerate(MANY)]
+    words = [f"great gray owl{'s' * (i % 2)}  {url}" for i, (url, _) in enumerate(MANY)]
+    (tmp_path / "list.txt").write_text("\n".join(words) + "\n")
+    assert rows(tmp_path / "list.txt", "2", "1")[:2] == [
+        ListedUrl(MANY[0][0], "great gray owl"), ListedUrl(MANY[1][0], "great gray owls"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        ({name: [{"url": IMAGE.format(f"{name}{i}")} for i in range(4)] for name in ("cat", "dog")}, {"cat", "dog"}),
+        ({"train": [{"url": IMAGE.format(i), "label": "cat"} for i in range(6)],
+          "val": [{"url": IMAGE.format(i), "label": "dog"} for i in range(6, 8)]}, {"cat", "dog"}),
+        ({str(i): {"url": IMAGE.format(i)} | ({"label": "cat"} if i else {}) for i in range(8)}, {"", "cat"}),
+        ({str(i): {"url": IMAGE.format(i)} for i in range(8)}, {""}),
+        ({"data": {"items": [{"url": IMAGE.format(i), "label": "cat"} for i in range(8)]}}, {"cat"}),
+        ({"status": "ok", "data": {"items": [{"url": IMAGE.format(i), "label": "cat"} for i in range(8)]}}, {"cat"}),
+    ],
+)  # fmt: skip
+def test_no_record_of_a_json_file_is_lost(tmp_path, content, labels):
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    found = rows(tmp_path / "list.json")
+    assert (len({row.url for row in found}), {row.label for row in found}) == (8, labels)
+
+
+def test_a_quote_without_a_url_swallows_no_rows(tmp_path):
+    good = [f"{url},nice,cat" for url, _ in MANY]
+    lines = ["url,caption,label", *good[:3], ',"unclosed,cat', *good[3:], 'https://a.example/x.jpg,nail 5",cat']
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    assert [row.url for row in rows(tmp_path / "list.csv")] == [url for url, _ in MANY] + ["https://a.example/x.jpg"]
+
+
+def test_what_stands_before_a_table_is_left_out(tmp_path):
+    lines = ["Exported 2020-01-01", "by Ann", "", "url,label", *(",".join(row) for row in MANY)]
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    assert rows(tmp_path / "list.csv") == [ListedUrl(*row) for row in MANY]
+
+
+def test_more_urls_than_names_are_no_names_of_rows(tmp_path):
+    lines = ["label,urls", *(f"cat,{IMAGE.format(i)},{IMAGE.format(i + 100)}" for i in range(9))]
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    urls = UrlList(tmp_path / "list.csv")
+    assert [row for batch in urls for row in batch] == [ListedUrl(IMAGE.format(i), "cat") for i in range(9)]
+    assert "9 lines with more or fewer values than the first line has (line 2 of list.csv)" in urls.remarks()
+
+
+@pytest.mark.parametrize(
+    ("header", "values"),
+    [("url,supercategory,name", "{},animal,cat{}"), ("label,url,label", "x{1},{0},y{1}"), ("url,keyword", "{},cat{}")],
+)
+def test_columns_that_may_be_another_are_asked_about(tmp_path, header, values):
+    lines = [values.format(url, i % 3) for i, (url, _) in enumerate(MANY)]
+    (tmp_path / "list.csv").write_text("\n".join([header, *lines]) + "\n")
+    assert "Say so with --label-column" in refusal(tmp_path / "list.csv")
+
+
+def test_a_list_for_each_class_is_asked_about(tmp_path):
+    (tmp_path / "lists").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / "lists" / f"{name}.txt").write_text(f"https://a.example/{name}.jpg\n")
+    assert "are the names of these lists the labels, cat or dog?" in refusal(tmp_path / "lists")
+    assert len(rows(tmp_path / "lists", None, "none")) == 2
 
 
 def test_urls_in_angle_brackets(tmp_path):

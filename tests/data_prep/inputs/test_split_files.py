@@ -218,8 +218,31 @@ def test_a_column_of_splits_says_which_rows_are_meant(lists, capsys):
     assert f"{lists.val}: of its split (6 Train, 3 valid) the 3 of val are taken" in said
     for file in (lists.train, lists.val):
         file.write_text("path,label,split\n" + text.replace("Train", "0").replace("valid", "1"))
-    with pytest.raises(ValueError, match="its column split has 6 0, 3 1, and no train: give those rows in a file"):
+    with pytest.raises(ValueError, match=r"of its column split \(6 0, 3 1\) none is train: give those rows in a file"):
         read_inputs(lists)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "val"),
+    [("is_valid", "False", "True"), ("is_train", "1", "0"), ("data set", "train", "valid"), ("fold", "training", "dev"),
+     ("Usage", "Training", "PublicTest")],
+)  # fmt: skip
+def test_splits_are_known_by_what_a_column_holds(lists, name, train, val):
+    text = f"path,label,{name}\n"
+    before = read_inputs(lists).splits
+    for file, value in ((lists.train, train), (lists.val, val)):
+        text += re.sub(r"(.*) (\d+)\n", rf"\1,\2,{value}\n", file.read_text())
+    for file in (lists.train, lists.val):
+        file.write_text(text)
+    assert read_inputs(lists).splits == before
+
+
+def test_images_that_are_trained_on_and_judged_by_are_told(lists, capsys):
+    read_inputs(lists)
+    assert "training images too" not in capsys.readouterr().out
+    lists.val.write_text(lists.val.read_text() + lists.train.read_text().splitlines()[0] + "\n")
+    read_inputs(lists)
+    assert "warning: 1 of the 4 validation images are training images too, such as " in capsys.readouterr().out
 
 
 def test_headers_that_do_not_say_what_is_meant(lists):

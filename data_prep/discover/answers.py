@@ -114,6 +114,7 @@ def _lead(text: str, start: int) -> tuple[str, bool]:
     """What introduces a value, and whether a bare list there is one that the model gives, not one that it tells of."""
     before = re.sub(r"```\w*\s*$", "", text[max(0, start - 200) : start])
     line = before.rstrip(" \t\r\n*_`").rpartition("\n")[2].strip()
+    line = re.split(r"(?<=[.!?])\s+", line)[-1]  # its last sentence
     introduced = line.endswith((":", "="))
     alone = "\n" in before[len(before.rstrip()) :] or not line
     if alone and not introduced:

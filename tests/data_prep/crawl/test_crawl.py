@@ -682,6 +682,31 @@ def test_a_url_in_two_lists_is_as_the_one_says_that_still_has_it(tmp_path):
         assert catalog.candidate(1)["state"] == "new"
 
 
+def test_what_a_list_says_no_more_is_taken_back(tmp_path):
+    url = "https://a.example/1.jpg"
+    with Catalog(tmp_path / "c.sqlite", create=True) as catalog:
+        (tmp_path / "a.csv").write_text(f"url,label,license\n{url},owl,cc0\n")
+        (tmp_path / "b.csv").write_text(f"url,label\n{url},owl\n")
+        for name in "ab":
+            add_urls(catalog, tmp_path / f"{name}.csv")
+        assert catalog.candidate(1)["license"] == "cc0-1.0"
+        (tmp_path / "a.csv").write_text(f"url,label,license\n{url},owl,\n")
+        (tmp_path / "sub").mkdir()
+        assert add_urls(catalog, tmp_path / "sub" / ".." / "a.csv").changed == 1  # the same list
+        assert catalog.candidate(1)["license"] == ""
+        assert catalog.listed(1) == catalog.listed(2) == [1]
+
+
+def test_a_category_that_was_rejected_is_taken_as_a_list_has_it(tmp_path):
+    (tmp_path / "l.csv").write_text("url,label\nhttps://a.example/1.jpg,lynx\nhttps://a.example/2.jpg,puma\n")
+    with Catalog(tmp_path / "c.sqlite", create=True) as catalog:
+        catalog.reject_category(catalog.add_category("lynx", "lynx"), "is a target")
+        added = add_urls(catalog, tmp_path / "l.csv")
+        assert "categories that were rejected before, taken in as the list has them: lynx" in added.lines
+        assert "2 categories: lynx, puma" in added.lines
+        assert [row["name"] for row in catalog.categories(kept=True)] == ["lynx", "puma"]
+
+
 def test_what_a_list_does_not_say_stays(tmp_path):
     with Catalog(tmp_path / "c.sqlite", create=True) as catalog:
         category = catalog.add_category("kite", "kite")

@@ -78,6 +78,8 @@ def found(desk) -> list[str]:
         json.dumps(ANSWER),
         "\\boxed{" + ANSWER + "}",
         "1. blue ray\n2. skate",
+        "* blue ray\n  * flat\n  * gray\n* skate\n  * alike",
+        '{"categories": ["blue ray", "skate", "cod"]}\nWait, "cod" is wrong. Corrected:\n' + ANSWER,
         "Here are two categories:\n\n* **blue ray** \u2013 flat, gray\n* **skate**: flat\n\nIs that what you want?",
     ],
 )

@@ -67,6 +67,10 @@ DAMAGES = {
     "progress a list": (lambda c: change(c / "progress.json", b"[]"), "progress.json is not as it was written"),
     "no list of files": (lambda c: change(c / "progress.json", fields_of(c, files=None)), "progress.json is not as it"),
     "another field": (lambda c: change(c / "progress.json", fields_of(c, x=1)), "progress.json is not as it was"),
+    "progress a folder": (
+        lambda c: [(c / "progress.json").unlink(), (c / "progress.json").mkdir()],
+        "progress.json cannot be read",
+    ),
     "empty folder": (lambda c: [shutil.rmtree(c), c.mkdir()], "it has no progress.json"),
 }
 
@@ -92,6 +96,14 @@ def test_where_none_is_whole_all_stay(run):
         with pytest.raises(ValueError, match=f"no checkpoint of {run.path} is whole"):
             newest_whole(run)
     assert run.all_checkpoints() == [older, newest]
+
+
+def test_a_file_is_no_checkpoint(run):
+    newest = run.all_checkpoints()[-1]
+    newest.with_name("step-000000003").write_text("")
+    run.log.write_bytes(b'{"step": 1}\n\xff\xfe\n')  # and what a torn disk leaves in the log is none of its records
+    assert newest_whole(run) == (newest, [])
+    assert run.records() == [{"step": 1}]
 
 
 def test_a_copy_that_somebody_made_is_none_of_a_runs(run):

@@ -28,7 +28,7 @@ class SearchOptions:
     """The column of the list that holds URLs, by name, or by number where it has no names (default: found by its name
     and content)."""
     label_column: OptionalText = None
-    """The column that holds categories, or `none` (default: found by its name)."""
+    """The column that holds categories, or `none` (default: as before for this list, else found by its name)."""
     license_column: OptionalText = None
     """The column that holds licenses, or `none` (default: found)."""
     attribution_column: OptionalText = None

@@ -427,7 +427,7 @@ def test_mistakes_are_named_and_change_nothing(tmp_path, colors, paintings, dama
         images = []
     if damage == "no readable image":
         images = [("moss", b"nothing")]
-    targets = {"green": ["moss"]} | ({"violet": []} if damage == "no class folder" else {})
+    targets = {"green": ["moss"]} | ({"violet": []} if damage == "no class folder" else {"blue": []})
     path = make_catalog(tmp_path / "c.db", images, targets)
     folders = tmp_path / "paintings"
     shutil.copytree(paintings, folders)

@@ -34,6 +34,8 @@ class JsonLinesTable(Table):
                     row = json.loads(line)
                 except (ValueError, RecursionError):
                     row = None
+                if isinstance(row, list) and row:
+                    row = {str(i + 1): cell for i, cell in enumerate(row)}
                 if isinstance(row, dict):
                     yield number, row
                 else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+from itertools import islice
 from pathlib import Path
 
 from fastlt.data_prep.crawl.lists.delimited import DelimitedTable
@@ -12,6 +13,7 @@ from fastlt.data_prep.crawl.lists.parquet_table import ParquetTable
 from fastlt.data_prep.crawl.lists.table import NoListError, Table
 from fastlt.data_prep.crawl.lists.text_file import encoding_of, suffixes, text_lines, unpacked
 
+_LINES = 20  # that tell whether a file has JSON lines
 _PAGE = "a web page: save the list itself"
 _NO_LISTS = {
     b"PK\x03\x04": "a spreadsheet or a zip archive: save the list in it as CSV",
@@ -47,20 +49,23 @@ def open_table(file: Path) -> Table:
     text = codecs.getincrementaldecoder(encoding)("replace").decode(start).lstrip("\ufeff \t\r\n")
     if text.count("\0") > len(text) / 100:
         raise NoListError(f"{file} is no list of URLs: it is not text.")
-    if text.startswith("{") and not suffixes(file) & {".csv", ".tsv"}:
+    if text.startswith(("{", "[")) and not suffixes(file) & {".csv", ".tsv"}:
         return JsonLinesTable(file, encoding) if _is_json_lines(file, encoding) else JsonTable(file, encoding)
-    if text.startswith("[") and not suffixes(file) & {".csv", ".tsv"}:
-        return JsonTable(file, encoding)
     return DelimitedTable(file, encoding)
 
 
 def _is_json_lines(file: Path, encoding: str) -> bool:
-    """Whether the first line is an object of its own, and another line follows or the name says so."""
+    """Whether lines are records of their own: the first one and others, or some of the first where the name says so."""
     with text_lines(file, encoding) as lines:
-        first = next((line for line in lines if line.strip()), "")
-        more = any(line.strip() for line in lines)
+        first = list(islice((line for line in lines if line.strip()), _LINES))
+    records = [_is_record(line) for line in first]
+    if suffixes(file).isdisjoint({".jsonl", ".ndjson"}):
+        return len(records) > 1 and records[0]
+    return any(records) and (len(records) > 1 or first[0].lstrip().startswith("{"))
+
+
+def _is_record(line: str) -> bool:
     try:
-        json.loads(first)
+        return isinstance(json.loads(line), dict | list)
     except (ValueError, RecursionError):
         return False
-    return more or not suffixes(file).isdisjoint({".jsonl", ".ndjson"})

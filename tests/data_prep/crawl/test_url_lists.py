@@ -687,6 +687,16 @@ def test_no_record_of_a_json_file_is_lost(tmp_path, content, labels):
     assert (len({row.url for row in found}), {row.label for row in found}) == (8, labels)
 
 
+def test_json_lines_whose_first_is_damaged_and_lines_of_lists(tmp_path):
+    good = [json.dumps({"url": url, "label": label}) for url, label in MANY]
+    (tmp_path / "list.jsonl").write_text("\n".join(['{"url": "https://a.exa', *good]) + "\n")
+    urls = UrlList(tmp_path / "list.jsonl")
+    assert [row for batch in urls for row in batch] == [ListedUrl(*row) for row in MANY]
+    assert "1 line that hold no JSON object (line 1 of list.jsonl)" in urls.remarks()
+    (tmp_path / "lists.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in MANY))
+    assert rows(tmp_path / "lists.jsonl", "1", "2") == [ListedUrl(*row) for row in MANY]
+
+
 def test_a_quote_without_a_url_swallows_no_rows(tmp_path):
     good = [f"{url},nice,cat" for url, _ in MANY]
     lines = ["url,caption,label", *good[:3], ',"unclosed,cat', *good[3:], 'https://a.example/x.jpg,nail 5",cat']

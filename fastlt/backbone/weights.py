@@ -105,12 +105,13 @@ def weights_for(backbone: nn.Module, file: Path, to_timm: Callable[[Tensors], Te
 
     network, weights = min(tried, key=lambda one: (len(unfilled(one[1])), one[0].rank))
     fitting = {n: w for n, w in weights.items() if n in state and _fits(w, state[n])}
-    left_out = _left_out(network, fitting, networks, _classifiers(backbone))
+    heads = _classifiers(backbone)
+    left_out = _left_out(network, fitting, networks, heads)
     missing = [_unlike(name, weights, state) for name in unfilled(weights)]
     where = f" ({network})" if str(network) else ""
     said = f"{len(needed) - len(missing)} of the backbone's {len(needed)} tensors taken from {file}{where}"
     kinds, layers = {_kind(name) for name in state}, {layer for name in state for layer in _layers(name)}
-    others = [name for name, weight in weights.items() if name not in state and weight.is_floating_point()]
+    others = [n for n, w in weights.items() if n not in state and w.is_floating_point() and not n.startswith(heads)]
     beyond = [name for name in others if _kind(name) in kinds or layers & _layers(name)]
     return Taken(fitting, len(needed), missing, beyond, f"{said}; left out: {left_out or 'nothing'}")
 

@@ -258,6 +258,14 @@ def test_a_model_that_has_more_in_its_layers_is_another_one(tmp_path):
     assert "but it has more such, layer1.0.se." in fails({"name": "resnet18", "arguments": {}}, tmp_path / "f.pth")
 
 
+def test_a_classifier_of_several_layers_is_no_other_model(tmp_path):
+    torch.save(timm.create_model("inception_next_atto").state_dict(), tmp_path / "f.pth")
+    said: list[str] = []
+    create_backbone(ModelRecipe(name="inception_next_atto", pretrained=str(tmp_path / "f.pth")), 224, tell=said.append)
+    assert "208 of the backbone's 208 tensors taken" in said[0]
+    assert "2 of a classifier or projection head (head.fc2.weight, head.fc2.bias)" in said[0]
+
+
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(odd, tmp_path):
     right = weights_of(SMALL_RESNET, 1)

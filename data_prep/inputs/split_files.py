@@ -138,17 +138,17 @@ def _of_split(
     values = Counter(fields[at] for _, _, fields in table)
     split_of = {value: _split_of(_plain(name), _plain(value), split) for value in values}
     found = set(split_of.values())
-    if len(values) < 2 or (found == {""} and not (_plain(name) in _SPLIT_COLUMNS and all(map(str.isdecimal, values)))):
-        return table  # of something else
+    if len(values) < 2 or ("" in found and _plain(name) not in _SPLIT_COLUMNS):
+        return table  # of something else: classes may be called train
+    if found == {""} and not all(map(str.isdecimal, values)):
+        return table
     said = ", ".join(f"{number:,} {value}" for value, number in values.most_common(5))
     mine = [line for line in table if split_of[line[2][at]] == split]
-    if not mine or ("" in found and _plain(name) in _SPLIT_COLUMNS):
+    if not mine or "" in found:
         unclear = "none is" if not mine else "not all are of a known split, to find"
         raise ValueError(
             f"{file}: of its column {name} ({said}) {unclear} {split}: give those rows in a file of their own."
         )
-    if "" in found:
-        return table
     tell(f"{file}: of its {name} ({said}) the {len(mine):,} of {split} are taken")
     return mine
 

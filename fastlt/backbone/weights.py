@@ -16,19 +16,8 @@ from fastlt.messages import listed
 Tensors = dict[str, Tensor]
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _AVERAGES = {"ema", "teacher"}
-_SECOND = {
-    "student",
-    "momentum",
-    "target",
-    "k",
-    "key",
-    "initial",
-    "init",
-    "grad",
-    "grads",
-    "gradients",
-    "last",
-}  # as in momentum_encoder and encoder_k
+# As in momentum_encoder and encoder_k, and what a training began with or had besides.
+_SECOND = {"student", "momentum", "target", "k", "key", "initial", "init", "grad", "grads", "gradients", "last"}
 _HEAD = re.compile(r"(^|\.)(\w*head\w*|fc\d*|classifier|last_linear|project\w*|predict\w*|prototypes?)\.")
 _DECODER = re.compile(r"(^|\.)(decoder\w*|mask_token)")
 

@@ -117,6 +117,7 @@ class UrlList:
         files = [table.file for table in tables]
         names = [file.parent.name if len({f.stem for f in files}) == 1 else file.stem for file in files]
         several = len(names) > 1 and len({re.sub(r"[\W\d_]+", "", name) for name in names}) == len(names)
+        several &= not all(re.match(r"train|val|test|dev", name) for name in names)  # splits, and no labels
         if (
             self.asked.label is None
             and self._asked_before.label is None
@@ -151,15 +152,12 @@ class UrlList:
         self._note_odd(table)
 
     def _of_row(self, table: Table, columns: Columns, number: int, row: dict[str, Any]) -> Iterator[ListedUrl]:
-        where = f"{table.unit} {number} of {table.file.name}"
         urls, others = image_urls(columns.url_cell(row))
         if urls:
             others = [other for other in others if other != "without a URL"]
         for other in others:
             self.left_out[other] += 1
-            self._first.setdefault(
-                other, f"{table.unit} {number} of {table.file.name}: {_short(columns.url_cell(row))}"
-            )
+            self._first.setdefault(other, f"{_place(table, number)}: {_short(columns.url_cell(row))}")
         license, attribution, page = (
             as_text(row.get(name)) if name else None for name in (columns.license, columns.attribution, columns.page)
         )
@@ -167,10 +165,10 @@ class UrlList:
         labels = row.get(columns.label)
         if urls and columns.label and not about[0]:
             self._odd[_NO_LABEL] += 1
-            self._first.setdefault(_NO_LABEL, where)
+            self._first.setdefault(_NO_LABEL, _place(table, number))
         if isinstance(labels, list) and len(labels) > 1:
             self._odd[_SEVERAL_LABELS] += 1
-            self._first.setdefault(_SEVERAL_LABELS, where)
+            self._first.setdefault(_SEVERAL_LABELS, _place(table, number))
         for url in urls:
             usual = as_inaturalist_has_it(url)
             self._resized += usual != url
@@ -216,6 +214,10 @@ def _readable(file: Path) -> Iterator[None]:
 
 def _number(n: int, what: str) -> str:
     return f"{n:,} {what}{'s' * (n != 1)}"
+
+
+def _place(table: Table, number: int) -> str:
+    return f"{table.unit} {number} of {table.file.name}"
 
 
 def _short(cell: Any) -> str:

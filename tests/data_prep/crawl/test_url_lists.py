@@ -734,6 +734,10 @@ def test_a_list_for_each_class_is_asked_about(tmp_path):
         (tmp_path / "lists" / f"{name}.txt").write_text(f"https://a.example/{name}.jpg\n")
     assert "are the names of these lists the labels, cat or dog?" in refusal(tmp_path / "lists")
     assert len(rows(tmp_path / "lists", None, "none")) == 2
+    (tmp_path / "splits").mkdir()
+    for name in ("train-00000-of-00001", "test-00000-of-00001"):
+        (tmp_path / "splits" / f"{name}.txt").write_text(f"https://a.example/{name}.jpg\n")
+    assert len(rows(tmp_path / "splits")) == 2
 
 
 def test_urls_in_angle_brackets(tmp_path):

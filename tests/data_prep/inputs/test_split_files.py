@@ -237,6 +237,15 @@ def test_splits_are_known_by_what_a_column_holds(lists, name, train, val):
     assert read_inputs(lists).splits == before
 
 
+@pytest.mark.parametrize("names", [("train", "bus", "car"), ("dev", "ops", "test"), ("1", "0", "2")])
+def test_classes_that_are_called_like_splits_are_none(lists, names):
+    before = read_inputs(lists).splits
+    for file in (lists.train, lists.val):
+        rows = [line.rsplit(" ", 1) for line in file.read_text().splitlines()]
+        file.write_text("path,label,class_name\n" + "".join(f"{p},{n},{names[int(n)]}\n" for p, n in rows))
+    assert read_inputs(lists).splits == before
+
+
 def test_images_that_are_trained_on_and_judged_by_are_told(lists, capsys):
     read_inputs(lists)
     assert "training images too" not in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -91,11 +92,9 @@ def _launcher(ranks: int, visible: Sequence[str]) -> list[str]:
     `deepspeed` itself would import torch once more to find that there is but one machine, and would not take both a
     number of ranks and CUDA_VISIBLE_DEVICES.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:  # somebody else may be training on this machine
-        port = free.getsockname()[1]
     machine = {"localhost": [visible[rank] if rank < len(visible) else str(rank) for rank in range(ranks)]}
     world = base64.urlsafe_b64encode(json.dumps(machine).encode()).decode()
-    return ["-m", "deepspeed.launcher.launch", "--quiet", f"--world_info={world}", f"--master_port={port}"]
+    return ["-m", "deepspeed.launcher.launch", "--quiet", f"--world_info={world}", f"--master_port={meeting_port()}"]
 
 
 def _training_ranks(started: int) -> list[psutil.Process]:
@@ -115,3 +114,14 @@ def _training_ranks(started: int) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, OSError):
             continue
     return found
+
+
+def meeting_port() -> int:
+    """A port at which the ranks of one machine can meet seconds from now.
+
+    Linux gives connections ports from 32,768 on, so one that it names as free there may be taken by then.
+    """
+    for port in random.sample(range(20000, 32768), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise ValueError("no free port between 20000 and 32767 was found, at which the ranks could meet.")

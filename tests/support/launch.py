@@ -4,15 +4,14 @@
 """
 
 import os
-import socket
 import subprocess
 import sys
 import time
 
+from fastlt.launch import meeting_port
+
 ranks, command = int(sys.argv[1]), [sys.executable, *sys.argv[2:]]
-with socket.create_server(("127.0.0.1", 0)) as free:
-    port = free.getsockname()[1]
-shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting_port()), "WORLD_SIZE": str(ranks)}
 shared |= {"LOCAL_WORLD_SIZE": str(ranks)}
 started = [
     subprocess.Popen(command, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})

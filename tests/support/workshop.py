@@ -1,10 +1,10 @@
 """A folder with small data sets and runs, made by the commands that a user would type."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from fastlt.launch import meeting_port
 from support.paths import BIN, ROOT
 
 RECIPE = """
@@ -42,7 +42,7 @@ class Workshop:
         """The command of a training; with DeepSpeed's own launcher, or one that starts sooner."""
         launcher = [sys.executable, str(ROOT / "tests" / "support" / "launch.py"), str(ranks)]
         if deepspeed:
-            port = ["--master_port", str(20000 + os.getpid() % 20000)]
+            port = ["--master_port", str(meeting_port())]
             launcher = [str(BIN / "deepspeed"), *port, "--num_accelerators", str(ranks)]
         return [*launcher, str(script), "--config", "recipe.yaml", *map(str, words)]
 

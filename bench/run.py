@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this checkout, not what happens to be installed
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))  # commands, too
 
 # One module of bench/suites each: what it measures, and on which devices.
 SUITES = {

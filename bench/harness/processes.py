@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-FASTLT = str(Path(sys.executable).with_name("fastlt"))
+FASTLT = [sys.executable, "-m", "fastlt"]  # where no `fastlt` is installed, too
 
 
 def timed(command: list[str], until: Callable[[], bool] | None = None) -> tuple[float, int]:

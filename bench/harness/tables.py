@@ -23,16 +23,19 @@ def print_case(console: Console, found: list[Record], device: torch.device) -> N
     table = Table(title=title, caption=CAPTION, title_justify="left", caption_justify="left")
     columns = ["pass", "impl", "median ms", "p20..p80", "peak MB", "extra MB", "time / fastlt"]
     on_gpu = device.type == "cuda"
-    for column in columns + ["of ceiling"] * on_gpu:
+    for column in columns + ["of ceiling", "host ms"] * on_gpu:
         table.add_column(column, no_wrap=True, justify="left" if column in ("pass", "impl") else "right")
     for which in dict.fromkeys(r["pass"] for r in found):
         rows = [r for r in found if r["pass"] == which]
         ours = next((r["median_ms"] for r in rows if r["impl"].startswith("fastlt")), None)  # sliced if no other
         for r in rows:
             ratio = "" if ours is None else f"{r['median_ms'] / ours:.2f}x"
-            cells = [which, r["impl"], f"{r['median_ms']:.2f}", f"{r['p20_ms']:.2f}..{r['p80_ms']:.2f}"]
+            digits = 3 if on_gpu else 2
+            spread = f"{r['p20_ms']:.{digits}f}..{r['p80_ms']:.{digits}f}"
+            cells = [which, r["impl"], f"{r['median_ms']:.{digits}f}", spread]
             cells += [f"{r['peak_bytes'] / 1e6:.1f}", f"{r['extra_bytes'] / 1e6:.1f}", ratio]
-            cells += [f"{r['fraction']:.0%}" if "fraction" in r else ""] * on_gpu
+            if on_gpu:
+                cells += [f"{r['fraction']:.0%}" if "fraction" in r else "", f"{r['host_ms']:.3f}"]
             table.add_row(*cells, end_section=r is rows[-1])
     console.print(table)
     for impl, note in {r["impl"]: r["note"] for r in found if "note" in r}.items():

@@ -18,6 +18,7 @@ from bench.harness import records
 ROUNDS = 3
 _MAX_CALLS = 300  # a round
 _L2_BYTES = 2**28  # more than any GPU's second-level cache
+_AHEAD_SECONDS, _CLOCK = 2e-3, 1.8e9  # how long, and at what rate, a GPU is kept busy while the host launches
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -36,16 +37,23 @@ class Work:
 def measure(works: dict[Key, Work], device: torch.device, seconds: float) -> dict[Key, dict[str, float]]:
     """Median, p20 and p80 in ms of each work over at least 6 calls and about `seconds`.
 
-    Works take turns in rounds, so that a machine that slows down slows them all down.
+    Works take turns in rounds, so that a machine that slows down slows them all down. On a GPU these are the times of
+    the GPU, which finds its work launched; `host_ms` is the median of what a call takes to launch it.
     """
     taken: dict[Key, list[float]] = {key: [] for key in works}
+    launching: dict[Key, list[float]] = {key: [] for key in works}
     for work in works.values():
         work.call(work.prepare())  # compiles, and touches memory for the first time
-    one_round = _round_on_gpu if device.type == "cuda" else _round_on_cpu
     for _ in range(ROUNDS):
         for key, work in works.items():
-            taken[key] += one_round(work, seconds / ROUNDS)
-    return {key: records.milliseconds(times) for key, times in taken.items()}
+            if device.type == "cuda":
+                on_device, on_host = _round_on_gpu(work, seconds / ROUNDS)
+                launching[key] += on_host
+            else:
+                on_device = _round_on_cpu(work, seconds / ROUNDS)
+            taken[key] += on_device
+    host = {key: {"host_ms": records.milliseconds(times)["median_ms"]} for key, times in launching.items() if times}
+    return {key: records.milliseconds(times) | host.get(key, {}) for key, times in taken.items()}
 
 
 def _round_on_cpu(work: Work, seconds: float) -> list[float]:
@@ -61,24 +69,28 @@ def _round_on_cpu(work: Work, seconds: float) -> list[float]:
     return taken
 
 
-def _round_on_gpu(work: Work, seconds: float) -> list[float]:
+def _round_on_gpu(work: Work, seconds: float) -> tuple[list[float], list[float]]:
+    """Seconds of each call, on the GPU and on the host."""
     torch.cuda.synchronize()
     started = time.perf_counter()
     work.call(work.prepare())
     torch.cuda.synchronize()
-    estimate = time.perf_counter() - started
-    events = []
+    estimate = time.perf_counter() - started + _AHEAD_SECONDS
+    events, launching = [], []
     for _ in range(min(max(int(seconds / estimate), 2), _MAX_CALLS)):
         given = work.prepare()
         _l2_filler().zero_()  # so that no call finds its input in the cache
+        torch.cuda._sleep(int(_AHEAD_SECONDS * _CLOCK))  # or the events would show how fast the host launches
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
+        started = time.perf_counter()
         work.call(given)
+        launching.append(time.perf_counter() - started)
         end.record()
         events.append((begin, end))
         del given
     torch.cuda.synchronize()
-    return [begin.elapsed_time(end) / 1000 for begin, end in events]
+    return [begin.elapsed_time(end) / 1000 for begin, end in events], launching
 
 
 @cache

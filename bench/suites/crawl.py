@@ -84,7 +84,7 @@ def _crawls(case: str, archive: Path, most: int, urls: int, size: int, peers: li
 
 def _fastlt(listed: Path, out: Path, size: int) -> list[str]:
     out.mkdir()
-    command = [FASTLT, "crawl", str(out / "c.sqlite"), "--urls", str(listed)]
+    command = [*FASTLT, "crawl", str(out / "c.sqlite"), "--urls", str(listed)]
     limits = ["--contact", "bench@example.org", "--allow-private", "--rate", "0", "--per-host", "64"]
     kept = ["--size", str(size), "--quality", str(QUALITY), "--images-per-shard", "1000"]
     # The few photographs are served again and again; equal bytes are still looked for.
@@ -121,10 +121,10 @@ def _large_catalog(urls: int) -> list[Record]:
             hosts = [f"127.0.{i // 250}.{1 + i % 250}:{port}" for i in range(1000)]
             rows = ((f"http://{hosts[i % 1000]}/absent{i}.jpg", hosts[i % 1000]) for i in range(urls))
             catalog.add_candidates((category, url, host, "list", "", "", "") for url, host in rows)
-        status = [timed([FASTLT, "status", str(path)])[0] for _ in range(ROUNDS)]
+        status = [timed([*FASTLT, "status", str(path)])[0] for _ in range(ROUNDS)]
         watching = Catalog(path)
         first = "SELECT 1 FROM candidate WHERE state <> 'new' LIMIT 1"
-        crawl = [FASTLT, "crawl", str(path), "--contact", "bench@example.org", "--allow-private", "--ignore-robots"]
+        crawl = [*FASTLT, "crawl", str(path), "--contact", "bench@example.org", "--allow-private", "--ignore-robots"]
         started, _ = timed(crawl, until=lambda: watching.connection.execute(first).fetchone() is not None)
         ends = time.perf_counter() + 15
         _, peak = timed(crawl, until=lambda: time.perf_counter() > ends)

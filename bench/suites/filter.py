@@ -108,7 +108,7 @@ def _measure(setting: Setting, seeds: range, shares: tuple[float, ...]) -> list[
     for share, seed in itertools.product(shares, seeds):
         right = _mislabel(setting, draws[seed], seed, share)
         for encoder, words in setting.encoders.items():
-            command = [FASTLT, "filter", str(setting.catalog), *words, "--pictures", "1"]
+            command = [*FASTLT, "filter", str(setting.catalog), *words, "--pictures", "1"]
             command += [f"--{split}={setting.folder / 'target' / split}" for split in ("train", "val")]
             seconds, peak = timed(command)  # with the embedding of what no seed before had
             kept.setdefault((share, encoder), []).append(_precision_and_recall(setting, right))
@@ -139,7 +139,7 @@ def _crawl(setting: Setting, draws: dict[int, dict[int, str]]) -> None:
     listed, images = setting.folder / "list.csv", {n: name for draw in draws.values() for n, name in draw.items()}
     listed.write_text("url,label\n" + "".join(f"{setting.url(n)},{name}\n" for n, name in images.items()))
     polite = ["--contact", "bench@example.org", "--allow-private", "--rate", "0", "--per-host", "64"]
-    timed([FASTLT, "crawl", str(setting.crawled), "--urls", str(listed), *polite, "--duplicates", "-1"])
+    timed([*FASTLT, "crawl", str(setting.crawled), "--urls", str(listed), *polite, "--duplicates", "-1"])
     with Catalog(setting.crawled) as catalog:
         catalog.connection.execute("PRAGMA journal_mode = DELETE")  # so that one file is all of it
         catalog.shards_folder.rename(setting.catalog.with_name(f"{setting.catalog.stem}_shards"))

@@ -100,7 +100,9 @@ def measure_pipelines(
     encoded = {}
     for storage in storages:
         out = scratch / f"{images.name}_{storage.backends[0]}_{storage.folder}"
-        done = subprocess.run([FASTLT, "encode", str(out), *images.encode_words(), *storage.words], capture_output=True)
+        done = subprocess.run(
+            [*FASTLT, "encode", str(out), *images.encode_words(), *storage.words], capture_output=True
+        )
         if done.returncode:
             said = done.stderr.decode().strip().splitlines()[-1]
             console.print(f"skipped: {storage.backends[0]} on {storage.name}: {said}", highlight=False)
@@ -154,7 +156,7 @@ def measure_encoding(images: ImageSet, scratch: Path, quick: bool) -> list[Recor
         out = scratch / "encoded"
         storing = ["--mode", mode, "--max-resolution", str(cap)]
         pool = [sys.executable, str(Path(recompress.__file__)), mode, str(cap), str(pipelines.CORES), *folders]
-        commands = {"fastlt": [FASTLT, "encode", str(out), *images.encode_words(), *storing], "recompress": pool}
+        commands = {"fastlt": [*FASTLT, "encode", str(out), *images.encode_words(), *storing], "recompress": pool}
         rates: dict[str, list[float]] = {impl: [] for impl in commands}
         peaks = dict.fromkeys(commands, 0)
         for _ in range(1 if quick else 3):

@@ -34,7 +34,8 @@ from fastlt.classifier import device_dtype
 from fastlt.recipe import Recipe, load_recipe
 from fastlt.training.flops import forward_flops, peak_flops
 
-ROUNDS, SECONDS, WARM_UP = 15, 4.0, 1.0  # many, as a machine's own ups and downs are larger than what is looked for
+# Many, as a machine's own ups and downs are larger than what is looked for; a GPU has few.
+ROUNDS, SECONDS, WARM_UP = {"cpu": 15, "cuda": 5}, 4.0, 1.0
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_WARM_UP = 2, 0.3, 0.1
 LOSS_SECONDS, QUICK_LOSS_SECONDS = 1.0, 0.05
 SPACES = ("1k", "inat18", "262k")  # of bench/inputs/label_spaces.py: 1,000, 32,568 and 262,144 classes
@@ -96,7 +97,7 @@ def _setting(scratch: Path, device: torch.device, quick: bool) -> Setting:
 def measure_training(setting: Setting, scratch: Path, device: torch.device, quick: bool) -> tuple[Recipe, list[Record]]:
     """(the recipe, records of the three arms)."""
     encoded = scratch / "encoded"
-    words = [FASTLT, "encode", str(encoded), *setting.images.encode_words(), *setting.storage]
+    words = [*FASTLT, "encode", str(encoded), *setting.images.encode_words(), *setting.storage]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     words = [*setting.words, *FOREVER, f"data.path={encoded}"]
     arms: dict[str, Arm] = {
@@ -107,8 +108,8 @@ def measure_training(setting: Setting, scratch: Path, device: torch.device, quic
             "bare": train_arms.bare,
         }.items()
     }
-    rounds, seconds, warm_up = (QUICK_ROUNDS, QUICK_SECONDS, QUICK_WARM_UP) if quick else (ROUNDS, SECONDS, WARM_UP)
-    turns = take_turns(arms, rounds, seconds, warm_up)
+    plan = (QUICK_ROUNDS, QUICK_SECONDS, QUICK_WARM_UP) if quick else (ROUNDS[device.type], SECONDS, WARM_UP)
+    turns = take_turns(arms, *plan)
     recipe = load_recipe(setting.recipe, [*words, f"output={scratch}"])
     dtype = device_dtype(recipe.engine.precision, device)
     case = (

@@ -28,7 +28,7 @@ class Workshop:
         (folder / "recipe.yaml").write_text(RECIPE)
 
     def fastlt(self, *words: object, timeout: float = 300) -> subprocess.CompletedProcess:
-        command = [str(BIN / "fastlt"), *map(str, words)]
+        command = [sys.executable, "-m", "fastlt", *map(str, words)]
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=timeout)
 
     def encode(self, out: str, *options: object) -> subprocess.CompletedProcess:

@@ -37,7 +37,8 @@ from fastlt.training.flops import forward_flops, peak_flops
 # Many, as a machine's own ups and downs are larger than what is looked for; a GPU has few.
 ROUNDS, SECONDS, WARM_UP = {"cpu": 15, "cuda": 5}, 4.0, 1.0
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_WARM_UP = 2, 0.3, 0.1
-LOSS_SECONDS, QUICK_LOSS_SECONDS = 1.0, 0.05
+LOSS_SECONDS, QUICK_LOSS_SECONDS = {"cpu": 1.0, "cuda": 0.2}, 0.05
+_LONG_TO_COMPILE: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("compiled",)}
 SPACES = ("1k", "inat18", "262k")  # of bench/inputs/label_spaces.py: 1,000, 32,568 and 262,144 classes
 WHOLE = "forward+backward"
 PHOTOGRAPHS, PHOTOGRAPH_CLASSES = 8192, 1000
@@ -67,11 +68,12 @@ def run(device: torch.device, quick: bool, results: Path) -> None:
         setting = _setting(Path(scratch), device, quick)
         recipe, found = measure_training(setting, Path(scratch), device, quick)
     tables.print_rates(console, f"train, on {records.device_name(device)}", found)
+    file = records.append(results, "train", device, found)  # now, in case the time is up before the rest is measured
     bare_ms = 1000 * recipe.optimizer.batch_size / next(r["images_per_s"] for r in found if r["impl"] == "bare")
     shares = measure_loss(console, recipe, bare_ms, device, quick)
     _print_shares(console, shares, bare_ms)
     _print_targets(console, found, shares, device)
-    file = records.append(results, "train", device, found + shares)
+    records.append(results, "train", device, shares)
     picture = bars.draw(found, records.path(results, "train", device, ".png"), "train", device)
     console.print(f"appended {len(found + shares)} records to {file}\ndrew {picture}", highlight=False, soft_wrap=True)
 
@@ -139,12 +141,16 @@ def measure_loss(console: Console, recipe: Recipe, bare_ms: float, device: torch
     with torch.device("meta"):
         backbone = create_backbone(recipe.model.model_copy(update={"pretrained": False}), recipe.data.image_size)
     B, D = recipe.optimizer.batch_size, int(backbone.head_hidden_size)  # type: ignore[arg-type]
-    dtype, seconds = device_dtype(recipe.engine.precision, device), QUICK_LOSS_SECONDS if quick else LOSS_SECONDS
+    dtype, seconds = (
+        device_dtype(recipe.engine.precision, device),
+        QUICK_LOSS_SECONDS if quick else LOSS_SECONDS[device.type],
+    )
     shares = []
     for space in SPACES[:1] if quick else SPACES:
         measured = []
         for dim in (0, D):
-            found, skipped = kernel_suite.measure_case(cases.draw(space, B, dim, dtype, device), seconds, quick, {})
+            case = cases.draw(space, B, dim, dtype, device)
+            found, skipped = kernel_suite.measure_case(case, seconds, quick, {}, _LONG_TO_COMPILE[device.type])
             measured.append({r["impl"]: r for r in found if r["pass"] == WHOLE})
             for line in skipped:
                 console.print(f"skipped: {line}", highlight=False)

@@ -44,11 +44,24 @@ def start_engine(model: Classifier, recipe: Recipe, micro_batch: int) -> deepspe
     Raises:
         ValueError: the user's DeepSpeed settings cannot be read or contradict the recipe.
     """
-    settings = engine_settings(recipe, micro_batch)
-    engine, *_ = deepspeed.initialize(model=model, optimizer=create_optimizer(model, recipe.optimizer), config=settings)
+    settings, optimizer = engine_settings(recipe, micro_batch), create_optimizer(model, recipe.optimizer)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     if recipe.engine.channels_last and recipe.engine.zero_stage == 0:  # ZeRO holds weights flat
         model.to(memory_format=torch.channels_last)  # after initialize, which broadcasts only contiguous weights
+        optimizer.register_step_pre_hook(lay_out_gradients)
     return engine
+
+
+def lay_out_gradients(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Gives gradients the memory format of their weights, without which a fused optimizer on a GPU refuses them.
+
+    DeepSpeed makes contiguous zeros for weights without a gradient, as all of the backbone are while only the head
+    learns.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None and weight.grad.stride() != weight.stride():
+                weight.grad = torch.empty_like(weight).copy_(weight.grad)
 
 
 def engine_settings(recipe: Recipe, micro_batch: int) -> dict[str, Any]:
@@ -65,6 +78,7 @@ def engine_settings(recipe: Recipe, micro_batch: int) -> dict[str, Any]:
         "zero_optimization": {"stage": recipe.engine.zero_stage},
         "zero_allow_untested_optimizer": True,  # SGD
         "steps_per_print": 10**12,
+        "timers": {"throughput": {"enabled": False}},  # which would wait for the GPU twice a step
     }
     return _merge(_user_settings(recipe.engine.deepspeed), ours)
 

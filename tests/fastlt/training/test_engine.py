@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from fastlt.recipe import Recipe, load_recipe
-from fastlt.training.engine import engine_settings
+from fastlt.training.engine import engine_settings, lay_out_gradients
 
 
 def recipe(*words: str) -> Recipe:
@@ -27,7 +28,9 @@ def test_a_mapping_and_a_file_are_completed(tmp_path):
         assert settings["steps_per_print"] == 10, "of what no recipe speaks, the user decides"
         assert settings["train_batch_size"] == 64
         assert settings["train_micro_batch_size_per_gpu"] == 32
-    assert engine_settings(recipe(), 32)["zero_optimization"] == {"stage": 2}
+    settings = engine_settings(recipe(), 32)
+    assert settings["zero_optimization"] == {"stage": 2}
+    assert not settings["timers"]["throughput"]["enabled"], "it would wait for the GPU twice a step"
 
 
 @pytest.mark.parametrize(
@@ -52,3 +55,18 @@ def test_a_file_that_is_no_settings(tmp_path):
         (tmp_path / "ds.json").write_text(content)
         with pytest.raises(ValueError, match=sentence):
             engine_settings(recipe(f"engine.deepspeed={tmp_path / 'ds.json'}"), 32)
+
+
+def test_gradients_have_the_memory_format_of_their_weights():
+    """DeepSpeed's zeros, for weights without a gradient, are contiguous; AdamW on a GPU refuses such a pair."""
+    weights = [torch.nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)) for _ in range(2)]
+    weights.append(torch.nn.Parameter(torch.randn(5)))
+    optimizer = torch.optim.AdamW(weights)
+    optimizer.register_step_pre_hook(lay_out_gradients)
+    gradients = [torch.randn(weight.shape) for weight in weights]
+    for weight, gradient in zip(weights, gradients, strict=True):
+        weight.grad = gradient
+    optimizer.step()
+    for weight, gradient in zip(weights, gradients, strict=True):
+        assert weight.grad.stride() == weight.stride()
+        assert torch.equal(weight.grad, gradient)

@@ -1,5 +1,7 @@
 """A step never waits for the GPU: torch raises where the host would."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ import torch.distributed as dist
 
 from fastlt.kernels import NeighborSilencingHead, NeighborTable
 from fastlt.loaders.loader import Normalize
-from fastlt.recipe import AugmentRecipe
+from fastlt.recipe import AugmentRecipe, load_recipe
 from fastlt.training.batch_augment import BatchAugment
 from fastlt.training.step_stats import StepStats
 
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 B, C, SIDE = 8, 30, 16
 
 
@@ -21,8 +24,6 @@ def process_group(tmp_path):
     dist.destroy_process_group()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_steps_and_log_lines_do_not_wait(process_group):
     device = torch.device("cuda")
     table = NeighborTable.from_pairs(C, [(0, 20), (1, 21)])
@@ -38,7 +39,7 @@ def test_steps_and_log_lines_do_not_wait(process_group):
         for step, (batch, labels) in enumerate(batches):
             if step == 10:  # kernels are compiled and memory is there
                 torch.cuda.set_sync_debug_mode("error")
-            mixed, second, weight = augment(batch, labels)
+            mixed, labels, second, weight = augment(batch, labels)
             loss = head(mixed.flatten(1), labels, second, weight)
             loss.backward()
             optimizer.step()
@@ -52,3 +53,35 @@ def test_steps_and_log_lines_do_not_wait(process_group):
     for window in ended:
         assert np.isfinite(window.read()[0])
         assert window.speed()["step_ms"] > 0
+
+
+def test_the_trainer_does_not_wait(workshop, monkeypatch):
+    """Nor does DeepSpeed, whose timers synchronize if they are let."""
+    from fastlt.training.trainer import Trainer
+
+    words = [f"data.path={workshop.folder / 'encoded'}", f"output={workshop.folder / 'not-waiting'}"]
+    words += ["augment.mixup=0.5", "augment.random_erasing=0.5", "log.steps=1000", "optimizer.epochs=1"]
+    trainer = Trainer(load_recipe(workshop.folder / "recipe.yaml", words))
+    batches, seen = trainer.train_loader, []
+
+    class Watched:
+        def __iter__(self):
+            for step, batch in zip(itertools.count(), batches, strict=False):
+                seen.append(step)
+                if step == 5:
+                    torch.cuda.set_sync_debug_mode("error")
+                    monkeypatch.setattr(torch.cuda, "synchronize", refuse)
+                if step == 10:
+                    monkeypatch.undo()
+                    torch.cuda.set_sync_debug_mode("default")
+                yield batch
+
+    def refuse(*_):
+        raise AssertionError("a step waits for the GPU")
+
+    trainer.train_loader = Watched()
+    try:
+        trainer.run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(seen) > 10

@@ -141,10 +141,8 @@ def measure_loss(console: Console, recipe: Recipe, bare_ms: float, device: torch
     with torch.device("meta"):
         backbone = create_backbone(recipe.model.model_copy(update={"pretrained": False}), recipe.data.image_size)
     B, D = recipe.optimizer.batch_size, int(backbone.head_hidden_size)  # type: ignore[arg-type]
-    dtype, seconds = (
-        device_dtype(recipe.engine.precision, device),
-        QUICK_LOSS_SECONDS if quick else LOSS_SECONDS[device.type],
-    )
+    dtype = device_dtype(recipe.engine.precision, device)
+    seconds = QUICK_LOSS_SECONDS if quick else LOSS_SECONDS[device.type]
     shares = []
     for space in SPACES[:1] if quick else SPACES:
         measured = []

@@ -29,10 +29,10 @@ test-slow: install-dev
 # On a machine with a GPU, where perhaps nothing can be installed: see docs/gpu.md. Results go to bench/results.
 gpu_python = $(if $(PYTHON),$(PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))
 gpu_run = $(if $(WHEELS),$(gpu_python) -m pip install --quiet --no-index --no-deps --upgrade --target build/wheels $(WHEELS)/*.whl &&) \
-	PYTHONPATH=$(CURDIR)/build/wheels $(gpu_python)
+	PYTHONPATH=$(CURDIR):$(CURDIR)/build/wheels $(gpu_python)
 
 gpu-tests:
-	@$(gpu_run) -m pytest -m "gpu or gpu_too" tests/kernels \
+	@$(gpu_run) -m pytest -v -m "gpu or gpu_too" tests/kernels tests/fastlt/training/test_no_waiting.py tests/fastlt/training/test_on_gpu.py \
 	  $(if $(shell $(gpu_python) -c "import xdist; print(1)" 2>/dev/null),--numprocesses auto --dist worksteal)
 
 gpu-kernels:
@@ -41,8 +41,8 @@ gpu-kernels:
 gpu-shapes:
 	@$(gpu_run) bench/run.py shapes
 
-gpu-train: install-dev
-	@python bench/run.py train --device cuda
+gpu-train:
+	@$(gpu_run) bench/run.py train --device cuda
 
 gpu: gpu-tests gpu-kernels gpu-train
 

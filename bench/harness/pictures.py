@@ -6,9 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import matplotlib
-import torch
 
-from bench.harness import records
 from bench.harness.records import Record
 
 matplotlib.use("Agg")
@@ -24,14 +22,14 @@ IMPLS = (
 COLORS = dict(zip(IMPLS, matplotlib.color_sequences["tab10"], strict=True))
 
 
-def draw_kernels(measured: list[Record], file: Path, device: torch.device) -> Path:
+def draw_kernels(measured: list[Record], file: Path, device: str) -> Path:
     """Forward + backward: bars of time above, lines of peak memory below; logits left, features right."""
     whole = [r for r in measured if r["pass"] == "forward+backward"]
     cases = max(len({r["case"] for r in whole if (r["D"] > 0) == linear}) for linear in (False, True))
     figure, axes = plt.subplots(
         2, 2, figsize=(14, 7 + 1.5 * cases), layout="constrained", height_ratios=[2 + 1.5 * cases, 5]
     )
-    figure.suptitle(f"neighbor-silencing loss, forward + backward, on {records.device_name(device)}")
+    figure.suptitle(f"neighbor-silencing loss, forward + backward, on {device}")
     for column, (title, chosen) in enumerate(
         {
             "A: loss on logits": [r for r in whole if r["D"] == 0],

@@ -90,10 +90,11 @@ def _versions() -> dict[str, str]:
 
 @cache
 def _commit() -> str:
-    """The checkout's commit; where there is no git, what FASTLT_COMMIT says."""
+    """What FASTLT_COMMIT says, for a copy of a checkout; else the checkout's commit."""
+    if told := os.environ.get("FASTLT_COMMIT"):
+        return told
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:
-        found = ""
-    return found or os.environ.get("FASTLT_COMMIT", "")
+        return ""

@@ -78,7 +78,9 @@ def run(
         measured += found
         del case
         _free(device)
-    picture = pictures.draw_kernels(measured, records.path(results, "kernels", device, ".png"), device)
+    picture = pictures.draw_kernels(
+        measured, records.path(results, "kernels", device, ".png"), records.device_name(device)
+    )
     tables.print_targets(console, measured, device)
     console.print(f"appended {len(measured)} records to {file}\ndrew {picture}", highlight=False, soft_wrap=True)
 

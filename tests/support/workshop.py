@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fastlt.launch import meeting_port
 from support.paths import BIN, ROOT
 
 RECIPE = """
@@ -42,6 +41,8 @@ class Workshop:
         """The command of a training; with DeepSpeed's own launcher, or one that starts sooner."""
         launcher = [sys.executable, str(ROOT / "tests" / "support" / "launch.py"), str(ranks)]
         if deepspeed:
+            from fastlt.launch import meeting_port  # imports what a machine for the kernels' tests alone may lack
+
             port = ["--master_port", str(meeting_port())]
             launcher = [str(BIN / "deepspeed"), *port, "--num_accelerators", str(ranks)]
         return [*launcher, str(script), "--config", "recipe.yaml", *map(str, words)]

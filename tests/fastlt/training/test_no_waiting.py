@@ -13,6 +13,7 @@ from fastlt.recipe import AugmentRecipe, load_recipe
 from fastlt.training.batch_augment import BatchAugment
 from fastlt.training.step_stats import StepStats
 
+pytest.importorskip("deepspeed")  # which a machine that cannot install anything may lack
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 B, C, SIDE = 8, 30, 16
 

@@ -11,6 +11,7 @@ import torch
 
 from fastlt.run_folder import RunFolder
 
+pytest.importorskip("deepspeed")  # which a machine that cannot install anything may lack
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 WORDS = [
     "data.path=encoded", "optimizer.epochs=3", "optimizer.head_only_epochs=1", "augment.mixup=0.2",

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 def listed(names: Sequence[str], most: int = 5) -> str:
     """The first names of many, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(one_line(name, 1000) for name in names[:most]) + more
 
 
 def one_line(text: object, most: int = 100) -> str:
     """What somebody else wrote: on one line, with nothing in it that a terminal obeys, and not long."""
-    plain = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    begun = str(text)[: 20 * most + 1000]  # it may be long, and most of it spaces
+    plain = " ".join("".join(c if c.isprintable() else " " for c in begun).split())
     return plain if len(plain) <= most else f"{plain[:most]}..."

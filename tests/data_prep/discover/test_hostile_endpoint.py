@@ -285,6 +285,7 @@ def test_words_that_a_terminal_obeys_are_gone(desk):
 def test_a_server_that_is_no_web_server(desk):
     """Bytes without end that are no HTTP."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
+
         def talk():
             for _ in range(3):
                 peer, _ = listening.accept()

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from fastlt.messages import harmless
+
 DEPTH = 64  # lists and objects inside each other; what people exchange has ten at most
 MOST_VALUES = 2**20  # of a server's answer: a megabyte of {}, takes 25 in memory
-_FILE_BYTES = 2**30
+_FILE_BYTES = 2**32  # the lists of iNaturalist 2021 have one gigabyte
 _SHORTEST_SECRET = 6  # shorter ones are "none" and the like, and parts of words
 
 _NOT_A_MARK = bytes(set(range(256)) - set(b'[]{}"'))
@@ -62,7 +64,7 @@ def load_json(file: Path) -> Any:
     """The value of a JSON file in UTF-8.
 
     Raises:
-        ValueError: as `parse_json`, or the file is longer than a gigabyte.
+        ValueError: as `parse_json` and `read_bytes`.
         OSError: it cannot be read.
     """
     return parse_json(read_bytes(file).decode())
@@ -79,9 +81,9 @@ def read_bytes(file: Path, most: int = _FILE_BYTES) -> bytes:
         with file.open("rb") as stream:
             content = stream.read(most + 1)
     except MemoryError:
-        raise ValueError("it needs more memory than there is") from None
+        raise ValueError(f"{file} needs more memory than there is") from None
     if len(content) > most:
-        raise ValueError(f"it is longer than {most:,} bytes")
+        raise ValueError(f"{file} is longer than {most:,} bytes")
     return content
 
 
@@ -154,6 +156,12 @@ def passwords_of(url: str) -> tuple[str, ...]:
     user, colon, password = url.partition("://")[2].partition("/")[0].rpartition("@")[0].partition(":")
     user, password = unquote(user), unquote(password)
     return (password, f"{user}:{password}") if colon else (user, f"{user}:")
+
+
+def require_class_name(name: object) -> None:
+    """Raises ValueError for what cannot be the name of a class: no text, or one with characters that terminals obey."""
+    if not isinstance(name, str) or harmless(name) != name or "\n" in name or "\t" in name:
+        raise ValueError(f"{repr(name)[:100]} is no name of a class: it is no text, or has control characters in it")
 
 
 def table_cell(text: str) -> str:

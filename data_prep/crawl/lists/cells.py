@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import html
-import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fastlt.data_prep.crawl.addresses import parse_url
+from fastlt.foreign import parse_json
 
 _WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
 _NO_SCHEME = re.compile(r"(?:www\.|//)[\w-]+(?:\.[\w-]+)+(?::\d+)?(?:/|$)", re.IGNORECASE)
@@ -110,7 +110,7 @@ def _written_list(text: str) -> list[str]:
     """The texts in a list that JSON or Python wrote into a cell; none where the cell is something else."""
     if not text.lstrip().startswith("[") or "//" not in text or len(text) > _MAX_WRITTEN:
         return []
-    for read in (json.loads, ast.literal_eval):
+    for read in (parse_json, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError), _silence():
             found = read(text.strip())
             return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []

@@ -18,7 +18,7 @@ _TITLES = {
 
 
 def as_shown(found: dict[str, Any]) -> dict[str, Any]:
-    """A catalog's status, with reasons that may be shown: an older fastlt kept them as somebody else had worded them."""
+    """A catalog's status, with reasons that may be shown; an older fastlt kept the words of others as they were."""
     tables = {table: {state: _shown(reasons) for state, reasons in found[table].items()} for table in _TITLES}
     return found | tables | {"answer": found["answer"] | {"unusable": _shown(found["answer"]["unusable"])}}
 

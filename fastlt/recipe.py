@@ -433,7 +433,9 @@ class _Loader(yaml.SafeLoader):
     def get_single_node(self) -> yaml.Node | None:
         """The document, refused if it is large once all that anchors name is written out, or deep."""
         node = super().get_single_node()
-        size, depth = _measured(node, {}) if node is not None else (0, 0)
+        if node is None:
+            return None
+        size, depth = _measured(node, {})
         if size > _MOST_VALUES or depth > _DEPTH:
             said = f"it has more than {_MOST_VALUES:,} values, or more than {_DEPTH} inside each other"
             raise yaml.composer.ComposerError(None, None, said, node.start_mark)

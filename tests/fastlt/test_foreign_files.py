@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -16,7 +17,6 @@ from PIL import Image
 from fastlt.cli import main
 from fastlt.data_prep.catalog import Catalog
 from support.crawling import command
-from support.paths import BIN
 
 DEEP = "[" * 100_000
 DEEP_OBJECT = '{"a":' * 100_000
@@ -250,6 +250,20 @@ def test_lines_of_json_that_cannot_be_read_are_counted(tmp_path):
     assert "3 lines that hold no JSON object (line 4 of l.jsonl)" in done.stdout
     with Catalog(tmp_path / "c.sqlite") as catalog:
         assert catalog.num_candidates() == 4
+
+
+@pytest.mark.parametrize("name", ["l.jsonl.gz", "l.csv.gz"])
+def test_a_list_of_one_line_without_end_is_refused(tmp_path, name):
+    """A quarter of a megabyte that unpacks to 250."""
+    first = (
+        b'{"url": "http://127.0.0.1:9/1.jpg"}\n' * 2 if "json" in name else b"url,label\nhttp://127.0.0.1:9/1.jpg,a\n"
+    )
+    (tmp_path / name).write_bytes(gzip.compress(first + b"a" * 250_000_000, 1))
+    done = subprocess.run(
+        command(tmp_path / "c.sqlite", "--urls", tmp_path / name), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert f"{name} has a line of more than 67,108,864 characters: it is no list" in done.stderr
 
 
 # Runs

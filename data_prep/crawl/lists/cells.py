@@ -81,7 +81,7 @@ def page_of(url: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """On one line, without controls; the first of several, an object's name; "" for nothing, which pandas writes as NaN."""
+    """On one line, without controls; the first of several, an object's name; "" for nothing, pandas' NaN too."""
     if isinstance(value, list | tuple):
         value = next(iter(value), None)
     if isinstance(value, dict):

@@ -130,7 +130,8 @@ class Fetcher:
         except ValueError as error:
             raise FailedError(f"the answer cannot be read: {error}") from None
         except (DroppedError, HostGivenUpError) as error:
-            raise FailedError(str(error)) from None
+            is_long = str(error) == reasons.TOO_MANY_BYTES  # not those that an option allows
+            raise FailedError(f"the answer is longer than {_JSON_BYTES:,} bytes" if is_long else str(error)) from None
 
     async def _retried(self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool = False) -> bytes:
         """The body behind the URL; only for an image robots.txt and opt-outs are asked."""

@@ -136,7 +136,7 @@ def test_answers_of_other_forms_end_no_crawl(tmp_path, source, answer):
 def test_sixty_megabytes_of_nothing_take_no_gigabyte(tmp_path):
     done = crawled(tmp_path, b'{"page_count": 1, "results": [' + b"{}," * 20_000_000 + b"{}]}")
     assert done.returncode == 0, done.stderr
-    assert done.search["done"] == {"": 1}
+    assert done.search["failed"] == {"openverse: the answer is longer than 16,777,216 bytes": 1}
     assert int(done.stdout.rpartition("kilobytes: ")[2]) < 600_000
 
 

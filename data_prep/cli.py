@@ -183,10 +183,10 @@ class Status:
 
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
-        from fastlt.data_prep.status import status_text, without_empty_reasons
+        from fastlt.data_prep.status import as_shown, status_text, without_empty_reasons
 
         with Catalog(self.catalog) as catalog:
-            found = catalog.status()
+            found = as_shown(catalog.status())
         print(json.dumps(without_empty_reasons(found), indent=1) if self.json else status_text(found))
 
 

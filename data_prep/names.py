@@ -6,6 +6,8 @@ import re
 import unicodedata
 from collections.abc import Sequence, Set
 
+from fastlt.foreign import require_class_name
+
 _SIGNS = {"+": "plus", "#": "sharp", "&": "and", "%": "percent", "@": "at"}
 
 
@@ -70,7 +72,8 @@ def class_name(name: str, where: str) -> str:
         where: the folder or file, for messages.
 
     Raises:
-        ValueError: the name is no text: a folder's that is not UTF-8, or half a character of a JSON file.
+        ValueError: the name is no text: a folder's that is not UTF-8, or half a character of a JSON file; or it has
+            control characters.
     """
     if any("\ud800" <= c <= "\udfff" for c in name):
         shown = name.encode(errors="backslashreplace").decode()
@@ -78,6 +81,10 @@ def class_name(name: str, where: str) -> str:
             f"{where} has a class '{shown}' whose name is not UTF-8: rename it; "
             "`convmv -f latin1 -t utf8 -r --notest FOLDER` renames all below a folder."
         )
+    try:
+        require_class_name(name)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}: rename it.") from None
     return unicodedata.normalize("NFC", name)
 
 

@@ -23,6 +23,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         try:
             now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
             seconds = (parsedate_to_datetime(value) - now).total_seconds()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):  # a date of any year
             return None
     return seconds if math.isfinite(seconds) and seconds > 0 else None

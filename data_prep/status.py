@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
+
+from fastlt.foreign import without_credentials
+from fastlt.messages import one_line
 
 _TITLES = {
     "target": "target classes",
@@ -11,6 +15,19 @@ _TITLES = {
     "candidate": "candidate URLs",
     "image": "images",
 }
+
+
+def as_shown(found: dict[str, Any]) -> dict[str, Any]:
+    """A catalog's status, with reasons that may be shown; an older fastlt kept the words of others as they were."""
+    tables = {table: {state: _shown(reasons) for state, reasons in found[table].items()} for table in _TITLES}
+    return found | tables | {"answer": found["answer"] | {"unusable": _shown(found["answer"]["unusable"])}}
+
+
+def _shown(reasons: dict[str, int]) -> dict[str, int]:
+    shown: Counter[str] = Counter()
+    for reason, number in reasons.items():
+        shown[one_line(without_credentials(reason), 300)] += number
+    return dict(shown)
 
 
 def status_text(found: dict[str, Any]) -> str:

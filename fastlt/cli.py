@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
 import sqlite3
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TextIO
 
 from tyro.conf import Positional, arg
 
 from fastlt.data_prep import cli as data_prep
+from fastlt.messages import harmless
 from fastlt.options import (
     Command,
     Flag,
@@ -214,18 +216,33 @@ def main(words: list[str] | None = None) -> int:
     try:
         if name == "train":
             _require_no_dashes(rest)
-        parse(_BY_NAME[name], f"fastlt {name}", keys_last(rest) if name == "train" else rest).run()
+        command = parse(_BY_NAME[name], f"fastlt {name}", keys_last(rest) if name == "train" else rest)
+        with contextlib.redirect_stdout(_Harmless(sys.stdout)):
+            command.run()
     except (ValueError, OptionError, OSError) as error:
         print(f"fastlt: error: {sentence(error)}", file=sys.stderr)
         return 1
     except sqlite3.DatabaseError as error:  # a full disk, mostly
-        print(f"fastlt: error: the catalog cannot be used: {error}.", file=sys.stderr)
+        print(f"fastlt: error: the catalog cannot be used: {sentence(error)}.", file=sys.stderr)
         return 1
     except SystemExit as end:
         return int(end.code or 0)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+class _Harmless:
+    """The output of a command, without what a terminal obeys: names of classes and files may be anybody's."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(harmless(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def sentence(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fastlt.atomic import write_text
+from fastlt.foreign import load_json, require_class_name
+from fastlt.messages import one_line
 
 if TYPE_CHECKING:  # imports torch, for which commands that only prepare data would wait
     from fastlt.kernels.neighbor_table import NeighborTable
@@ -138,17 +141,20 @@ class LabelSpace:
             ValueError: the file is missing or is not a label space.
         """
         try:
-            data = json.loads(path.read_text())
-            return cls(
-                tuple(data["target_names"]),
-                tuple(data["auxiliary_names"]),
-                tuple(int(n) for n in data["counts"]),
-                tuple((int(t), int(a)) for t, a in data["neighbors"]),
-            )
+            data = load_json(path)
+            pairs = tuple((t, a) for t, a in data["neighbors"])
+            for name in (*data["target_names"], *data["auxiliary_names"]):
+                require_class_name(name)
+            for number in itertools.chain(data["counts"], *pairs):
+                if type(number) is not int or not 0 <= number < 2**48:
+                    raise ValueError(f"{one_line(repr(number))} stands where a whole number must")
+            return cls(tuple(data["target_names"]), tuple(data["auxiliary_names"]), tuple(data["counts"]), pairs)
         except FileNotFoundError:
             raise ValueError(f"there is no label space at {path}.") from None
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a label space: {error}.") from None
+        except OSError as error:
+            raise ValueError(f"the label space {path} cannot be read: {error}.") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a label space: {str(error).rstrip('.')}.") from None
 
     def _json(self) -> str:
         fields = {

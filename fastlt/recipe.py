@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,7 @@ from pydantic import (
 )
 
 from fastlt.atomic import write_text
+from fastlt.foreign import read_bytes
 from fastlt.kernels.options import MEMORY_LIMIT, Implementation
 from fastlt.label_space import Silence
 
@@ -405,6 +407,9 @@ def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
+_MOST_BYTES, _MOST_VALUES, _DEPTH = 2**18, 10_000, 32
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, of which YAML would take the last.
 
@@ -418,11 +423,34 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
+        mapping = super().construct_mapping(node, deep)  # refuses keys that are lists or mappings
+        times = Counter(self.construct_object(key) for key, _ in node.value)
+        if len(times) < len(node.value):
+            twice = times.most_common(1)[0][0]
             raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        return mapping
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The document, refused if it is large once all that anchors name is written out, or deep."""
+        node = super().get_single_node()
+        if node is None:
+            return None
+        size, depth = _measured(node, {})
+        if size > _MOST_VALUES or depth > _DEPTH:
+            said = f"it has more than {_MOST_VALUES:,} values, or more than {_DEPTH} inside each other"
+            raise yaml.composer.ComposerError(None, None, said, node.start_mark)
+        return node
+
+
+def _measured(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many values a document has, and how many inside each other, with an anchor's wherever it is used."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES + 1, 0  # should it be inside itself
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [part for pair in inside for part in (pair if isinstance(pair, tuple) else [pair])]
+        sizes, depths = zip((0, 0), *(_measured(part, known) for part in parts), strict=True)
+        known[id(node)] = 1 + sum(sizes), 1 + max(depths)
+    return known[id(node)]
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z"), list("-+0123456789"))
@@ -437,26 +465,39 @@ def _parsed(text: str, what: str) -> Any:
     """The value of a YAML text. Raises ValueError, which begins with `what`, where it is none."""
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}.") from None
 
 
-def _read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if path.resolve() in above:
-        raise ValueError(f"recipe {path} is its own base.")
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """The values of a recipe over those of its base, which may have a base of its own."""
+    merged: dict[str, Any] = {}
+    read: list[Path] = []
+    base: Any = path
+    while base is not None:
+        if not isinstance(base, str | Path):
+            raise ValueError(f"recipe {path}: base is {base!r}, not the name of a recipe beside it.")
+        path = path.parent / base if read else path
+        values = _read_one(path)
+        if path.resolve() in read:
+            raise ValueError(f"recipe {path} is its own base.")
+        read.append(path.resolve())
+        base = values.pop("base", None)
+        merged = _merge(values, merged)
+    return merged
+
+
+def _read_one(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path} cannot be read: {error}.") from None
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
+        text = read_bytes(path, _MOST_BYTES).decode()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"recipe {str(path)!r} cannot be read: {error}.") from None
     values = _parsed(text, f"recipe {path}")
     if not isinstance(values, dict):
         raise ValueError(f"recipe {path} is empty or not a mapping.")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise ValueError(f"recipe {path}: base is {base!r}, not the name of a recipe beside it.")
-    return _merge(_read_yaml(path.parent / base, (*above, path.resolve())), values)
+    return values
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

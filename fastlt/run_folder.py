@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fastlt.atomic import new_file
+from fastlt.foreign import parse_json, read_bytes
+from fastlt.messages import one_line
 
 if TYPE_CHECKING:  # slow to import, and not needed to read a log
     from torch import Tensor
@@ -102,16 +104,19 @@ class RunFolder:
         """The records of the log in order; a line that was cut off by a kill is left out.
 
         Raises:
-            ValueError: there is no log.
+            ValueError: there is no log, or it has other lines than a run writes.
         """
         if not self.log.is_file():
             raise ValueError(f"{self.path} is not a run: it has no {self.log.name}.")
         records = []
-        for line in self.log.read_text(errors="replace").splitlines():
+        for number, line in enumerate(read_bytes(self.log).decode(errors="replace").splitlines(), 1):
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
+                record = parse_json(line)
+            except ValueError:
                 continue
+            if not (isinstance(record, dict) and type(record.get("step")) is int):
+                raise ValueError(f"line {number} of {self.log} is no record of a run: {one_line(line)}.")
+            records.append(record)
         return records
 
     def save_weights(self, weights: dict[str, Tensor], which: Weights, about: dict[str, Any]) -> None:
@@ -144,11 +149,18 @@ class RunFolder:
         except SafetensorError as error:
             raise ValueError(f"{file} is damaged ({error}): resume the run to have it written again.") from None
         with stored:
-            about = {name: json.loads(value) for name, value in (stored.metadata() or {}).items()}
+            about = _described(file, stored.metadata() or {})
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         if about.get("label_space") != label_space:
             raise ValueError(f"{file} belongs to another label space ({about.get('label_space')}, not {label_space}).")
         return weights, about
+
+
+def _described(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    try:
+        return {name: parse_json(value) for name, value in metadata.items()}
+    except ValueError as error:
+        raise ValueError(f"the header of {file} is not as a run writes it: {error}.") from None
 
 
 def median_speed(records: list[dict[str, Any]]) -> dict[str, float]:

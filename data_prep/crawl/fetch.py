@@ -20,10 +20,11 @@ from fastlt.data_prep.crawl.addresses import ForbiddenAddressError, host_of, par
 from fastlt.data_prep.crawl.options import Limits, Politeness
 from fastlt.data_prep.crawl.politeness import AGENT, Host, HostGivenUpError, opts_out, our_rules
 from fastlt.data_prep.retry_after import retry_after
+from fastlt.foreign import parse_answer
 
 _SMALL = 2**20  # bytes of a body that every transfer may hold; larger ones take turns
 _ROBOTS_BYTES = 512 * 1024  # RFC 9309 asks for at least 500 KiB
-_JSON_BYTES = 64 * 2**20
+_JSON_BYTES = 16 * 2**20  # of an answer of an API; the longest pages have two megabytes
 _HEADER_BYTES = 128 * 1024  # of one line: content security policies fill more than the usual 8 KiB
 _MAX_REMEMBERED = 50_000  # hosts, and robots.txt files
 _BACKOFF = 1.0  # seconds, doubled by each retry
@@ -123,11 +124,14 @@ class Fetcher:
         """
         try:
             body = await self._retried(url, parameters, _JSON_BYTES)
-            return json.loads(body)
-        except ValueError:
+            return parse_answer(body)
+        except json.JSONDecodeError:
             raise FailedError("the answer is not JSON") from None
+        except ValueError as error:
+            raise FailedError(f"the answer cannot be read: {error}") from None
         except (DroppedError, HostGivenUpError) as error:
-            raise FailedError(str(error)) from None
+            is_long = str(error) == reasons.TOO_MANY_BYTES  # not those that an option allows
+            raise FailedError(f"the answer is longer than {_JSON_BYTES:,} bytes" if is_long else str(error)) from None
 
     async def _retried(self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool = False) -> bytes:
         """The body behind the URL; only for an image robots.txt and opt-outs are asked."""

@@ -10,8 +10,11 @@ from fastlt.data_prep.catalog import Candidate, Catalog
 from fastlt.data_prep.crawl.addresses import host_of, parse_url
 from fastlt.data_prep.crawl.fetch import FailedError, Fetcher
 from fastlt.data_prep.crawl.sources import ImageSource, Page, SourceError
+from fastlt.messages import one_line
 
 _CATEGORIES_AT_ONCE = 16
+# What Python raises for an answer that no source should give: it costs this one search.
+NOT_AS_DOCUMENTED = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 _IDLE_PAGES = 10  # without a new URL, after which a source is done with
 
 
@@ -52,17 +55,21 @@ async def _search_one(
 
     row = catalog.search(category, source.name)
     cursor, state, idle = row["cursor"], row["state"], 0
-    while state != "done":
+    while state == "open":  # one that failed waits for --retry
         have = catalog.num_candidates(category)
         if have >= per_category:
             return
         try:
             page = await source.search(get_json, title, cursor, per_category - have)
         except SourceError as error:
-            catalog.fail_search(category, source.name, str(error))
+            catalog.fail_search(category, source.name, one_line(error, 300))
+            return
+        except NOT_AS_DOCUMENTED as error:
+            said = f"{source.name} answered what nobody can read ({type(error).__name__}: {one_line(error)})"
+            catalog.fail_search(category, source.name, said)
             return
         with catalog.transaction():
-            new = catalog.add_candidates(_candidates(page, category, source.name)[: per_category - have])
+            new = catalog.add_candidates(candidates(page, category, source.name)[: per_category - have])
             idle = 0 if new else idle + 1
             cursor = page.cursor
             state = "done" if cursor is None or idle >= _IDLE_PAGES else "open"
@@ -71,7 +78,8 @@ async def _search_one(
             found()
 
 
-def _candidates(page: Page, category: int, source: str) -> list[Candidate]:
+def candidates(page: Page, category: int, source: str) -> list[Candidate]:
+    """What a page brings to the catalog; what is no URL is left out."""
     rows = []
     for image in page.found:
         url = parse_url(image.url)

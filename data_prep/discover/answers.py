@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from fastlt.data_prep.discover.lenient_json import json_values
 
 MAX_WORDS = 8  # of a name; more is a sentence
+MAX_SAID = 2**18  # characters, thoughts aside; a thousand names have a tenth
 
 # <think>, <reasoning>, <seed:think>, <|START_THINKING|>, <|begin_of_thought|>, [THINK], ◁think▷ and what ends them
 _THOUGHT = re.compile(
@@ -23,7 +24,7 @@ _CHANNEL = re.compile(r"<\|channel\|>([^<]{0,80}(?:<\|constrain\|>[^<]{0,40})?)<
 
 # A list under a key, or after words, with one of these has what was not wanted.
 _OTHERS = re.compile(
-    r"exclu|reject|left.?out|leav\w*.out|omit|skip|avoid|remov|discard|known|already|except|invalid|wrong"
+    r"exclu|reject|left.?out|leav\w{0,9}.out|omit|skip|avoid|remov|discard|known|already|except|invalid|wrong"
     r"|(?<![a-z])not(?![a-z])|n['\u2019]t\b|example|draft|thought|^(?:required|targets?|target.?class(?:es)?)$",
     re.IGNORECASE,
 )
@@ -56,9 +57,11 @@ class Categories(BaseModel):
 def read_json(text: str, shape: type[Categories]) -> Categories | None:
     """The answer of that shape in a text, which may have prose, thoughts or a fence around it.
 
-    An answer that was cut off is none, and so are prose and a refusal: the model is asked again.
+    An answer that was cut off is none, and so are prose, a refusal and what would take minutes to read: the model is
+    asked again.
     """
-    return shape.read(without_thoughts(text))
+    said = without_thoughts(text)
+    return shape.read(said) if len(said) <= MAX_SAID else None
 
 
 def without_thoughts(text: str) -> str:
@@ -225,6 +228,7 @@ def _plain_list(text: str) -> list[str] | None:
 
 def _item(said: str) -> str:
     """The name of a line such as `**great gray owl** - as gray`; "" for a sentence."""
+    said = said[:1000]  # what is looked for takes time with the square of it
     bold = re.match(r"(\*\*|__|`)(.+?)\1", said)
     before = re.split(r"\s+[-\u2013\u2014]\s+|:\s", said, maxsplit=1)[0]
     name = _name((bold[2] if bold else before).strip(" \"'\u2018\u2019\u201c\u201d`*_,;:"))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastlt.data_prep.discover.answers import Categories, read_json, without_thoughts
+from fastlt.foreign import parse_answer
 from fastlt.messages import one_line
 
 CUT_OFF = "cut off at a limit of tokens"
@@ -45,8 +46,8 @@ class Completion:
             ValueError: it is no completion, or an error that came with a good status.
         """
         try:
-            whole = json.loads(body)
-        except (ValueError, RecursionError):  # prose, half a JSON
+            whole = parse_answer(body)
+        except ValueError:  # prose, half a JSON
             whole = None
         choice = _first(whole, "choices")
         finish = str(_get(choice, "finish_reason")).casefold()

@@ -20,6 +20,7 @@ from fastlt.data_prep.discover.completion import CUT_OFF, NO_JSON, Completion
 from fastlt.data_prep.discover.options import EndpointOptions
 from fastlt.data_prep.discover.prompt import Message, without_system
 from fastlt.data_prep.retry_after import retry_after
+from fastlt.foreign import Secrets, shown_url, without_credentials
 from fastlt.messages import one_line
 
 if TYPE_CHECKING:
@@ -68,12 +69,19 @@ class Llm:
     def __init__(self, catalog: Catalog, endpoint: EndpointOptions) -> None:
         from openai import AsyncOpenAI  # slow to import
 
+        from fastlt.data_prep.discover.client import EndpointClient
+
         self._catalog = catalog
         self._endpoint = endpoint
+        self._secrets = Secrets(endpoint.secrets)
         # The client's own retries neither know of each other nor wait longer than two minutes: ours do. Servers without
         # keys ignore the key, but the client wants one.
         self._client = AsyncOpenAI(
-            api_key=endpoint.key or "none", base_url=endpoint.url, max_retries=0, timeout=endpoint.timeout
+            api_key=endpoint.key or "none",
+            base_url=endpoint.url,
+            max_retries=0,
+            timeout=endpoint.timeout,
+            http_client=EndpointClient(endpoint.timeout, self._secrets),
         )
         costs = catalog.answer_costs()
         self.tokens: int = costs["prompt_tokens"] + costs["completion_tokens"]
@@ -106,11 +114,13 @@ class Llm:
         everything = json.dumps([self._endpoint.model, messages, shape.model_json_schema()], sort_keys=True)
         key = hashlib.sha256(everything.encode()).hexdigest()
         async with self._asking.setdefault(key, asyncio.Lock()):  # two classes may ask the same
-            kept = read_json(self._catalog.answer(key), shape)
-            if kept is not None:
+            found = read_json(self._catalog.answer(key), shape)
+            if found is None:
+                found = await self._new_answer(key, messages, shape)
+            else:
                 self.reused += 1
-                return kept
-            return await self._new_answer(key, messages, shape)
+            # Again: a name may be in JSON in the text of a JSON, with escapes that hid what it is.
+            return shape(categories=[self._secrets.hide(name) for name in found.categories])
 
     async def _new_answer(self, key: str, messages: list[Message], shape: type[Categories]) -> Categories:
         fault = ""
@@ -122,7 +132,7 @@ class Llm:
             finally:
                 self._reserved -= reserved
             text, found = completion.answer(shape)
-            self._keep(key, text, completion, prompt_tokens)
+            self._keep(key, self._secrets.hide(text), completion, prompt_tokens)
             if found is not None:
                 return found
             fault = completion.fault
@@ -260,6 +270,8 @@ class Llm:
                 f"{self._where} knows no model {self._endpoint.model!r} or no chat ({_said(error)}): "
                 "see --model, and --base-url, which mostly ends in /v1"
             )
+        elif getattr(error, "are_all_so", False):
+            self._stop(_said(error))
         elif status == 429 and error.code == "insufficient_quota":
             self._stop(f"the account at {self._where} is out of credit ({_said(error)})")
         elif type(error.__cause__).__name__ == "ConnectError" and not self._reached:  # of httpx, or what follows it
@@ -286,7 +298,7 @@ class Llm:
 
     @property
     def _where(self) -> str:
-        return str(self._client.base_url)
+        return shown_url(str(self._client.base_url))
 
 
 def _response_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -301,10 +313,13 @@ def _status(error: APIError) -> int | None:
 
 def _may_pass(error: APIError) -> bool:
     status = _status(error)
+    if hasattr(error, "are_all_so"):  # an answer that is too long will be so again
+        return False
     return status is None or status < 400 or status >= 500 or status in HTTP_RETRIED
 
 
 def _said(error: APIError) -> str:
     """An error in a few words."""
     status = _status(error)
-    return one_line(f"{status}: {error.message}" if status else str(error.__cause__ or "") or error.message, 200)
+    said = f"{status}: {error.message}" if status else str(error.__cause__ or "") or error.message
+    return one_line(without_credentials(said), 200)

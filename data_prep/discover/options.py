@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 from tyro.conf import arg
 
 from fastlt.data_prep.discover.prompt import DEFAULT_PROMPT
+from fastlt.foreign import passwords_of, shown_url
 from fastlt.label_space import FEW_SHOT_BELOW, MANY_SHOT_ABOVE
+from fastlt.messages import one_line
 from fastlt.options import OptionalInt, OptionError
 
 
@@ -50,8 +52,12 @@ class EndpointOptions:
                 f"there is no one to ask: set {self.key_env} to the key of a hosted model, "
                 "or give --base-url of a server, such as http://localhost:8000/v1."
             )
-        if url is not None and not (urlsplit(url).scheme in ("http", "https") and urlsplit(url).netloc):
-            raise OptionError(f"--base-url {url} is not an http URL such as http://localhost:8000/v1.")
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise OptionError(f"what {self.key_env} holds is no key: it has letters that no HTTP header can have.")
+        if url is not None and not _is_http(url):
+            raise OptionError(
+                f"--base-url {one_line(shown_url(url), 200)} is not an http URL such as http://localhost:8000/v1."
+            )
 
     @property
     def url(self) -> str | None:
@@ -61,7 +67,21 @@ class EndpointOptions:
     @property
     def key(self) -> str:
         """The key, sent as the bearer token; "" where there is none."""
-        return os.environ.get(self.key_env, "")
+        return os.environ.get(self.key_env, "").strip()
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What the endpoint is sent and nobody else may see."""
+        return (self.key, *passwords_of(self.url or ""))
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # such as a port that is no number
+        return False
+    return is_whole and url.isprintable() and " " not in url
 
 
 @dataclass(frozen=True)

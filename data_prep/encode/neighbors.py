@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastlt.data_prep.inputs.text import read_text
 from fastlt.data_prep.names import class_name, normalized, plain_names
+from fastlt.foreign import parse_json
 
 Titles = Mapping[str, Sequence[str]]
 """{class: other names}"""
@@ -65,9 +65,10 @@ class _Names:
 
 
 def _read(file: Path) -> dict[str, list[str]]:
+    text = read_text(file, "neighbor list")
     try:
-        neighbors = json.loads(read_text(file, "neighbor list"))
-    except (json.JSONDecodeError, RecursionError) as error:
+        neighbors = parse_json(text)
+    except ValueError as error:
         raise ValueError(f"the neighbor list {file} cannot be read: {error}.") from None
     is_list = isinstance(neighbors, dict) and all(
         isinstance(names, list) and all(isinstance(name, str) for name in names) for names in neighbors.values()

@@ -18,6 +18,7 @@ from fastlt.atomic import new_file
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.filter.labels import Labels
 from fastlt.data_prep.filter.options import FilterOptions
+from fastlt.foreign import table_cell
 from fastlt.messages import listed
 
 KEPT = "kept"
@@ -145,7 +146,8 @@ def write_report(catalog: Catalog, judgment: Judgment, path: Path) -> None:
             image = int(judgment.ids[at])
             row = catalog.candidate(image)
             shown = "" if np.isnan(cosine) else f"{cosine:.4f}"
-            table.writerow([image, row["url"], row["category_name"], judgment.reasons[at], like, shown])
+            said = map(table_cell, (row["url"], row["category_name"], judgment.reasons[at], like))
+            table.writerow([image, *said, shown])
 
 
 def summary(catalog: Catalog, judgment: Judgment) -> str:

@@ -15,6 +15,9 @@ from fastlt.data_prep.inputs.class_folders import scan
 from fastlt.data_prep.inputs.class_text import WNID, Entry, text_entries
 from fastlt.data_prep.inputs.text import read_text
 from fastlt.data_prep.names import class_name, plain_names, same_name_key
+from fastlt.foreign import parse_json
+
+_MOST_IMAGES = 10**15  # of one class
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,16 @@ def _read(source: Path) -> list[Entry]:
     if from_0 or (len(entries) > 2 and numbers == list(range(1, len(entries) + 1))):
         print(f"{source}: {min(numbers)} to {max(numbers)} are taken as labels, not as counts of images", flush=True)
         entries = [replace(entry, count=None, id=entry.count) for entry in entries]
+    for entry in entries:
+        for title in (entry.title, *entry.synonyms):
+            class_name(title, str(source))
     return [replace(entry, name=class_name(entry.name, str(source))) for entry in entries]
 
 
 def _json_entries(source: Path, text: str) -> Iterator[Entry]:
     try:
-        found = json.loads(text, object_pairs_hook=_no_key_twice)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(text, object_pairs_hook=_no_key_twice)
+    except ValueError as error:
         raise ValueError(f"the class list {source} cannot be read: {error}.") from None
     per_category: dict[Any, int] = {}
     if isinstance(found, dict) and isinstance(found.get("categories"), list):
@@ -150,8 +156,8 @@ def _json_entries(source: Path, text: str) -> Iterator[Entry]:
         synonyms: Any = about.get("synonyms", [])
         if not (isinstance(synonyms, list) and all(isinstance(title, str) for title in (*titles, *synonyms))):
             raise ValueError(f"class {name!r} in {source} needs strings for titles, and synonyms in a list.")
-        if isinstance(count, bool) or not isinstance(count, int | None):
-            raise ValueError(f"class {name!r} in {source} has count {count!r}, which is not a whole number.")
+        if isinstance(count, bool) or not isinstance(count, int | None) or (count or 0) > _MOST_IMAGES:
+            raise ValueError(f"class {name!r} in {source} has count {count!r}, which is not a number of images.")
         yield Entry(name.strip(), titles[0], (titles[1], *synonyms), count, key)
 
 

@@ -19,6 +19,7 @@ from fastlt.data_prep.inputs import coco
 from fastlt.data_prep.inputs.text import header_fields, read_text, split_fields, unquoted
 from fastlt.data_prep.names import class_name, names_by_folder
 from fastlt.dataset.images import EXTENSIONS
+from fastlt.foreign import parse_json
 
 # How the columns of a list with a header may be called.
 _PATHS = ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "img", "image_path", "image_id")
@@ -240,12 +241,13 @@ def _relative(path: str, base: Path) -> str:
 
 
 def _read_json(file: Path) -> tuple[list[Row], dict[int | str, str]]:
+    text = read_text(file, "split file")
     try:
-        data = json.loads(read_text(file, "split file"))
+        data = parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}:{error.lineno}: this is not valid JSON: {error.msg}; is the file complete?") from None
-    except RecursionError:
-        raise ValueError(f"{file} is nested too deeply to be like COCO's.") from None
+    except ValueError as error:
+        raise ValueError(f"{file} is not like COCO's: {error}.") from None
     rows = [Row(*row) for row in coco.labeled_images(file, data)]
     categories = sorted(coco.categories(file, data), key=lambda entry: (isinstance(entry["id"], str), entry["id"]))
     return rows, {entry["id"]: entry["name"] for entry in categories}

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from fastlt.foreign import read_bytes
+
 
 def read_text(file: Path, what: str, errors: str = "strict") -> str:
     """A file's text, in UTF-8 or UTF-16, with a byte order mark or without.
@@ -20,7 +22,7 @@ def read_text(file: Path, what: str, errors: str = "strict") -> str:
         ValueError: it cannot be read.
     """
     try:
-        content = file.read_bytes()
+        content = read_bytes(file)
         if content.startswith(b"version https://git-lfs"):
             raise ValueError(f"the {what} {file} is a pointer of Git LFS: `git lfs pull` brings the file itself.")
         return content.decode(json.detect_encoding(content), errors).removeprefix("\ufeff")

@@ -6,6 +6,7 @@ Samples of a split are ordered by class, so the per-class counts of the manifest
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fastlt.dataset import beton, plain, webdataset
+from fastlt.foreign import load_json
 from fastlt.label_space import LabelSpace
 
 Format = Literal["ffcv", "webdataset", "plain"]
@@ -39,6 +41,13 @@ class Split:
     num_bytes: int
     sha256: str
 
+    def check(self, name: str) -> None:
+        """Raises ValueError where this can be no split: its file is elsewhere, or its counts are no counts."""
+        if not re.fullmatch(r"[\w-]{1,100}", name) or not re.fullmatch(r"[\w-]{1,100}\.(?:beton|tar|json)", self.file):
+            raise ValueError(f"its split {name!r} has the file {self.file!r}, which is no file of this folder")
+        if not all(type(n) is int and 0 <= n < 2**48 for n in (*self.counts, self.num_bytes)):
+            raise ValueError(f"its split {name!r} has counts that are no whole numbers")
+
     def labels(self) -> np.ndarray:
         """The label of each sample, int64 [N]."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
@@ -61,13 +70,17 @@ class EncodedDataset:
             ValueError: something is missing, truncated or contradicts the label space.
         """
         try:
-            manifest = json.loads((path / "manifest.json").read_text())
+            manifest = load_json(path / "manifest.json")
             splits = {name: Split(**fields) for name, fields in manifest["splits"].items()}
             format, settings = manifest["format"], manifest["settings"]
             if "train" not in splits or format not in FORMATS or not isinstance(settings, dict):
                 raise ValueError("it lacks what every manifest has")
+            for name, split in splits.items():
+                split.check(name)
         except (FileNotFoundError, NotADirectoryError):
             raise ValueError(f"{path} is not an encoded data set: use `fastlt encode`.") from None
+        except OSError as error:
+            raise ValueError(f"{path / 'manifest.json'} cannot be read: {error}.") from None
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path / 'manifest.json'} is damaged, encode again: {error}.") from None
         if manifest.get("version") != MANIFEST_VERSION:

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastlt.dataset.images import ImageName
 from fastlt.dataset.stored import Place, StoredImage
+from fastlt.foreign import load_json
 
 SUFFIX = ".json"
 
@@ -38,9 +39,15 @@ def image_names(file: Path) -> list[str]:
     """What `read_image` calls each sample.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no JSON list of names.
     """
-    return json.loads(file.read_text())
+    try:
+        names = load_json(file)
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged, encode again: {error}.") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{file} is damaged, encode again: it is no list of names.")
+    return names
 
 
 def places(file: Path, labels: np.ndarray) -> Iterator[Place | str]:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastlt.atomic import new_file, write_text
+from fastlt.foreign import table_cell
 from fastlt.label_space import LabelSpace
 
 NUM_BINS = 15
@@ -60,7 +61,8 @@ class Evaluation:
             writer.writerow(["class", "name", "training_images", "group", "accuracy"])
             for c, accuracy in enumerate(self.per_class):
                 shown = "" if accuracy is None else f"{accuracy:.2f}"
-                writer.writerow([c, label_space.target_names[c], label_space.counts[c], group_of[c], shown])
+                name = table_cell(label_space.target_names[c])
+                writer.writerow([c, name, label_space.counts[c], group_of[c], shown])
 
 
 class _Counts:

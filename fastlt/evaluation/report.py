@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from fastlt.atomic import write_text
+from fastlt.foreign import load_json
 from fastlt.label_space import FEW_SHOT_BELOW, MANY_SHOT_ABOVE, LabelSpace
-from fastlt.run_folder import RunFolder, median_speed
+from fastlt.messages import one_line
+from fastlt.run_folder import SPEED, RunFolder, median_speed
 
 COLUMNS = ("all", "many", "medium", "few", "ece")
 # Key of a summary record, heading, factor and form.
@@ -66,15 +67,41 @@ def read_runs(paths: Sequence[Path]) -> list[Shown]:
 
 def _read(folder: RunFolder, label: str) -> Shown:
     log = folder.records()
+    if odd := next((record for record in log if not _is_record(record)), None):
+        raise ValueError(f"{folder.log} has a record that no run writes: {one_line(odd)}.")
     evaluated = next((s for s in ("test", "val") if folder.evaluation(s).is_file()), None)
     found: dict[str, Any]
     if evaluated:
-        found = json.loads(folder.evaluation(evaluated).read_text())
+        found = _evaluation(folder.evaluation(evaluated))
         about = f"{evaluated}, {found['weights']} weights, epoch {found['epoch']}"
     else:
         found = next((r for r in reversed(log) if r["kind"] == "eval"), {})
         about = f"while training, epoch {found['epoch']}" if found else ""
     return Shown(label, log, {name: found[name] for name in COLUMNS if name in found}, about)
+
+
+def _evaluation(file: Path) -> dict[str, Any]:
+    try:
+        found = load_json(file)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}.") from None
+    if not isinstance(found, dict) or not {"weights", "epoch"} <= found.keys() or not _are_numbers(found, COLUMNS):
+        raise ValueError(f"{file} is not what `fastlt evaluate` writes: evaluate again.")
+    return found
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether a record of the log has what is drawn of it."""
+    needed = {"train": ("epoch", "loss", "images_per_s", "data_wait"), "eval": ("epoch", "all")}.get(
+        str(record.get("kind")), ()
+    )
+    return "kind" in record and {*needed} <= record.keys() and _are_numbers(record, (*needed, *SPEED, *COLUMNS))
+
+
+def _are_numbers(found: dict[str, Any], names: Sequence[str]) -> bool:
+    """Whether those of the names that are there have numbers that can be drawn, or None."""
+    values = [found[name] for name in names if found.get(name) is not None]
+    return all(isinstance(value, int | float) and not abs(value) > 1e300 for value in values)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastlt.classifier import Classifier
+from fastlt.foreign import load_json
 from fastlt.recipe import Recipe
 from fastlt.training.optimizer import create_optimizer
 
@@ -87,7 +87,7 @@ def _user_settings(told: Path | dict[str, Any] | None) -> dict[str, Any]:
     settings: Any = told or {}
     if isinstance(told, Path):
         try:
-            settings = json.loads(told.read_text())
+            settings = load_json(told)
         except (OSError, ValueError) as error:
             raise ValueError(f"engine.deepspeed={told} cannot be read: {error}.") from None
         if not isinstance(settings, dict):

@@ -8,6 +8,7 @@ damaged here are used too where they are given.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import io
@@ -27,16 +28,22 @@ from PIL import Image
 from protego import Protego
 
 from fastlt.cli import sentence
+from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.crawl.lists.columns import Asked
 from fastlt.data_prep.crawl.lists.urls import UrlList
 from fastlt.data_prep.crawl.options import ImageOptions
 from fastlt.data_prep.crawl.politeness import AGENT, our_rules
 from fastlt.data_prep.crawl.prepare import UnusableImageError, prepare
+from fastlt.data_prep.crawl.search import NOT_AS_DOCUMENTED, candidates
+from fastlt.data_prep.crawl.sources import SOURCES
 from fastlt.data_prep.discover.answers import Categories
 from fastlt.data_prep.discover.completion import Completion
 from fastlt.data_prep.encode.neighbors import read_neighbors
 from fastlt.data_prep.inputs.class_lists import read_targets
 from fastlt.data_prep.inputs.split_files import read_split_file
+from fastlt.foreign import parse_answer
+from fastlt.label_space import LabelSpace
+from fastlt.recipe import load_recipe, packaged_recipes
 
 HANG = 60  # seconds
 SEEDS = Path(__file__).resolve().parents[3] / "shared" / "cases"
@@ -261,6 +268,59 @@ def fuzz_splits(draw: random.Random, folder: Path) -> None:
     refused(lambda: read_neighbors(pairs, {name: [] for name in order}, {"x": ["X"], "y": []}))
 
 
+SPACE = {"target_names": ["a", "b"], "auxiliary_names": ["c"], "counts": [3, 2, 1], "neighbors": [[0, 2]]}
+
+
+def fuzz_label_spaces(draw: random.Random, folder: Path) -> None:
+    file = folder / "label_space.json"
+    file.write_bytes(damaged(draw, json.dumps(SPACE).encode()))
+    with contextlib.suppress(ValueError):
+        space = LabelSpace.load(file)
+        space.epoch_counts(5), space.shot_groups(), space.digest()
+
+
+def fuzz_recipes(draw: random.Random, folder: Path) -> None:
+    file = folder / "recipe.yaml"
+    file.write_bytes(damaged(draw, draw.choice(list(packaged_recipes().values())).read_bytes()))
+    with contextlib.suppress(ValueError):
+        load_recipe(file).text()
+
+
+RECORD = {
+    "url": "https://a.example/a.jpg", "license": "by", "license_version": "4.0", "filetype": "jpg", "id": 7,
+    "photos": [{"url": "https://a.example/photos/7/square.jpg", "license_code": "cc-by", "attribution": "x"}],
+    "media": [{"type": "StillImage", "identifier": "https://a.example/b.jpg", "license": "cc-by-4.0"}],
+    "name": "kite", "key": 7, "vernacularNames": [{"vernacularName": "kite"}],
+    "imageinfo": [{"url": "https://a.example/c.jpg", "mime": "image/jpeg", "extmetadata": {
+        "LicenseShortName": {"value": "CC BY 4.0"}, "Artist": {"value": "<a href='x'>x</a> &amp; y"}}}],
+}  # fmt: skip
+PAGE = {
+    "results": [RECORD] * 2, "page_count": 2, "total_results": 9, "endOfRecords": False, "matchType": "EXACT",
+    "usageKey": 7, "query": {"pages": [RECORD]}, "continue": {"gsroffset": 5, "continue": "-||"},
+}  # fmt: skip
+
+
+def fuzz_sources(draw: random.Random, folder: Path) -> None:
+    """What a source answers: a page, or one of the errors that cost a search."""
+    source = SOURCES[draw.choice(list(SOURCES))]("https://api.example", None)
+
+    async def get_json(url: str, parameters: object) -> object:
+        return parse_answer(damaged(draw, json.dumps(PAGE).encode()))
+
+    try:
+        page = asyncio.run(source.search(get_json, "kite", None, 5))
+    except NOT_AS_DOCUMENTED:
+        return
+    with Catalog(folder / "c.db", create=True) as catalog:
+        category = catalog.add_category("kite", "kite")
+        catalog.add_candidates(candidates(page, category, source.name))
+        catalog.search(category, source.name)
+        catalog.add_page(category, source.name, page.cursor, 1, "open")
+    for image in page.found:
+        if not (image.attribution + image.url + image.page).isprintable():
+            raise Failure(f"controls in {image}")
+
+
 TARGETS = {
     "classes": fuzz_classes,
     "splits": fuzz_splits,
@@ -269,6 +329,9 @@ TARGETS = {
     "robots": fuzz_robots,
     "images": fuzz_images,
     "answers": fuzz_answers,
+    "label spaces": fuzz_label_spaces,
+    "recipes": fuzz_recipes,
+    "sources": fuzz_sources,
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes over the wire."""
+    """What goes over the wire; a body that is an iterator of bytes goes out piece by piece, and ends the connection."""
 
     body: Any
     status: int = 200
@@ -92,6 +92,7 @@ class LlmServer:
         answer: may be changed at any time.
         asked: questions as they came; `answered`: those whose reply (status 200) was sent.
         headers: of the last request.
+        sent: bytes of the pieces that went out.
     """
 
     def __init__(self) -> None:
@@ -99,6 +100,7 @@ class LlmServer:
         self.asked: list[Question] = []
         self.answered: list[Question] = []
         self.headers: dict[str, str] = {}
+        self.sent = 0
         self.closing = threading.Event()
         outer = self
 
@@ -111,6 +113,8 @@ class LlmServer:
                 question = Question(json.loads(body))
                 outer.asked.append(question)
                 reply = outer.answer(question) if self.path == "/v1/chat/completions" else error(404, "no such path")
+                if isinstance(reply.body, Iterator):
+                    return self.send_pieces(reply)
                 raw = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
                 with suppress(ConnectionError):  # whoever asked may have been killed
                     self.send_response(reply.status)
@@ -121,6 +125,17 @@ class LlmServer:
                     self.wfile.write(raw)
                 if reply.status == 200:
                     outer.answered.append(question)
+
+            def send_pieces(self, reply: Reply) -> None:
+                self.close_connection = True
+                with suppress(ConnectionError):
+                    self.send_response(reply.status)
+                    for name, value in {"content-type": "application/json", **reply.headers}.items():
+                        self.send_header(name, value)
+                    self.end_headers()
+                    for piece in reply.body:
+                        self.wfile.write(piece)
+                        outer.sent += len(piece)
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import html
-import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 from fastlt.data_prep.crawl.addresses import parse_url
+from fastlt.foreign import parse_json
+from fastlt.messages import one_line
 
 _WEB = re.compile(r"https?://[^\s/]", re.IGNORECASE)
 _NO_SCHEME = re.compile(r"(?:www\.|//)[\w-]+(?:\.[\w-]+)+(?::\d+)?(?:/|$)", re.IGNORECASE)
@@ -30,6 +31,7 @@ _PAGE_NAME = re.compile(r"^[^?#]*/[^?#]*\.(?:[sx]?html?|aspx?|jsp)(?=$|[?#/])", 
 _IMG = re.compile(r"<img\b[^>]*?\bsrc\s*=\s*[\"']?([^\"'\s>]+)", re.IGNORECASE)
 _NAMES = ("name", "label", "text", "title", "value", "id")  # of what an object is called
 _MAX_WRITTEN = 100_000
+_MAX_TEXT = 10_000  # characters of a label or an attribution
 
 
 def is_url(value: Any) -> bool:
@@ -79,18 +81,18 @@ def page_of(url: str) -> str:
 
 
 def as_text(value: Any) -> str:
-    """On one line; the first of several, an object's name; "" for nothing, which pandas writes as NaN."""
+    """On one line, without controls; the first of several, an object's name; "" for nothing, pandas' NaN too."""
     if isinstance(value, list | tuple):
         value = next(iter(value), None)
     if isinstance(value, dict):
         value = next((value[key] for key in _NAMES if isinstance(value.get(key), str | int)), None)
     if isinstance(value, bytes):
-        return " ".join(value.decode("utf-8", "replace").split())
+        return one_line(value.decode("utf-8", "replace"), _MAX_TEXT)
     if isinstance(value, Decimal):
         value = float(value) if value.is_finite() else None
     if isinstance(value, float) and value.is_integer():  # pandas, for a column of integers with gaps
         value = int(value)
-    return " ".join(str(value).split()) if isinstance(value, str | int | float) and value == value else ""
+    return one_line(value, _MAX_TEXT) if isinstance(value, str | int | float) and value == value else ""
 
 
 def _parts(value: Any) -> list[str]:
@@ -110,7 +112,7 @@ def _written_list(text: str) -> list[str]:
     """The texts in a list that JSON or Python wrote into a cell; none where the cell is something else."""
     if not text.lstrip().startswith("[") or "//" not in text or len(text) > _MAX_WRITTEN:
         return []
-    for read in (json.loads, ast.literal_eval):
+    for read in (parse_json, ast.literal_eval):
         with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError), _silence():
             found = read(text.strip())
             return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from fastlt.data_prep.crawl.lists.cells import is_url
 from fastlt.data_prep.crawl.lists.table import NO_OBJECT, NoListError, Row, Table
 from fastlt.data_prep.crawl.lists.text_file import as_unicode, decoded, text_lines, unpacked
+from fastlt.foreign import parse_json
 
 _MAX_JSON_BYTES = 2**30
 
@@ -31,8 +31,8 @@ class JsonLinesTable(Table):
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
+                    row = parse_json(line)
+                except ValueError:
                     row = None
                 if isinstance(row, list) and row:
                     row = {str(i + 1): cell for i, cell in enumerate(row)}
@@ -55,9 +55,9 @@ class JsonTable(Table):
             raise ValueError(f"{file} is too long for one JSON value: write a record a line, as .jsonl.")
         try:
             lines = decoded(raw, encoding).splitlines(keepends=True)
-            value = json.loads("".join(as_unicode(lines, self.tell)))
+            value = parse_json("".join(as_unicode(lines, self.tell)))
             self._odd = Counter(self.told), dict(self.first)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ValueError(f"{file} is no JSON: {error}.") from None
         self._records = _records_in(value)
         if not self._records and value:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from fastlt.data_prep.crawl.lists.json_tables import JsonLinesTable, JsonTable
 from fastlt.data_prep.crawl.lists.parquet_table import ParquetTable
 from fastlt.data_prep.crawl.lists.table import NoListError, Table
 from fastlt.data_prep.crawl.lists.text_file import encoding_of, suffixes, text_lines, unpacked
+from fastlt.foreign import parse_json
 
 _LINES = 20  # that tell whether a file has JSON lines
 _PAGE = "a web page: save the list itself"
@@ -66,6 +66,6 @@ def _is_json_lines(file: Path, encoding: str) -> bool:
 
 def _is_record(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict | list)
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(line), dict | list)
+    except ValueError:
         return False

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastlt.data_prep.crawl.lists.table import SAMPLE, Row, Table
+from fastlt.foreign import parse_json
 from fastlt.messages import one_line
 
 _GROUPS = 5  # row groups that are looked into
@@ -62,9 +62,9 @@ class ParquetTable(Table):
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
     try:
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        features = parse_json(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         return {name: [*map(str, about["names"])] for name, about in features.items() if about.get("names")}
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (ValueError, AttributeError, TypeError):
         return {}
 
 

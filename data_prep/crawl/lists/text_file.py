@@ -14,6 +14,7 @@ from typing import IO, cast
 
 _PACKED = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))
 _NO_UTF_8 = re.compile(r"[\udc80-\udcff]")  # a byte that is left as it is
+_MAX_LINE = 2**26  # characters; polygons and captions are long
 _OLD = "not in UTF-8, read as Windows-1252"
 
 
@@ -44,7 +45,19 @@ def encoding_of(start: bytes) -> str:
 
 def text_lines(file: Path, encoding: str) -> IO[str]:
     """The lines of a file; bytes that are no UTF-8 are left as they are, for `as_unicode`."""
-    return io.TextIOWrapper(unpacked(file), encoding=encoding, errors=_errors(encoding))
+    return _Lines(unpacked(file), encoding=encoding, errors=_errors(encoding))
+
+
+class _Lines(io.TextIOWrapper):
+    """A text whose lines end: one that does not, such as a gigabyte of zeros in a megabyte of gzip, is no list."""
+
+    def __next__(self) -> str:
+        line = self.readline(_MAX_LINE)
+        if not line:
+            raise StopIteration
+        if len(line) == _MAX_LINE:
+            raise ValueError(f"{self.name} has a line of more than {_MAX_LINE:,} characters: it is no list.")
+        return line
 
 
 def decoded(content: bytes, encoding: str) -> str:

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from fastlt.data_prep.crawl.sources.source import SourceError
 from fastlt.messages import one_line
 
+MAX_TEXT = 10_000  # characters of a field; credits with links and images have a thousand
+_MAX_URL = 8_000
 STILL_IMAGES = frozenset({"image/jpeg", "image/png", "image/webp", "image/bmp", "image/gif", "image/tiff"})
 _OUR_TYPES = MimeTypes()  # Python's own table, which no file of this machine has changed
 
@@ -42,7 +44,7 @@ def field(source: str, answer: Any, key: str, kind: type) -> Any:
 def text(record: Any, *keys: str) -> str:
     """The first of these fields which is a text with something in it, on one line; else ""."""
     values = (record.get(key) for key in keys) if isinstance(record, dict) else ()
-    return next((" ".join(v.split()) for v in values if isinstance(v, str) and v.strip()), "")
+    return next((line for v in values if isinstance(v, str) and (line := one_line(v, MAX_TEXT))), "")
 
 
 def objects(record: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
@@ -53,7 +55,9 @@ def objects(record: dict[str, Any], key: str) -> Iterator[dict[str, Any]]:
 
 def http_url(value: Any) -> str:
     """`value` where it is the URL of something on the web, else ""."""
-    if not isinstance(value, str) or re.search(r"[\s\x00-\x1f]", value.strip()):
+    if not isinstance(value, str) or len(value) > _MAX_URL:
+        return ""
+    if not value.strip().isprintable() or re.search(r"\s", value.strip()):
         return ""
     try:
         parts = urlsplit(value.strip())

@@ -11,6 +11,7 @@ from typing import Any
 from fastlt.data_prep.crawl.sources import answers
 from fastlt.data_prep.crawl.sources.licenses import allowed, family, normalize
 from fastlt.data_prep.crawl.sources.source import Found, GetJson, Page, SourceError
+from fastlt.messages import one_line
 
 NAME = "commons"
 PER_PAGE = 50  # the API scales no more images in one request
@@ -55,7 +56,8 @@ class Commons:
         }
         answer = await get_json(self.base_url, query)
         if isinstance(answer, dict) and "error" in answer:
-            raise SourceError(f"{NAME} refused: {answers.text(answer['error'], 'info', 'code') or answer['error']}.")
+            said = answers.text(answer["error"], "info", "code") or answer["error"]
+            raise SourceError(f"{NAME} refused: {one_line(said, 200)}.")
         if not isinstance(answer, dict) or not {"batchcomplete", "continue", "query"} & set(answer):
             raise SourceError(f"{NAME} answered with neither 'query' nor 'batchcomplete'.")
         files = answers.records(NAME, answer["query"], "pages") if "query" in answer else []
@@ -66,6 +68,8 @@ class Commons:
         onward = {k: str(v) for k, v in answers.field(NAME, answer, "continue", dict).items()}
         if onward == at["continue"]:
             raise SourceError(f"{NAME} answered that its next page is this one.")
+        if len(str(onward)) > answers.MAX_TEXT:
+            raise SourceError(f"{NAME} answered with a next page of {len(str(onward)):,} characters.")
         return Page(found, json.dumps({"size": at["size"], "continue": onward}))
 
     def _image(self, info: dict[str, Any]) -> Iterable[Found]:
@@ -83,4 +87,4 @@ class Commons:
 
 def _plain(markup: str) -> str:
     """The text of a piece of HTML, on one line."""
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", markup)).split())
+    return one_line(html.unescape(re.sub(r"<[^<>]*>|&#\d{8,}", " ", markup)), answers.MAX_TEXT)

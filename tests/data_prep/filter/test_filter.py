@@ -318,6 +318,17 @@ def test_little_kept_is_said_with_an_exit_status(tmp_path, paintings, encoder_wo
     assert sum(row[1] == "kept" for row in states(path)) == 8  # the catalog says what the sheet shows
 
 
+def test_no_name_is_a_formula_in_the_table_of_what_was_dropped(tmp_path, paintings, encoder_words):
+    formulas = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", " =1", "\uff1d1"]
+    images, _ = mislabeled(0.0, 3)
+    images += [(formula, b"\xff\xd8 no image") for formula in formulas]
+    path = make_catalog(tmp_path / "c.db", images, {})
+    assert filtered(path, paintings, encoder_words, "--gamma1", "-1").returncode == 0
+    with (tmp_path / "c_filter.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["category"] for row in rows if row["reason"] == "broken"] == [f"'{formula}" for formula in formulas]
+
+
 def pairs_of(path: Path) -> dict[str, list[str]]:
     with Catalog(path) as catalog:
         return catalog.neighbors()

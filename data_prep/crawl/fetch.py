@@ -95,19 +95,19 @@ class Fetcher:
         self._hosts.move_to_end(name)
         return self._hosts[name]
 
-    async def image(self, url: str) -> bytes:
-        """The body behind the URL; `release` it when it was used.
+    async def image(self, url: str) -> tuple[bytes, Host]:
+        """The body behind the URL, and the host that it came from in the end; `release` it when it was used.
 
         Raises:
             DroppedError: for good; also an opt-out, robots.txt, or an address that may not be asked.
             FailedError: trouble, after all retries.
             HostGivenUpError: the host was given up.
         """
-        body = await self._retried(url, {}, self._limits.max_bytes, is_image=True)
+        body, host = await self._retried(url, {}, self._limits.max_bytes, is_image=True)
         self._held += len(body)
         if self._held > _MAX_HELD:
             self._room.clear()
-        return body
+        return body, host
 
     def release(self, num_bytes: int) -> None:
         """The body of an image was used: its memory is free for others."""
@@ -122,15 +122,17 @@ class Fetcher:
             FailedError: as `image`, or an answer that is no JSON.
         """
         try:
-            body = await self._retried(url, parameters, _JSON_BYTES)
+            body, _ = await self._retried(url, parameters, _JSON_BYTES)
             return json.loads(body)
         except ValueError:
             raise FailedError("the answer is not JSON") from None
         except (DroppedError, HostGivenUpError) as error:
             raise FailedError(str(error)) from None
 
-    async def _retried(self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool = False) -> bytes:
-        """The body behind the URL; only for an image robots.txt and opt-outs are asked."""
+    async def _retried(
+        self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool = False
+    ) -> tuple[bytes, Host]:
+        """The body behind the URL, and its host; only for an image robots.txt and opt-outs are asked."""
         troubles = 0
         for _ in range(_MAX_ATTEMPTS):
             try:
@@ -145,7 +147,9 @@ class Fetcher:
                 await asyncio.sleep(_BACKOFF * 2 ** (troubles - 1))
         raise FailedError(reason)
 
-    async def _follow(self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool) -> bytes:
+    async def _follow(
+        self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool
+    ) -> tuple[bytes, Host]:
         target = parse_url(url)
         if target is None:
             raise DroppedError("not an http(s) URL")
@@ -159,7 +163,7 @@ class Fetcher:
                     if response.status not in (301, 302, 303, 307, 308):
                         if is_image and not self._politeness.ignore_opt_outs and opts_out(response.headers):
                             raise DroppedError(reasons.OPTED_OUT)
-                        return await self._read(response, max_bytes)
+                        return await self._read(response, max_bytes), self.host(host_of(target))
                     location = response.headers.get("Location", "")
             except HostGivenUpError as error:
                 if host_of(target) == first_host:
@@ -252,7 +256,7 @@ class Fetcher:
     async def _read_robots(self, origin: URL) -> Protego:
         """The rules of a host; where they cannot be read, nothing of it is (RFC 9309, 2.3.1)."""
         try:
-            text = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES)
+            text, _ = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES)
         except DroppedError as error:
             # No such file, or one that is fenced off, is permission; trouble of the server is not, nor is half a file.
             if str(error) == reasons.NOT_PUBLIC:

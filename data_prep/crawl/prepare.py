@@ -20,7 +20,6 @@ from fastlt.data_prep.crawl.options import ImageOptions
 from fastlt.data_prep.perceptual.hash import perceptual_hash, shrink
 from fastlt.dataset.images import UnsupportedColorsError, decode_pixels, decoded_at_once, open_image
 
-
 _SILENT = ("WEBP", "AVIF")  # formats whose decoders, when memory is lacking, say only that they failed
 
 

@@ -29,15 +29,15 @@ _SERVER = Path(__file__).parent.parent / "inputs" / "hostile_server.py"
 
 def run(device: torch.device, quick: bool, results: Path, hosts: int = HOSTS) -> None:
     """Crawls both lists; appends two records and prints what they say."""
-    hosts = 300 if quick else hosts
+    hosts, limits = (300, ["--timeout", "5"]) if quick else (hosts, [])
     unshare = _own_files()
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as folder, running([sys.executable, str(_SERVER)]) as port:
         names = Path(folder, "hosts")
         names.write_text("".join(f"{ADDRESSES[i % len(ADDRESSES)]} h{i}.test\n" for i in range(hosts)))
         good, hostile = _urls(hosts, int(port))
-        sound = _crawl(Path(folder, "sound"), unshare, names, good, [])
-        mixed = _crawl(Path(folder, "mixed"), unshare, names, good, hostile)
+        sound = _crawl(Path(folder, "sound"), [*unshare, *_resolving(names)], good, [], limits)
+        mixed = _crawl(Path(folder, "mixed"), [*unshare, *_resolving(names)], good, hostile, limits)
     found = [record | {"hosts": hosts, "urls": len(good)} for record in (sound, mixed)]
     for record in found:
         print(
@@ -67,14 +67,18 @@ def _urls(hosts: int, port: int) -> tuple[list[str], list[str]]:
     return images, traps
 
 
-def _crawl(folder: Path, unshare: list[str], names: Path, good: list[str], hostile: list[str]) -> Record:
+def _resolving(names: Path) -> list[str]:
+    """The words before a command that finds its hosts in this file."""
+    return ["sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(names)]
+
+
+def _crawl(folder: Path, before: list[str], good: list[str], hostile: list[str], limits: list[str]) -> Record:
     folder.mkdir()
     listed, catalog = folder / "list.csv", folder / "c.sqlite"
     listed.write_text("url\n" + "".join(f"{url}\n" for url in [*good, *hostile]))
     words = ["crawl", str(catalog), "--urls", str(listed), "--contact", "bench@example.org", "--allow-private"]
-    command = [FASTLT, *words, "--duplicates", "-1"]  # the few photographs are served again and again
-    mounted = ["sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(names), *command]
-    seconds, peak = timed([*unshare, *mounted])
+    # The few photographs are served again and again.
+    seconds, peak = timed([*before, FASTLT, *words, "--duplicates", "-1", *limits])
     outcomes: Counter[str] = Counter()
     with Catalog(catalog) as opened:
         rows = opened.connection.execute("SELECT url, state, reason FROM candidate").fetchall()

@@ -8,6 +8,8 @@ import socket
 from aiohttp import AddrInfoType
 from yarl import URL
 
+from fastlt.data_prep.crawl.metered_socket import MeteredSocket
+
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out for hosts
 _SPECIAL = [ipaddress.ip_network(net) for net in ("192.0.0.0/24", "3fff::/20")]  # which `is_global` does not know
@@ -39,6 +41,12 @@ def _is_unicast(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not any(ip in net for net in _SPECIAL)
 
 
+def any_socket(info: AddrInfoType) -> socket.socket:
+    """A socket for one resolved address, whatever it is."""
+    family, kind, protocol, _, _ = info
+    return MeteredSocket(family, kind, protocol)
+
+
 def public_socket(info: AddrInfoType) -> socket.socket:
     """A socket for one resolved address; aiohttp makes all its sockets here, so nothing else is ever connected to.
 
@@ -47,10 +55,9 @@ def public_socket(info: AddrInfoType) -> socket.socket:
     Raises:
         ForbiddenAddressError: the address is private, loopback, link-local, multicast or reserved.
     """
-    family, kind, protocol, _, address = info
-    if not is_public(str(address[0])):
+    if not is_public(str(info[4][0])):
         raise ForbiddenAddressError("not a public address")
-    return socket.socket(family, kind, protocol)
+    return any_socket(info)
 
 
 def parse_url(url: str) -> URL | None:

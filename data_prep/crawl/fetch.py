@@ -16,7 +16,8 @@ from yarl import URL
 
 import fastlt
 from fastlt.data_prep.crawl import reasons
-from fastlt.data_prep.crawl.addresses import ForbiddenAddressError, host_of, parse_url, public_socket
+from fastlt.data_prep.crawl.addresses import ForbiddenAddressError, any_socket, host_of, parse_url, public_socket
+from fastlt.data_prep.crawl.metered_socket import MeteredSocket
 from fastlt.data_prep.crawl.options import Limits, Politeness
 from fastlt.data_prep.crawl.politeness import AGENT, Host, HostGivenUpError, opts_out, our_rules
 from fastlt.data_prep.retry_after import retry_after
@@ -65,7 +66,7 @@ class Fetcher:
         connector = aiohttp.TCPConnector(
             limit=0,  # ours counts
             ttl_dns_cache=300,
-            socket_factory=None if self._limits.allow_private else public_socket,
+            socket_factory=any_socket if self._limits.allow_private else public_socket,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -225,15 +226,15 @@ class Fetcher:
         return _unpacked(await self._read_body(response, max_bytes), response.headers, max_bytes)
 
     async def _read_body(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-        body = bytearray()
-        async for chunk in response.content.iter_any():
+        body, chunks = bytearray(), _chunks(response)
+        async for chunk in chunks:
             body += chunk
             if len(body) > min(_SMALL, max_bytes):
                 break
         else:
             return bytes(body)
         async with self._large:  # so that a thousand large bodies do not lie in memory at once
-            async for chunk in response.content.iter_any():
+            async for chunk in chunks:
                 if len(body) > max_bytes:
                     break
                 body += chunk
@@ -269,6 +270,22 @@ class Fetcher:
         rules = Protego.parse(our_rules(text.decode("utf-8-sig", "replace")))
         self.host(host_of(origin)).slow_down(float(rules.crawl_delay(AGENT) or 0))
         return rules
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The body as it comes; DroppedError where what comes beside it has no end."""
+    socket = MeteredSocket.of(response.connection.transport if response.connection else None)
+    if socket:
+        socket.begin()
+    try:
+        async for chunk in response.content.iter_any():
+            if socket:
+                socket.allow(len(chunk))
+            yield chunk
+    except aiohttp.ClientError:
+        if socket and socket.is_over:
+            raise DroppedError(reasons.TOO_MANY_BYTES) from None
+        raise
 
 
 def _unpacked(body: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:

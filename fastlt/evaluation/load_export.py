@@ -16,9 +16,8 @@ model = timm.create_model(about["name"], num_classes=len(about["labels"]), **abo
 model.load_state_dict(load_file(folder / "model.safetensors"))
 how = {key: about[key] for key in ("crop_pct", "interpolation", "mean", "std")}
 Image.init()
-formats = [  # Pillow knows others too, one of which starts Ghostscript
-    name for name in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF") if name in Image.OPEN
-]
+# Pillow knows others too, one of which starts Ghostscript.
+formats = tuple(sorted({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF"}.intersection(Image.OPEN)))
 transform = create_transform((3, about["image_size"], about["image_size"]), **how)
 
 if __name__ == "__main__":

@@ -121,6 +121,17 @@ def test_who_redirects_to_such_a_host_is_not_to_blame(tmp_path):
     assert {found[f"{i}.tif"] for i in range(60)} == {TOO_LARGE, GIVEN_UP}
 
 
+def test_what_comes_beside_a_body_has_an_end(tmp_path):
+    """Chunks of a byte, and the size of a chunk that has no end, are work for the crawler and no bytes of a body."""
+    how = {"headers": {"Transfer-Encoding": "chunked"}, "length": -1, "endless": True}
+    pages = {"/good.jpg": Answer(jpeg(0)), "/bytes.jpg": Answer(b"1\r\na\r\n" * 1000, **how)}
+    pages |= {"/size.jpg": Answer(b"0" * 10_000, **how)}
+    with Web(lambda host, path: pages.get(path)) as web:
+        found = crawl(tmp_path, [f"http://{web.hosts[0]}{path}" for path in pages], "--timeout", 20)
+    too_many = "dropped: too many bytes (--max-megabytes)"
+    assert found == {"good.jpg": "fetched", "bytes.jpg": too_many, "size.jpg": too_many}
+
+
 def test_no_image_starts_ghostscript(tmp_path):
     """An EPS is no image, whatever it is called: Pillow would hand it to the first `gs` of PATH."""
     started = tmp_path / "started"

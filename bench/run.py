@@ -9,6 +9,7 @@ examples:
   python bench/run.py kernels                  on the GPU where there is one
   python bench/run.py kernels --device cpu --quick
   python bench/run.py crawl                    needs shared/data beside the checkout
+  python bench/run.py hostile                  needs root or user namespaces; --hosts 1000 for a smaller one
   python bench/run.py filter                   the same; --run RUN adds a run's backbone
   python bench/run.py loaders                  the same; DALI where it is installed
   python bench/run.py train                    the same; on the GPU where there is one
@@ -30,6 +31,7 @@ SUITES = {
     "kernels": ("the loss against other implementations", ("cpu", "cuda")),
     "shapes": ("the kernels in every shape worth trying, on a GPU: their own tuning", ("cuda",)),
     "crawl": ("the crawler beside img2dataset, on the CPU", ("cpu",)),
+    "hostile": ("a crawl of 10,000 hosts, a tenth of them hostile, beside one without these", ("cpu",)),
     "filter": ("what filter keeps of mislabeled images, by default", ("cpu", "cuda")),
     "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),
     "train": ("the trainer beside its bare model", ("cpu", "cuda")),
@@ -64,7 +66,11 @@ def main() -> int:
         parser.error("--device cuda: torch sees no GPU here; use --device cpu.")
     os.environ.setdefault("DS_ACCELERATOR", device)
     suite = importlib.import_module(f"bench.suites.{arguments.suite}")
-    names = {"kernels": ("cases", "without", "seconds"), "filter": ("data", "weights", "trained")}
+    names = {
+        "kernels": ("cases", "without", "seconds"),
+        "filter": ("data", "weights", "trained"),
+        "hostile": ("hosts",),
+    }
     chosen = {name: value for name in names.get(arguments.suite, ()) if (value := getattr(arguments, name)) is not None}
     suite.run(torch.device(device), arguments.quick, arguments.results, **chosen)
     return 0
@@ -84,6 +90,8 @@ def _add(suites: argparse._SubParsersAction, name: str, what: str, devices: tupl
         suite.add_argument("--data", type=Path, metavar="ZIP", help="tin_wide.zip (default: in shared/data)")
         suite.add_argument("--weights", type=Path, metavar="FILE", help="of tf_efficientnet_lite0 (default: the same)")
         suite.add_argument("--run", dest="trained", type=Path, metavar="RUN", help="a run of tin_wide's targets too")
+    if name == "hostile":
+        suite.add_argument("--hosts", type=int, metavar="N", help="default: 10,000; two good images for each")
     suite.add_argument("--results", type=Path, default=results, help="folder of records (default: bench/results)")
 
 

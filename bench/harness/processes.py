@@ -64,8 +64,15 @@ def served(archive: Path | None, most: int = 0) -> Iterator[int]:
         str(archive or ""),
         str(most),
     ]
+    with running(command) as said:
+        yield int(said)
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[str]:
+    """The first line that a server says; it ends when its standard input does."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin
         assert server.stdout
-        yield int(server.stdout.readline())
+        yield server.stdout.readline()
         server.stdin.close()

@@ -16,7 +16,7 @@ QUALITY = 90  # as `fastlt encode` has it
 
 def size_stored(path: Path, mode: str, longest: int) -> int:
     """Bytes that would be stored of an image: of a JPEG, or of RGB pixels."""
-    with Image.open(io.BytesIO(path.read_bytes())) as opened:
+    with Image.open(io.BytesIO(path.read_bytes()), formats=["JPEG", "PNG"]) as opened:
         opened.thumbnail((longest, longest), Image.Resampling.BICUBIC)  # a JPEG decodes to a half or less on the way
         image = opened.convert("RGB")
     if mode == "raw":

@@ -8,7 +8,11 @@ import socket
 from aiohttp import AddrInfoType
 from yarl import URL
 
+from fastlt.data_prep.crawl.metered_socket import MeteredSocket
+
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out for hosts
+_SPECIAL = [ipaddress.ip_network(net) for net in ("192.0.0.0/24", "3fff::/20")]  # which `is_global` does not know
 
 
 class ForbiddenAddressError(OSError):
@@ -18,17 +22,29 @@ class ForbiddenAddressError(OSError):
 def is_public(address: str) -> bool:
     """Whether a numeric IPv4 or IPv6 address is one of the public internet.
 
-    An IPv6 address that carries an IPv4 one (mapped, compatible, 6to4, Teredo, NAT64) counts as what it carries.
+    An IPv6 address that carries an IPv4 one (mapped, 6to4, Teredo, NAT64) counts as what it carries.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
-    carried = [ip]
+    carried: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [ip]
     if isinstance(ip, ipaddress.IPv6Address):
         low = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if ip.ipv4_mapped or ip in _NAT64 or int(ip) >> 32 == 0:
+        if ip.ipv4_mapped or ip in _NAT64:
             carried = [low]
         carried += [ip.sixtofour] if ip.sixtofour else []
         carried += list(ip.teredo) if ip.teredo else []
-    return all(a.is_global and not a.is_multicast and not a.is_reserved for a in carried)
+    return all(map(_is_unicast, carried))
+
+
+def _is_unicast(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if ip.version == 6 and ip not in _UNICAST:
+        return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and not any(ip in net for net in _SPECIAL)
+
+
+def any_socket(info: AddrInfoType) -> socket.socket:
+    """A socket for one resolved address, whatever it is."""
+    family, kind, protocol, _, _ = info
+    return MeteredSocket(family, kind, protocol)
 
 
 def public_socket(info: AddrInfoType) -> socket.socket:
@@ -39,10 +55,9 @@ def public_socket(info: AddrInfoType) -> socket.socket:
     Raises:
         ForbiddenAddressError: the address is private, loopback, link-local, multicast or reserved.
     """
-    family, kind, protocol, _, address = info
-    if not is_public(str(address[0])):
+    if not is_public(str(info[4][0])):
         raise ForbiddenAddressError("not a public address")
-    return socket.socket(family, kind, protocol)
+    return any_socket(info)
 
 
 def parse_url(url: str) -> URL | None:

@@ -18,6 +18,7 @@ from yarl import URL
 
 from fastlt.cores import available_cores
 from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.addresses import host_of
 from fastlt.data_prep.crawl.decode_pool import DecodePool
 from fastlt.data_prep.crawl.fetch import DroppedError, FailedError, Fetcher
@@ -172,11 +173,15 @@ class _Crawl:
 
     async def _crawl_one(self, candidate: int, url: str) -> None:
         try:
-            body = await self._fetcher.image(url)
+            body, host = await self._fetcher.image(url)
             kept = False
             try:
                 prepared = await self._decoders.prepare(body)
+                host.served(is_costly=False)
                 kept = self._options.shards.keep_original
+            except UnusableImageError as error:
+                host.served(is_costly=str(error) in reasons.COSTLY)
+                raise
             finally:
                 if not kept:  # else when it is written
                     self._fetcher.release(len(body))
@@ -217,8 +222,8 @@ class _Crawl:
     def _tell(self, counts: Counter[tuple[str, str]]) -> None:
         self._counts += counts
         self._bar.total = max(self._bar.total or 0, self._counts.total())
-        reasons = Counter({reason: n for (state, reason), n in self._counts.items() if state != "fetched"})
-        self._bar.set_postfix_str(", ".join(f"{n:,} {why}" for why, n in reasons.most_common(3)), refresh=False)
+        not_taken = Counter({reason: n for (state, reason), n in self._counts.items() if state != "fetched"})
+        self._bar.set_postfix_str(", ".join(f"{n:,} {why}" for why, n in not_taken.most_common(3)), refresh=False)
         self._bar.update(counts.total())
 
 

@@ -1,4 +1,5 @@
-"""Processes that decode images for the crawler: what hostile bytes do to a decoder, they do to one of these.
+"""Processes that decode images for the crawler: what hostile bytes do to a decoder, they do to one of these,
+within the limits of its cage.
 
 Bytes go to and fro in memory that both sides see, for which pipes would be slow. A request is their number; an answer
 is a line of JSON, with the JPEG in that memory. Run as a program, this is such a process; it ends when its standard
@@ -17,11 +18,14 @@ from asyncio.subprocess import PIPE, Process
 from dataclasses import asdict
 from typing import Any
 
+from fastlt.data_prep.crawl import reasons
+from fastlt.data_prep.crawl.cage import TIME_IS_UP, Cage
 from fastlt.data_prep.crawl.options import ImageOptions
 from fastlt.data_prep.crawl.prepare import Prepared, UnusableImageError, prepare
 
-_SECONDS = 60.0  # for one image
+_SECONDS = 60.0  # for one image, however busy the machine is
 _READY = b"ready\n"
+_GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**23)}  # glibc: freed memory of large images is not kept for small ones
 _MIN_SHARED = 64 * 2**20  # of address space; memory is taken where it is written to
 
 
@@ -52,7 +56,7 @@ class DecodePool:
         """As `prepare.prepare`, elsewhere.
 
         Raises:
-            UnusableImageError: as there; also for an image that kills the process or takes it too long.
+            UnusableImageError: as there; also for an image that kills the process or takes too much time or memory.
         """
         future: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
         await self._queue.put((data, future))
@@ -70,17 +74,16 @@ class DecodePool:
                     async with asyncio.timeout(_SECONDS):
                         answer = await worker.ask(data)
                 except (asyncio.IncompleteReadError, ConnectionError):
-                    answer = UnusableImageError("crashes the decoder")
+                    assert worker
+                    time_is_up = await worker.end() == -TIME_IS_UP
+                    answer = UnusableImageError(reasons.TOO_SLOW_TO_DECODE if time_is_up else reasons.CRASHES)
                 except TimeoutError:
-                    answer = UnusableImageError("takes too long to decode")
+                    answer = UnusableImageError(reasons.TOO_SLOW_TO_DECODE)
                 except OSError as error:
                     answer = error
-                else:
-                    _settle(future, answer)
-                    continue
-                if worker:
+                if worker and not worker.is_sound(answer):
                     await worker.end()
-                worker = None
+                    worker = None
                 _settle(future, answer)
         finally:
             if worker:
@@ -109,13 +112,18 @@ class _Worker:
                 str(descriptor),
                 told,
             ]
-            process = await asyncio.create_subprocess_exec(*words, stdin=PIPE, stdout=PIPE, pass_fds=[descriptor])
+            process = await asyncio.create_subprocess_exec(
+                *words, stdin=PIPE, stdout=PIPE, pass_fds=[descriptor], env=os.environ | _GIVES_BACK
+            )
             worker = cls(process, mmap.mmap(descriptor, shared_bytes))
         finally:
             os.close(descriptor)
-        if await worker._answers.readline() != _READY:
+        try:
+            if await worker._answers.readline() != _READY:
+                raise OSError("the processes that prepare images do not start; what they said stands above.")
+        except BaseException:  # also when the crawl ends meanwhile
             await worker.end()
-            raise OSError("the processes that prepare images do not start; what they said stands above.")
+            raise
         return worker
 
     async def ask(self, data: bytes) -> Prepared | UnusableImageError:
@@ -129,11 +137,17 @@ class _Worker:
         jpeg = self._shared[: found["num_bytes"]]
         return Prepared(jpeg, found["width"], found["height"], bytes.fromhex(found["sha256"]), found["hash"])
 
-    async def end(self) -> None:
+    @staticmethod
+    def is_sound(answer: Prepared | Exception) -> bool:
+        """Whether the process can go on after this: a decoder without memory may leave some behind."""
+        return isinstance(answer, Prepared) or str(answer) not in reasons.COSTLY
+
+    async def end(self) -> int:
+        """Ends the process, if it has not ended yet; its exit status."""
         if self._process.returncode is None:
             self._process.kill()
-        await self._process.wait()
         self._shared.close()
+        return await self._process.wait()
 
 
 def _settle(future: asyncio.Future[Prepared], answer: Prepared | Exception) -> None:
@@ -148,13 +162,14 @@ def _settle(future: asyncio.Future[Prepared], answer: Prepared | Exception) -> N
 def _work(shared: mmap.mmap, options: ImageOptions, max_pixels: int) -> None:
     """Answers requests until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the crawler's
-    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    requests, answers, cage = sys.stdin.buffer, sys.stdout.buffer, Cage(max_pixels)
     answers.write(_READY)
     answers.flush()
     for line in requests:
         found: dict[str, Any]
         try:
-            made = prepare(shared[: int(line)], options, max_pixels)
+            with cage.one_image(int(line)):
+                made = prepare(shared[: int(line)], options, max_pixels, cage)
             if len(made.jpeg) > len(shared):
                 raise UnusableImageError("too many bytes as JPEG")
             shared[: len(made.jpeg)] = made.jpeg
@@ -162,6 +177,8 @@ def _work(shared: mmap.mmap, options: ImageOptions, max_pixels: int) -> None:
             found |= {"sha256": made.sha256.hex(), "hash": made.hash}
         except UnusableImageError as error:
             found = {"unusable": str(error)}
+        except MemoryError:
+            found = {"unusable": reasons.TOO_LARGE_TO_DECODE}
         answers.write(json.dumps(found).encode() + b"\n")
         answers.flush()
 

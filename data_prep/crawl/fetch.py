@@ -16,7 +16,8 @@ from yarl import URL
 
 import fastlt
 from fastlt.data_prep.crawl import reasons
-from fastlt.data_prep.crawl.addresses import ForbiddenAddressError, host_of, parse_url, public_socket
+from fastlt.data_prep.crawl.addresses import ForbiddenAddressError, any_socket, host_of, parse_url, public_socket
+from fastlt.data_prep.crawl.metered_socket import MeteredSocket
 from fastlt.data_prep.crawl.options import Limits, Politeness
 from fastlt.data_prep.crawl.politeness import AGENT, Host, HostGivenUpError, opts_out, our_rules
 from fastlt.data_prep.retry_after import retry_after
@@ -66,7 +67,7 @@ class Fetcher:
         connector = aiohttp.TCPConnector(
             limit=0,  # ours counts
             ttl_dns_cache=300,
-            socket_factory=None if self._limits.allow_private else public_socket,
+            socket_factory=any_socket if self._limits.allow_private else public_socket,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -96,19 +97,19 @@ class Fetcher:
         self._hosts.move_to_end(name)
         return self._hosts[name]
 
-    async def image(self, url: str) -> bytes:
-        """The body behind the URL; `release` it when it was used.
+    async def image(self, url: str) -> tuple[bytes, Host]:
+        """The body behind the URL, and the host that it came from in the end; `release` it when it was used.
 
         Raises:
             DroppedError: for good; also an opt-out, robots.txt, or an address that may not be asked.
             FailedError: trouble, after all retries.
             HostGivenUpError: the host was given up.
         """
-        body = await self._retried(url, {}, self._limits.max_bytes, is_image=True)
+        body, host = await self._retried(url, {}, self._limits.max_bytes, is_image=True)
         self._held += len(body)
         if self._held > _MAX_HELD:
             self._room.clear()
-        return body
+        return body, host
 
     def release(self, num_bytes: int) -> None:
         """The body of an image was used: its memory is free for others."""
@@ -123,7 +124,7 @@ class Fetcher:
             FailedError: as `image`, or an answer that is no JSON.
         """
         try:
-            body = await self._retried(url, parameters, _JSON_BYTES)
+            body, _ = await self._retried(url, parameters, _JSON_BYTES)
             return parse_answer(body)
         except json.JSONDecodeError:
             raise FailedError("the answer is not JSON") from None
@@ -133,8 +134,10 @@ class Fetcher:
             is_long = str(error) == reasons.TOO_MANY_BYTES  # not those that an option allows
             raise FailedError(f"the answer is longer than {_JSON_BYTES:,} bytes" if is_long else str(error)) from None
 
-    async def _retried(self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool = False) -> bytes:
-        """The body behind the URL; only for an image robots.txt and opt-outs are asked."""
+    async def _retried(
+        self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool = False
+    ) -> tuple[bytes, Host]:
+        """The body behind the URL, and its host; only for an image robots.txt and opt-outs are asked."""
         troubles = 0
         for _ in range(_MAX_ATTEMPTS):
             try:
@@ -149,7 +152,9 @@ class Fetcher:
                 await asyncio.sleep(_BACKOFF * 2 ** (troubles - 1))
         raise FailedError(reason)
 
-    async def _follow(self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool) -> bytes:
+    async def _follow(
+        self, url: str, parameters: Mapping[str, str], max_bytes: int, is_image: bool
+    ) -> tuple[bytes, Host]:
         target = parse_url(url)
         if target is None:
             raise DroppedError("not an http(s) URL")
@@ -163,7 +168,7 @@ class Fetcher:
                     if response.status not in (301, 302, 303, 307, 308):
                         if is_image and not self._politeness.ignore_opt_outs and opts_out(response.headers):
                             raise DroppedError(reasons.OPTED_OUT)
-                        return await self._read(response, max_bytes)
+                        return await self._read(response, max_bytes), self.host(host_of(target))
                     location = response.headers.get("Location", "")
             except HostGivenUpError as error:
                 if host_of(target) == first_host:
@@ -225,15 +230,15 @@ class Fetcher:
         return _unpacked(await self._read_body(response, max_bytes), response.headers, max_bytes)
 
     async def _read_body(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-        body = bytearray()
-        async for chunk in response.content.iter_any():
+        body, chunks = bytearray(), _chunks(response)
+        async for chunk in chunks:
             body += chunk
             if len(body) > min(_SMALL, max_bytes):
                 break
         else:
             return bytes(body)
         async with self._large:  # so that a thousand large bodies do not lie in memory at once
-            async for chunk in response.content.iter_any():
+            async for chunk in chunks:
                 if len(body) > max_bytes:
                     break
                 body += chunk
@@ -256,7 +261,7 @@ class Fetcher:
     async def _read_robots(self, origin: URL) -> Protego:
         """The rules of a host; where they cannot be read, nothing of it is (RFC 9309, 2.3.1)."""
         try:
-            text = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES)
+            text, _ = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES)
         except DroppedError as error:
             # No such file, or one that is fenced off, is permission; trouble of the server is not, nor is half a file.
             if str(error) == reasons.NOT_PUBLIC:
@@ -269,6 +274,22 @@ class Fetcher:
         rules = Protego.parse(our_rules(text.decode("utf-8-sig", "replace")))
         self.host(host_of(origin)).slow_down(float(rules.crawl_delay(AGENT) or 0))
         return rules
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The body as it comes; DroppedError where what comes beside it has no end."""
+    socket = MeteredSocket.of(response.connection.transport if response.connection else None)
+    if socket:
+        socket.begin()
+    try:
+        async for chunk in response.content.iter_any():
+            if socket:
+                socket.allow(len(chunk))
+            yield chunk
+    except aiohttp.ClientError:
+        if socket and socket.is_over:
+            raise DroppedError(reasons.TOO_MANY_BYTES) from None
+        raise
 
 
 def _unpacked(body: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:

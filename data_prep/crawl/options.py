@@ -81,7 +81,7 @@ class Limits:
     max_megabytes: float = 20.0
     """Largest file that is fetched, in MB."""
     max_megapixels: float = 100.0
-    """Largest image that is decoded, in millions of pixels."""
+    """Largest image that is decoded, in millions of pixels, for each of which a decoder may take 12 bytes of memory."""
     timeout: float = 60.0
     """Seconds for one transfer."""
     allow_private: Flag = False

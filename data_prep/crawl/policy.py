@@ -56,6 +56,7 @@ def reconsider(catalog: Catalog, search: SearchOptions, options: CrawlOptions) -
         reasons.OPTED_OUT: options.politeness.ignore_opt_outs,
         reasons.TOO_MANY_BYTES: options.limits.max_megabytes,
         reasons.TOO_MANY_PIXELS: options.limits.max_megapixels,
+        reasons.TOO_LARGE_TO_DECODE: options.limits.max_megapixels,
         reasons.TOO_SMALL: options.images.min_side,
         reasons.NEAR_DUPLICATE: options.shards.duplicates,
     }

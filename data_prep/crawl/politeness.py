@@ -21,6 +21,8 @@ AGENT = "fastlt"
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 _WITH_VALUES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
 _GIVE_UP_AFTER = 20  # failures, one after another
+_TOO_COSTLY = 5  # images that a decoder had to be stopped at, after which a host is given up
+_SOUND = 10  # images that make up for one such
 _MAX_WAIT = 600.0  # seconds, asked for by Retry-After or Crawl-delay, beyond which a host is given up
 _WORTH_SAYING = 30.0  # seconds between requests that people should know of
 
@@ -37,6 +39,8 @@ class Host:
     politeness: Politeness
     next_at: float = 0.0
     failures: int = 0
+    costly: int = 0
+    decoded: int = 0
     given_up: str = ""
     slots: asyncio.Semaphore = field(init=False)
     interval: float = field(init=False)
@@ -78,6 +82,13 @@ class Host:
         self.failures += 1
         if self.failures >= _GIVE_UP_AFTER:
             self.given_up = "host does not answer"
+
+    def served(self, is_costly: bool) -> None:
+        """An image of the host was decoded, or the decoder had to be stopped at it; many such give the host up."""
+        self.costly += is_costly
+        self.decoded += not is_costly
+        if self.costly >= _TOO_COSTLY and self.costly * _SOUND > self.decoded:
+            self.given_up = "host serves images that are too much for decoders"
 
     def slow_down(self, delay: float) -> None:
         """At least `delay` seconds between requests; a host that asks for too many is given up, a slow one named."""

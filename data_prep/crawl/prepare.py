@@ -15,9 +15,12 @@ import numpy as np
 from PIL import Image
 
 from fastlt.data_prep.crawl import reasons
+from fastlt.data_prep.crawl.cage import Cage
 from fastlt.data_prep.crawl.options import ImageOptions
 from fastlt.data_prep.perceptual.hash import perceptual_hash, shrink
-from fastlt.dataset.images import UnsupportedColorsError, decode_pixels, open_image
+from fastlt.dataset.images import UnsupportedColorsError, decode_pixels, decoded_at_once, open_image
+
+_SILENT = ("WEBP", "AVIF")  # formats whose decoders, when memory is lacking, say only that they failed
 
 
 class UnusableImageError(ValueError):
@@ -35,13 +38,14 @@ class Prepared:
     hash: int
 
 
-def prepare(data: bytes, options: ImageOptions, max_pixels: int) -> Prepared:
+def prepare(data: bytes, options: ImageOptions, max_pixels: int, cage: Cage | None = None) -> Prepared:
     """Decodes the whole image and makes the JPEG that is kept.
 
     Args:
         data: the file.
         options: what becomes of it.
         max_pixels: width x height above which an image is dropped undecoded.
+        cage: what this process is in, if it is.
 
     Raises:
         UnusableImageError: the bytes are no image, are damaged, too large, too small or animated.
@@ -49,7 +53,7 @@ def prepare(data: bytes, options: ImageOptions, max_pixels: int) -> Prepared:
     cv2.setNumThreads(1)  # there is a process for each core
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-        pixels = shrink(_decode(data, options, max_pixels), options.size)
+        pixels = shrink(_decode(data, options, max_pixels, cage), options.size)
     coded, jpeg = cv2.imencode(
         ".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, options.quality]
     )
@@ -68,7 +72,7 @@ def _is_animated(image: Image.Image) -> bool:
         raise UnusableImageError("damaged image") from None
 
 
-def _decode(data: bytes, options: ImageOptions, max_pixels: int) -> np.ndarray:
+def _decode(data: bytes, options: ImageOptions, max_pixels: int, cage: Cage | None) -> np.ndarray:
     """RGB pixels, uint8 [H, W, 3], at most a power of two too large."""
     try:
         image = open_image(data, max_pixels=None)  # our own limit has its own reason
@@ -77,8 +81,12 @@ def _decode(data: bytes, options: ImageOptions, max_pixels: int) -> np.ndarray:
     width, height = image.size
     if width * height > max_pixels:
         raise UnusableImageError(reasons.TOO_MANY_PIXELS)
+    if decoded_at_once(image) > max_pixels:
+        raise UnusableImageError(reasons.TOO_LARGE_TO_DECODE)
     if min(width, height) < options.min_side:
         raise UnusableImageError(reasons.TOO_SMALL)
+    if cage:
+        cage.opened(width * height)
     if _is_animated(image):
         raise UnusableImageError("animated")
     scale = min(1.0, options.size / min(width, height)) if options.size else 1.0
@@ -87,4 +95,6 @@ def _decode(data: bytes, options: ImageOptions, max_pixels: int) -> np.ndarray:
     except UnsupportedColorsError:
         raise UnusableImageError("unsupported colors") from None
     except Exception as error:
-        raise UnusableImageError("out of memory" if isinstance(error, MemoryError) else "damaged image") from None
+        silent = cage and image.format in _SILENT and cage.may_lack_memory(width * height)
+        too_large = silent or isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+        raise UnusableImageError(reasons.TOO_LARGE_TO_DECODE if too_large else "damaged image") from None

@@ -5,7 +5,13 @@ ROBOTS = "robots.txt forbids it (--ignore-robots)"
 OPTED_OUT = "opted out (--ignore-opt-outs)"
 TOO_MANY_BYTES = "too many bytes (--max-megabytes)"
 TOO_MANY_PIXELS = "too many pixels (--max-megapixels)"
+TOO_LARGE_TO_DECODE = "too large to decode (--max-megapixels)"
+TOO_SLOW_TO_DECODE = "too slow to decode"
+CRASHES = "crashes the decoder"
 TOO_SMALL = "too small (--min-side)"
 NEAR_DUPLICATE = "near-duplicate (--duplicates)"
 DUPLICATE = "duplicate"
 LICENSE = "license is not allowed (--licenses)"
+
+COSTLY = frozenset({TOO_LARGE_TO_DECODE, TOO_SLOW_TO_DECODE, CRASHES})
+"""Images that a decoder had to be stopped at, for which a host has to answer."""

@@ -41,7 +41,7 @@ def check_encoded(path: Path, workers: int = 0) -> int:
             except Exception as error:  # readers raise many kinds on damaged files
                 problems.append(f"{file} cannot be read: {str(error).rstrip('.') or type(error).__name__}")
             chunks = [places[i : i + _CHUNK] for i in range(0, len(places), _CHUNK)]
-            for broken in pool.map(partial(_broken, file), chunks):
+            for broken in pool.map(partial(_broken, file, data.max_pixels), chunks):
                 problems += broken
             num_images += sum(split.counts)
     if problems:
@@ -51,21 +51,21 @@ def check_encoded(path: Path, workers: int = 0) -> int:
     return num_images
 
 
-def _broken(file: Path, places: Sequence[Place]) -> list[str]:
+def _broken(file: Path, max_pixels: int, places: Sequence[Place]) -> list[str]:
     """What is wrong with these images. Runs in worker processes."""
     problems = []
     for place in places:
         try:
             if place.width:
-                _check_stored(file, place)
+                _check_stored(file, max_pixels, place)
             else:
-                read_image(place.name, max_pixels=None)
+                read_image(place.name, max_pixels)
         except BrokenImageError as error:
             problems.append(f"{place.called}: {str(error).rstrip('.')}")
     return problems
 
 
-def _check_stored(file: Path, place: Place) -> None:
+def _check_stored(file: Path, max_pixels: int, place: Place) -> None:
     with broken_if_it_fails(place.name), file.open("rb") as stream:
         stream.seek(place.offset)
         content = stream.read(place.num_bytes)
@@ -74,7 +74,7 @@ def _check_stored(file: Path, place: Place) -> None:
             if len(content) != 3 * place.width * place.height:
                 raise ValueError(f"{len(content):,} bytes are not {size[0]} x {size[1]} pixels")
             return
-        with open_image(content, max_pixels=None) as image:
+        with open_image(content, max_pixels) as image:
             if image.format != "JPEG" or image.size != size:
                 raise ValueError(f"it is not a JPEG of {size[0]} x {size[1]} pixels")
-        decode_image(content, max_pixels=None)
+        decode_image(content, max_pixels=max_pixels)

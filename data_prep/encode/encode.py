@@ -137,6 +137,7 @@ def _broken_sentence(broken: Mapping[str, str]) -> str:
 def _settings(options: EncodeOptions, digest: str, skipped: list[str]) -> dict[str, Any]:
     versions = {name: version(name) for name in ("pillow", "numpy")}
     settings: dict[str, Any] = {"versions": versions, "skipped_broken": skipped}
+    settings["max_megapixels"] = options.max_megapixels
     if options.format == "ffcv":
         settings["mode"] = options.mode
     if options.format != "plain":

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fastlt.dataset import beton, plain, webdataset
+from fastlt.dataset.images import MAX_PIXELS
 from fastlt.foreign import load_json
 from fastlt.label_space import LabelSpace
 
@@ -61,6 +62,8 @@ class EncodedDataset:
     format: Format
     label_space: LabelSpace
     splits: dict[str, Split]
+    max_pixels: int = MAX_PIXELS
+    """Width x height above which an image is none of ours: more only where `fastlt encode` was told to allow it."""
 
     @classmethod
     def open(cls, path: Path) -> EncodedDataset:
@@ -77,11 +80,12 @@ class EncodedDataset:
                 raise ValueError("it lacks what every manifest has")
             for name, split in splits.items():
                 split.check(name)
+            max_pixels = max(MAX_PIXELS, int(settings.get("max_megapixels", 0) * 1e6))
         except (FileNotFoundError, NotADirectoryError):
             raise ValueError(f"{path} is not an encoded data set: use `fastlt encode`.") from None
         except OSError as error:
             raise ValueError(f"{path / 'manifest.json'} cannot be read: {error}.") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path / 'manifest.json'} is damaged, encode again: {error}.") from None
         if manifest.get("version") != MANIFEST_VERSION:
             raise ValueError(f"{path} has manifest version {manifest.get('version')}, expected {MANIFEST_VERSION}.")
@@ -98,7 +102,7 @@ class EncodedDataset:
                 )
         if splits["train"].counts != list(label_space.counts):
             raise ValueError(f"{path}: the training images do not match the counts of label_space.json: encode again.")
-        return cls(path, format, label_space, splits)
+        return cls(path, format, label_space, splits, max_pixels)
 
     def split(self, name: str) -> Split:
         """The split of that name.

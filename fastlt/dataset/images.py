@@ -23,6 +23,7 @@ Only the formats of `FORMATS` are opened, whatever a file is called.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,6 +48,8 @@ _EXTENSIONS_OF = {  # Pillow's names of formats; what their files are called
 FORMATS = tuple(name for name in _EXTENSIONS_OF if name != "AVIF" or features.check("avif"))
 EXTENSIONS = frozenset(extension for name in FORMATS for extension in _EXTENSIONS_OF[name])
 _ORIENTATION = 274  # EXIF tag
+_TILE_SIDES = (322, 323)  # TIFF tags
+_AT_ONCE = 2**23  # pixels that are made RGB at once, so that no large image is in memory four times
 _IN_TAR = re.compile(r"(.+\.tar)#(\d+)\+(\d+)")
 
 MAX_PIXELS = 179_000_000  # width x height, where nobody says otherwise: what Pillow refuses as a bomb
@@ -109,7 +112,8 @@ def decode_image(content: bytes, longest: int | None = None, max_pixels: int | N
     with open_image(content, max_pixels) as opened:
         if opened.format == "JPEG" and longest and longest < max(opened.size):
             _shrink(opened, longest)  # first, because a JPEG decodes to a half, a quarter or an eighth for less
-            image = _upright_rgb(opened)
+            _make_upright(opened)
+            image = _rgb(opened, opened.format)
         else:
             image = Image.fromarray(decode_pixels(opened, content))
         _shrink(image, longest)
@@ -128,14 +132,24 @@ def open_image(content: bytes | Path, max_pixels: int | None = MAX_PIXELS) -> Im
         Exception: of many kinds, Pillow's, where it is none of `FORMATS`.
     """
     image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS)
-    width, height = image.size
-    if max_pixels and width * height > max_pixels:
+    num_pixels = decoded_at_once(image)
+    if max_pixels and num_pixels > max_pixels:
         image.close()
+        width, height = image.size
+        what = "" if num_pixels == width * height else " in tiles that are larger"
         raise TooLargeError(
-            f"it has {width * height / 1e6:,.1f} megapixels ({width:,} x {height:,}), more than the "
+            f"it has {num_pixels / 1e6:,.1f} megapixels ({width:,} x {height:,}{what}), more than the "
             f"{max_pixels / 1e6:g} that --max-megapixels allows"
         )
     return image
+
+
+def decoded_at_once(opened: Image.Image) -> int:
+    """The pixels that a decoder makes of an image at once: all of it, or a tile of a TIFF, which may be larger."""
+    width, height = opened.size
+    tags = getattr(opened, "tag_v2", {}) if opened.format == "TIFF" else {}
+    sides = [tags.get(tag, 0) for tag in _TILE_SIDES]
+    return max(width * height, math.prod(sides)) if all(isinstance(side, int) for side in sides) else width * height
 
 
 def is_image(file: Path) -> bool:
@@ -165,7 +179,16 @@ def decode_pixels(opened: Image.Image, content: bytes, at_least: tuple[int, int]
             # In three quarters of the time; Pillow forgives damage that does no harm.
             with suppress(ValueError):
                 return decode_jpeg(content)
-    return np.asarray(_upright_rgb(opened))
+    _make_upright(opened)
+    width, height = opened.size
+    rows = max(_AT_ONCE // width, 1)
+    if rows >= height:
+        return np.asarray(_rgb(opened, opened.format))
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        strip = opened.crop((0, top, width, min(top + rows, height)))
+        pixels[top : top + rows] = np.asarray(_rgb(strip, opened.format))
+    return pixels
 
 
 def decode_jpeg(content: bytes | np.ndarray) -> np.ndarray:
@@ -193,10 +216,9 @@ def broken_if_it_fails(name: ImageName) -> Iterator[None]:
         raise BrokenImageError(f"broken image {name}: {reason or type(error).__name__}.") from None
 
 
-def _upright_rgb(opened: Image.Image) -> Image.Image:
+def _make_upright(opened: Image.Image) -> None:
     opened.load()
     ImageOps.exif_transpose(opened, in_place=True)
-    return _rgb(opened)
 
 
 def _shrink(image: Image.Image, longest: int | None) -> None:
@@ -204,11 +226,11 @@ def _shrink(image: Image.Image, longest: int | None) -> None:
         image.thumbnail((longest, longest), Image.Resampling.BICUBIC)  # antialiased, and never enlarges
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, format: str | None) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     # Pillow opens 16-bit gray as "I;16" of either byte order, but a PPM's, scaled to 16 bits, as "I".
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and format == "PPM"):
         pixels = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):

@@ -15,12 +15,15 @@ about = json.loads((folder / "model.json").read_text())
 model = timm.create_model(about["name"], num_classes=len(about["labels"]), **about["arguments"]).eval()
 model.load_state_dict(load_file(folder / "model.safetensors"))
 how = {key: about[key] for key in ("crop_pct", "interpolation", "mean", "std")}
+Image.init()
+# Pillow knows others too, one of which starts Ghostscript.
+formats = tuple(sorted({"JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF"}.intersection(Image.OPEN)))
 transform = create_transform((3, about["image_size"], about["image_size"]), **how)
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
         sys.exit(f"usage: python {sys.argv[0]} IMAGE")
     with torch.inference_mode():
-        probabilities = model(transform(Image.open(sys.argv[1]).convert("RGB"))[None])[0].softmax(0)
+        probabilities = model(transform(Image.open(sys.argv[1], formats=formats).convert("RGB"))[None])[0].softmax(0)
     for label in probabilities.argsort(descending=True)[:5].tolist():
         print(f"{probabilities[label]:.3f}  {about['labels'][label]}")

@@ -23,7 +23,7 @@ class PlainImages:
 
     def __init__(self, data: EncodedDataset, split: str, transform: Transform, batch_size: int, workers: int) -> None:
         del batch_size  # that of the keys
-        self._images, self._workers = _Images(data.image_names(split), transform), workers
+        self._images, self._workers = _Images(data.image_names(split), transform, data.max_pixels), workers
         if workers:
             start_server(__name__)
 
@@ -40,8 +40,9 @@ class PlainImages:
 
 
 class _Images(Dataset):
-    def __init__(self, names: list[str], transform: Transform) -> None:
+    def __init__(self, names: list[str], transform: Transform, max_pixels: int) -> None:
         self.names, self.seed = names, transform.seed if transform.train else None
+        self.max_pixels = max_pixels
         # uint8 comes out of both; normalized on the device
         if transform.train:
             self.transform = transforms_imagenet_train(
@@ -63,7 +64,7 @@ class _Images(Dataset):
 
     def __getitem__(self, key_and_index: tuple[int, int]) -> Tensor:
         key, index = key_and_index
-        image = read_image(self.names[index], max_pixels=None)  # encode has allowed it
+        image = read_image(self.names[index], self.max_pixels)
         if self.seed is not None:  # timm draws from three global generators: those of the worker, if there are any
             seeds = np.random.SeedSequence([self.seed, key]).generate_state(3)
             random.seed(int(seeds[0]))

@@ -60,6 +60,18 @@ def test_quick_kernels_leave_whole_records_and_a_picture(tmp_path):
 
 
 @pytest.mark.slow
+def test_hostile_hosts_cost_no_good_image(tmp_path):
+    done = run("hostile", "--quick", "--results", tmp_path)
+    if "needs root or user namespaces" in done.stderr:
+        pytest.skip("needs root or user namespaces, for names of its own")
+    assert done.returncode == 0, done.stderr
+    alone, mixed = records_of(tmp_path, "hostile")
+    assert alone["good"] == mixed["good"] == alone["urls"] == mixed["urls"] == 600
+    assert sum(mixed["hostile"].values()) == 60
+    assert not any(outcome.startswith("fetched") for outcome in mixed["hostile"])
+
+
+@pytest.mark.slow
 def test_quick_crawl_leaves_whole_records(tmp_path):
     done = run("crawl", "--quick", "--results", tmp_path)
     assert done.returncode == 0, done.stderr

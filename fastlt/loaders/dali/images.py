@@ -49,7 +49,7 @@ class DALIImages:
         Raises:
             ValueError: the index does not match the manifest, or the transform is not to be had here.
         """
-        self._names, self._transform = data.image_names(split), transform
+        self._names, self._transform, self._max_pixels = data.image_names(split), transform, data.max_pixels
         if len(self._names) != sum(data.split(split).counts):
             raise ValueError(f"the index of {data.file(split)} is not that of its manifest: encode again.")
         self._choices = Choices.of(transform)
@@ -112,6 +112,10 @@ class DALIImages:
     def _image_size(self, index: int, file: np.ndarray) -> tuple[int, int]:
         try:
             header = CodeStream(file)
+            if header.codec_name != "jpeg":  # as encode writes; DALI would also read what no other reader opens
+                raise ValueError("it is not a JPEG")
+            if header.height * header.width > self._max_pixels:
+                raise ValueError(f"it has {header.width:,} x {header.height:,} pixels")
             return header.height, header.width
         except Exception as error:
             raise BrokenImageError(f"sample {index} is a broken image {self._names[index]}: {error}.") from None
@@ -137,7 +141,7 @@ class DALIImages:
             return str(error)
         for index in suspects:
             try:
-                read_image(self._names[index], max_pixels=None)
+                read_image(self._names[index], self._max_pixels)
             except BrokenImageError as broken:
                 return f"sample {index} is a {broken}"
         return f"DALI cannot read one of {', '.join(self._names[index] for index in suspects)}: {error}"

@@ -68,6 +68,11 @@ def translucent() -> Image.Image:
     return image
 
 
+def chunks(body: bytes) -> bytes:
+    parts = [body[at : at + 7] for at in range(0, len(body), 7)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in [*parts, b""])
+
+
 DEEP = Image.fromarray(np.asarray(photograph(22, "L")).astype(np.uint16) << 8)
 GOOD = {
     "good.jpg": Answer(jpeg(0)),
@@ -83,6 +88,7 @@ GOOD = {
     "large.jpg": Answer(encoded(photograph(10, size=(900, 600)))),
     "html-type.jpg": Answer(jpeg(11), headers={"Content-Type": "text/html"}),
     "no-length.jpg": Answer(jpeg(12), length=-1),
+    "chunked.jpg": Answer(chunks(jpeg(26)), headers={"Transfer-Encoding": "chunked"}, length=-1),
     "redirected.jpg": Answer(status=302, headers={"Location": "/behind.jpg"}),
     "gzipped.jpg": Answer(gzip.compress(jpeg(17)), headers={"Content-Encoding": "gzip"}),
     "deflated.jpg": Answer(zlib.compress(jpeg(23)), headers={"Content-Encoding": "deflate"}),

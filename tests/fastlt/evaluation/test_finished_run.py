@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.inputs.hostile_images import eps_that_writes
 from fastlt.evaluation.export import export
 from fastlt.evaluation.finished_run import FinishedRun
 from fastlt.run_folder import RunFolder
@@ -62,6 +64,13 @@ def test_export_names_what_an_image_shows(workshop, trained):
     assert scores == sorted(scores, reverse=True)
     named = subprocess.run(command[:2], cwd=workshop.folder, capture_output=True, text=True)
     assert named.stderr == "usage: python for_colleagues/load.py IMAGE\n"
+    (workshop.folder / "gs").write_text("#!/bin/sh\ntouch started\n")
+    (workshop.folder / "gs").chmod(0o755)
+    (workshop.folder / "eps.jpg").write_bytes(eps_that_writes(workshop.folder / "started"))
+    path = os.environ | {"PATH": f"{workshop.folder}{os.pathsep}{os.environ['PATH']}"}
+    named = subprocess.run([*command[:2], "eps.jpg"], cwd=workshop.folder, capture_output=True, text=True, env=path)
+    assert "cannot identify image file" in named.stderr
+    assert not (workshop.folder / "started").exists()
     ordinary = workshop.folder / "ordinary"
     ordinary.write_text("")
     files = {path.name: path for path in (workshop.folder / "for_colleagues").iterdir()}

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from fastlt.data_prep import schema
 from fastlt.dataset.images import in_tar
+from fastlt.ownership import open_own
 
 _TOLD = ("page", "license", "attribution")
 
@@ -129,7 +130,7 @@ class Catalog:
         Raises:
             ValueError: another stage holds it.
         """
-        with open(f"{self.path}.lock", "a+") as file:
+        with open_own(Path(f"{self.path}.lock"), "a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -75,7 +75,9 @@ class PartialFolder:
             ValueError: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW)  # the kernel frees the lock however the process ends
+        descriptor = os.open(
+            self.path, os.O_RDONLY | os.O_NOFOLLOW
+        )  # the kernel frees the lock however the process ends
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -131,4 +131,3 @@ class SplitWriter:
     def _records(self) -> Iterator[Any]:
         for line in self._lines():
             yield from line["records"]
-

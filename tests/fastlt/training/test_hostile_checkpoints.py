@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from fastlt.run_folder import RunFolder
 
@@ -70,12 +70,12 @@ def behind_table(table: Path, harm: Harm) -> None:
     """The table says that a step count is no tensor, but bytes, which torch would unpickle."""
     found = FileSystemReader(table.parent).read_metadata()
     found.state_dict_metadata["weight.step"] = BytesStorageMetadata()
-    for index, place in found.storage_data.items():
-        if index.fqn == "weight.step":
-            with (table.parent / place.relative_path).open("r+b") as shard:
-                place.offset = shard.seek(0, os.SEEK_END)
-                torch.save(harm, shard)
-                place.length = shard.tell() - place.offset
+    (index,) = (index for index in found.storage_data if index.fqn == "weight.step")
+    place = found.storage_data[MetadataIndex("weight.step")] = found.storage_data.pop(index)
+    with (table.parent / place.relative_path).open("r+b") as shard:
+        place.offset = shard.seek(0, os.SEEK_END)
+        torch.save(harm, shard)
+        place.length = shard.tell() - place.offset
     table.write_bytes(pickle.dumps(found))
 
 
@@ -111,7 +111,9 @@ def test_what_a_checkpoint_names_is_not_executed(workshop, finished, tmp_path, h
     done = train(workshop, run.path, head, "optimizer.epochs=2", "--resume")
     assert not marker.exists(), "the checkpoint had code run"
     assert done.returncode == 1
-    assert re.search(rf"fastlt: error: {re.escape(str(checkpoint / name))} {named}.*remove this checkpoint", done.stderr)
+    assert re.search(
+        rf"fastlt: error: {re.escape(str(checkpoint / name))} {named}.*remove this checkpoint", done.stderr
+    )
     assert "Traceback" not in done.stderr
     assert run.all_checkpoints() == [checkpoint]
 

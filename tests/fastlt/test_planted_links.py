@@ -1,6 +1,9 @@
 """Links that another user planted under the names of our temporary and lock files: what they point to stays."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from fastlt.cli import main
 from fastlt.data_prep.catalog import Candidate, Catalog
 from support.crawling import encoded, photograph, write_list
+from support.paths import ROOT
 
 KEPT = b"what somebody wants to keep\n" * 200
 CRAWL = ["--contact", "test@example.org", "--allow-private"]
@@ -125,3 +129,36 @@ def test_folders_and_files_that_appear_whole(workshop, trained, tmp_path, victim
     assert unharmed(victim)
     assert done.returncode == 1
     assert f"fastlt: error: {log} is no file" in done.stderr
+
+
+HOSTILE = """#include <stdio.h>
+__attribute__((constructor)) static void run(void) { fclose(fopen(MARKER, "w")); }
+"""
+
+
+@pytest.mark.medium
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+@pytest.mark.parametrize("named", ["shared", "shared/of-others"])
+def test_compiled_code_in_a_folder_of_everybody(tmp_path, named):
+    """What lies there is not run, and why all is compiled anew is said."""
+    folder = tmp_path / named
+    if named != "shared" and os.geteuid() != 0:
+        pytest.skip("only root can give a folder to somebody else")
+    folder.mkdir(parents=True)
+    about = "import fastlt.loaders.compiled as c; print(c.own_folder() and c.folder().name)"
+    words = {"NUMBA_CACHE_DIR": str(folder), "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-c", about], capture_output=True, text=True, env=os.environ | words)
+    kept = folder / found.stdout.strip()
+    kept.mkdir()
+    (tmp_path / "hostile.c").write_text(HOSTILE)
+    marker = tmp_path / "ran"
+    library = ["cc", "-shared", "-fPIC", f'-DMARKER="{marker}"', "-o", kept / "jpeg.so", tmp_path / "hostile.c"]
+    subprocess.run(library, check=True)
+    if named == "shared":
+        folder.chmod(0o1777)
+    else:
+        os.chown(folder, 12345, -1)
+    code = "import fastlt.loaders.ffcv.jpeg, fastlt.loaders.compiled as c; c.say_that_nothing_is_kept()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | words)
+    assert not marker.exists()
+    assert f"others can write to {folder}, and what lies there is run" in done.stderr

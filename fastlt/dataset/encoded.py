@@ -39,6 +39,22 @@ class Split:
     num_bytes: int
     sha256: str
 
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> Split:
+        """A split of a manifest.
+
+        Raises:
+            ValueError, TypeError: it says what none can be, or more images than its file has bytes.
+        """
+        split = cls(**fields)
+        if not isinstance(split.file, str) or Path(split.file).name != split.file:
+            raise ValueError(f"{str(split.file)[:80]!r} is no name of a file of this folder")
+        if not all(type(number) is int and number >= 0 for number in (split.num_bytes, *split.counts)):
+            raise ValueError(f"{split.file} has counts or bytes that are no numbers of anything")
+        if not 0 < sum(split.counts) <= split.num_bytes:
+            raise ValueError(f"{split.file} of {split.num_bytes:,} bytes cannot have {sum(split.counts):.3g} images")
+        return split
+
     def labels(self) -> np.ndarray:
         """The label of each sample, int64 [N]."""
         return np.repeat(np.arange(len(self.counts)), self.counts)
@@ -62,7 +78,7 @@ class EncodedDataset:
         """
         try:
             manifest = json.loads((path / "manifest.json").read_text())
-            splits = {name: Split(**fields) for name, fields in manifest["splits"].items()}
+            splits = {name: Split.read(fields) for name, fields in manifest["splits"].items()}
             format, settings = manifest["format"], manifest["settings"]
             if "train" not in splits or format not in FORMATS or not isinstance(settings, dict):
                 raise ValueError("it lacks what every manifest has")
@@ -75,7 +91,7 @@ class EncodedDataset:
         label_space = LabelSpace.load(path / "label_space.json")
         for name, split in splits.items():
             file = path / split.file
-            size = file.stat().st_size if file.exists() else 0
+            size = file.stat().st_size if file.is_file() else 0
             if size != split.num_bytes:
                 raise ValueError(f"{file} has {size:,} bytes, its manifest says {split.num_bytes:,}: encode again.")
             if len(split.counts) > label_space.num_classes:
@@ -105,9 +121,12 @@ class EncodedDataset:
         """What `read_image` calls each sample of a split that is no FFCV file.
 
         Raises:
-            ValueError: the index of a WebDataset tar is missing or is none.
+            ValueError: the index of a WebDataset tar is missing or is none, or names are missing.
         """
-        return FORMATS[self.format].image_names(self.file(name))
+        names = FORMATS[self.format].image_names(self.file(name))
+        if len(names) != sum(self.split(name).counts):
+            raise ValueError(f"the index of {self.file(name)} is not that of its manifest: encode again.")
+        return names
 
 
 def manifest_json(format: Format, splits: dict[str, Split], settings: dict[str, Any]) -> str:

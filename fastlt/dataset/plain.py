@@ -38,9 +38,15 @@ def image_names(file: Path) -> list[str]:
     """What `read_image` calls each sample.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is no list of names.
     """
-    return json.loads(file.read_text())
+    try:
+        names = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged, encode again: {error}.") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) and "\0" not in name for name in names):
+        raise ValueError(f"{file} is no list of the names of images: encode again.")
+    return names
 
 
 def places(file: Path, labels: np.ndarray) -> Iterator[Place | str]:

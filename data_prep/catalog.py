@@ -72,12 +72,14 @@ class Catalog:
             raise ValueError(f"there is no catalog at {path}: `fastlt discover` or `fastlt crawl --urls` makes one.")
         if not path.parent.is_dir():
             raise ValueError(f"{path.parent}, the folder for the catalog, does not exist.")
-        self.path = path
+        self.path, self._kinds = path, schema.kinds()
         # Autocommit: transactions are begun by `transaction` alone.
         self.connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        self.connection.row_factory = sqlite3.Row
+        self.connection.row_factory = self._row
         self._run = self.connection.execute
         try:
+            self._run("PRAGMA trusted_schema = OFF")  # of a stranger, perhaps
+            self._run("PRAGMA cell_size_check = ON")
             self._run("PRAGMA journal_mode = WAL")
             self._run("PRAGMA synchronous = NORMAL")  # a power cut may cost the last commits, never order
             self._run("PRAGMA foreign_keys = ON")
@@ -100,11 +102,23 @@ class Catalog:
                     raise sqlite3.DatabaseError("it is empty")
                 steps = [schema.SCHEMA]
             else:
+                schema.require_no_others(self.connection)
                 steps = [schema.MIGRATIONS[number] for number in range(version, schema.VERSION)]
             for statement in (statement for step in steps for statement in step.split(";\n")):
                 self._run(statement)
             if steps:
                 self._run(f"PRAGMA user_version = {schema.VERSION}")
+            schema.require_columns(self.connection)
+
+    def _row(self, cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> sqlite3.Row:
+        """Raises ValueError for what no fastlt writes: SQLite keeps any kind of value in any column."""
+        for (name, *_), value in zip(cursor.description, values, strict=True):
+            if name in self._kinds and type(value) not in self._kinds[name]:
+                raise ValueError(
+                    f"{self.path} cannot be used as a catalog: {name!r} of a row in it is {str(value)[:40]!r}, which "
+                    "no fastlt has written."
+                )
+        return sqlite3.Row(cursor, values)
 
     def __enter__(self) -> Catalog:
         return self
@@ -262,7 +276,15 @@ class Catalog:
 
     def unusable_answers(self) -> dict[str, int]:
         """How many answers were of no use, by reason."""
-        return dict(json.loads(self.setting("unusable answers") or "{}"))
+        try:
+            found = json.loads(self.setting("unusable answers") or "{}")
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict) or not all(type(number) is int for number in found.values()):
+            raise ValueError(
+                f"{self.path} cannot be used as a catalog: what it counted of unusable answers is damaged."
+            )
+        return found
 
     def answer_costs(self) -> sqlite3.Row:
         """Of all answers: `answers` of use, `prompt_tokens`, `completion_tokens`; `dearest`: tokens of one at most."""

@@ -219,7 +219,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"fastlt: error: {sentence(error)}", file=sys.stderr)
         return 1
     except sqlite3.DatabaseError as error:  # a full disk, mostly
-        print(f"fastlt: error: the catalog cannot be used: {error}.", file=sys.stderr)
+        print(f"fastlt: error: the catalog cannot be used: {sentence(error)}.", file=sys.stderr)
         return 1
     except SystemExit as end:
         return int(end.code or 0)

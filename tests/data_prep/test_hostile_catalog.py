@@ -38,8 +38,8 @@ def change(catalog: Path, script: str) -> None:
 
 
 OBJECTS = {
-    "a view without end": f"DROP TABLE target; CREATE VIEW target AS {ENDLESS} i AS id, 'a' AS state, '' AS reason FROM n;",
-    "our view without end": f"DROP VIEW image_in_use; CREATE VIEW image_in_use AS {ENDLESS} i AS state, '' AS reason FROM n;",
+    "a view without end": f"DROP TABLE target; CREATE VIEW target AS {ENDLESS} i, 'a' AS state, '' AS reason FROM n;",
+    "our view without end": f"DROP VIEW image_in_use; CREATE VIEW image_in_use AS {ENDLESS} i AS state, '' reason FROM n;",
     "one more view": f"CREATE VIEW more AS {ENDLESS} i FROM n;",
     "a trigger": "CREATE TRIGGER t AFTER UPDATE ON target BEGIN DELETE FROM candidate; END;",
     "a table of text": "DROP TABLE search; CREATE VIRTUAL TABLE search USING fts5(state, reason);",
@@ -61,8 +61,9 @@ def test_what_is_no_table_of_ours(catalog, case):
     change(catalog, OBJECTS[case])
     done = status(catalog)
     assert done.returncode == 1, done.stdout
-    sentence = rf"fastlt: error: {re.escape(str(catalog))} cannot be used as a catalog: it.*(that|which) (a|no) catalog has\.\n"
-    assert re.fullmatch(sentence, done.stderr), done.stderr
+    begin = f"fastlt: error: {catalog} cannot be used as a catalog: it"
+    assert done.stderr.startswith(begin), done.stderr
+    assert re.fullmatch(r".*(that|which) (a|no) catalog has\.\n", done.stderr), done.stderr
 
 
 VALUES = {
@@ -71,7 +72,8 @@ VALUES = {
     "a number as a state": "UPDATE category SET state = 7",
     "tokens of no machine": "UPDATE answer SET completion_tokens = 10000000000000000000000000.0",
     "tokens in words": "UPDATE answer SET completion_tokens = 'many'",
-    "a sum that is none": "UPDATE answer SET prompt_tokens = 9223372036854775807; INSERT INTO answer VALUES ('b', 'm', 'c', 1, 1)",
+    "a sum that is none": "UPDATE answer SET prompt_tokens = 9223372036854775807;"
+    " INSERT INTO answer VALUES ('b', 'm', 'c', 1, 1)",
     "deep counts": f"INSERT INTO setting VALUES ('unusable answers', '{'[' * 50_000}')",
     "a list of counts": "INSERT INTO setting VALUES ('unusable answers', '[1]')",
     "counts in words": """INSERT INTO setting VALUES ('unusable answers', '{"a": "b"}')""",

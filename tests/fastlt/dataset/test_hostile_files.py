@@ -49,11 +49,14 @@ def refused(folder: Path, capsys) -> tuple[str, str]:
     said = capsys.readouterr().err
     assert said.startswith("fastlt: error: ")
     with pytest.raises(ValueError) as caught:
-        data = EncodedDataset.open(folder)
-        reader = open_reader(data, "val", Transform(8, train=False), 4, 0, open_with(folder))
-        list(reader.batches([np.arange(4, dtype=np.uint64)]))
+        load(folder)
     assert "\n" not in str(caught.value)
     return said, str(caught.value)
+
+
+def load(folder: Path) -> None:
+    reader = open_reader(EncodedDataset.open(folder), "val", Transform(8, train=False), 4, 0, open_with(folder))
+    list(reader.batches([np.arange(4, dtype=np.uint64)]))
 
 
 def open_with(folder: Path) -> str:

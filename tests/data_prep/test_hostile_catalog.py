@@ -39,7 +39,7 @@ def change(catalog: Path, script: str) -> None:
 
 OBJECTS = {
     "a view without end": f"DROP TABLE target; CREATE VIEW target AS {ENDLESS} i, 'a' AS state, '' AS reason FROM n;",
-    "our view without end": f"DROP VIEW image_in_use; CREATE VIEW image_in_use AS {ENDLESS} i AS state, '' reason FROM n;",
+    "our view without end": f"DROP VIEW abandoned; CREATE VIEW abandoned AS {ENDLESS} i AS category FROM n;",
     "one more view": f"CREATE VIEW more AS {ENDLESS} i FROM n;",
     "a trigger": "CREATE TRIGGER t AFTER UPDATE ON target BEGIN DELETE FROM candidate; END;",
     "a table of text": "DROP TABLE search; CREATE VIRTUAL TABLE search USING fts5(state, reason);",

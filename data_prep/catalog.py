@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from fastlt.data_prep import schema
 from fastlt.dataset.images import in_tar
+from fastlt.messages import one_line
 from fastlt.ownership import open_own
 
 _TOLD = ("page", "license", "attribution")
@@ -86,7 +87,7 @@ class Catalog:
             self._create_or_migrate(create)
         except sqlite3.DatabaseError as error:
             self.connection.close()
-            raise ValueError(f"{path} cannot be used as a catalog: {error}.") from None
+            raise ValueError(f"{path} cannot be used as a catalog: {one_line(error, 300)}.") from None
 
     def _create_or_migrate(self, create: bool) -> None:
         with self.transaction():  # two processes may open the same old catalog

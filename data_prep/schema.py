@@ -137,7 +137,7 @@ CREATE INDEX image_category ON image (category, state);
 _EVERYTHING = """
 SELECT type, name, ifnull(sql, '') FROM sqlite_schema
 """
-_KINDS = {"INTEGER": {int}, "TEXT": {str}, "REAL": {float, int}, "BLOB": {bytes}}
+_KINDS: dict[str, set[type]] = {"INTEGER": {int}, "TEXT": {str}, "REAL": {float, int}, "BLOB": {bytes}}
 
 
 def require_no_others(connection: sqlite3.Connection) -> None:
@@ -175,7 +175,7 @@ def kinds() -> dict[str, set[type]]:
     found: dict[str, set[type]] = {}
     for table in (name for name, (kind, _) in _ours().items() if kind == "table"):
         for name, kind, not_null, *_ in columns(_made(), table):
-            found.setdefault(name, set()).update(_KINDS[kind], () if not_null else {type(None)})
+            found.setdefault(name, set()).update(_KINDS[kind] if not_null else {*_KINDS[kind], type(None)})
     return found
 
 

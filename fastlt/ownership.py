@@ -9,7 +9,7 @@ import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO, Literal, TextIO, overload
 
 
 def stranger(path: Path) -> str:
@@ -36,6 +36,14 @@ def others_can_write(folder: Path) -> bool:
     if stranger(folder):
         return True
     return bool(folder.stat().st_mode & stat.S_IWOTH)
+
+
+@overload
+def open_own(path: Path, mode: Literal["r+b", "ab"]) -> BinaryIO: ...
+
+
+@overload
+def open_own(path: Path, mode: Literal["a", "a+"]) -> TextIO: ...
 
 
 def open_own(path: Path, mode: str) -> IO[Any]:

@@ -85,7 +85,7 @@ class Catalog:
             self._run("PRAGMA synchronous = NORMAL")  # a power cut may cost the last commits, never order
             self._run("PRAGMA foreign_keys = ON")
             self._create_or_migrate(create)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: SQLite quotes what it cannot parse
             self.connection.close()
             raise ValueError(f"{path} cannot be used as a catalog: {one_line(error, 300)}.") from None
 

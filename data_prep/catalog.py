@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from fastlt.data_prep import schema
 from fastlt.dataset.images import in_tar
+from fastlt.messages import one_line
+from fastlt.ownership import open_own
 
 _TOLD = ("page", "license", "attribution")
 
@@ -71,19 +73,21 @@ class Catalog:
             raise ValueError(f"there is no catalog at {path}: `fastlt discover` or `fastlt crawl --urls` makes one.")
         if not path.parent.is_dir():
             raise ValueError(f"{path.parent}, the folder for the catalog, does not exist.")
-        self.path = path
+        self.path, self._kinds = path, schema.kinds()
         # Autocommit: transactions are begun by `transaction` alone.
         self.connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        self.connection.row_factory = sqlite3.Row
+        self.connection.row_factory = self._row
         self._run = self.connection.execute
         try:
+            self._run("PRAGMA trusted_schema = OFF")  # of a stranger, perhaps
+            self._run("PRAGMA cell_size_check = ON")
             self._run("PRAGMA journal_mode = WAL")
             self._run("PRAGMA synchronous = NORMAL")  # a power cut may cost the last commits, never order
             self._run("PRAGMA foreign_keys = ON")
             self._create_or_migrate(create)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: SQLite quotes what it cannot parse
             self.connection.close()
-            raise ValueError(f"{path} cannot be used as a catalog: {error}.") from None
+            raise ValueError(f"{path} cannot be used as a catalog: {one_line(error, 300)}.") from None
 
     def _create_or_migrate(self, create: bool) -> None:
         with self.transaction():  # two processes may open the same old catalog
@@ -99,11 +103,23 @@ class Catalog:
                     raise sqlite3.DatabaseError("it is empty")
                 steps = [schema.SCHEMA]
             else:
+                schema.require_no_others(self.connection)
                 steps = [schema.MIGRATIONS[number] for number in range(version, schema.VERSION)]
             for statement in (statement for step in steps for statement in step.split(";\n")):
                 self._run(statement)
             if steps:
                 self._run(f"PRAGMA user_version = {schema.VERSION}")
+            schema.require_columns(self.connection)
+
+    def _row(self, cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> sqlite3.Row:
+        """Raises ValueError for what no fastlt writes: SQLite keeps any kind of value in any column."""
+        for (name, *_), value in zip(cursor.description, values, strict=True):
+            if name in self._kinds and type(value) not in self._kinds[name]:
+                raise ValueError(
+                    f"{self.path} cannot be used as a catalog: {name!r} of a row in it is {str(value)[:40]!r}, which "
+                    "no fastlt has written."
+                )
+        return sqlite3.Row(cursor, values)
 
     def __enter__(self) -> Catalog:
         return self
@@ -129,7 +145,7 @@ class Catalog:
         Raises:
             ValueError: another stage holds it.
         """
-        with open(f"{self.path}.lock", "a+") as file:
+        with open_own(Path(f"{self.path}.lock"), "a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -261,7 +277,15 @@ class Catalog:
 
     def unusable_answers(self) -> dict[str, int]:
         """How many answers were of no use, by reason."""
-        return dict(json.loads(self.setting("unusable answers") or "{}"))
+        try:
+            found = json.loads(self.setting("unusable answers") or "{}")
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict) or not all(type(number) is int for number in found.values()):
+            raise ValueError(
+                f"{self.path} cannot be used as a catalog: what it counted of unusable answers is damaged."
+            )
+        return found
 
     def answer_costs(self) -> sqlite3.Row:
         """Of all answers: `answers` of use, `prompt_tokens`, `completion_tokens`; `dearest`: tokens of one at most."""

@@ -1,6 +1,15 @@
-"""The tables of the catalog, and how an older catalog gets the columns that it lacks."""
+"""The tables of the catalog, how an older catalog gets the columns that it lacks, and what is no catalog's.
+
+A catalog may come from a stranger. A view in the place of a table may have no end, and a trigger or a constraint
+would run at what a stage does.
+"""
 
 from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from functools import cache
 
 VERSION = 3
 UNLISTED = "no longer in its list"
@@ -123,3 +132,74 @@ CREATE TABLE image (
 CREATE INDEX image_outcome ON image (state, reason);
 CREATE INDEX image_category ON image (category, state);
 {_THIRD}"""
+
+
+_EVERYTHING = """
+SELECT type, name, ifnull(sql, '') FROM sqlite_schema
+"""
+_KINDS: dict[str, set[type]] = {"INTEGER": {int}, "TEXT": {str}, "REAL": {float, int}, "BLOB": {bytes}}
+
+
+def require_no_others(connection: sqlite3.Connection) -> None:
+    """Looks at what a database has, before anything in it is read.
+
+    Raises:
+        sqlite3.DatabaseError: a trigger, a view or index that is not ours, a table that is more than a table.
+    """
+    for kind, name, sql in connection.execute(_EVERYTHING).fetchall():
+        ours = _ours().get(name)
+        if name.startswith("sqlite_"):  # SQLite's own: indexes of UNIQUE columns, and what ANALYZE found
+            continue
+        if ours is None:
+            raise sqlite3.DatabaseError(f"it has the {kind} {name!r}, which no catalog has")
+        if kind != ours[0] or (kind != "table" and _bare(sql) != ours[1]) or (kind == "table" and _is_more(sql)):
+            raise sqlite3.DatabaseError(f"its {name!r} is not the {ours[0]} that a catalog has")
+
+
+def require_columns(connection: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError where a table lacks a column of ours, or has one that is computed."""
+    for table in (name for name, (kind, _) in _ours().items() if kind == "table"):
+        found = set(columns(connection, table))
+        if not found >= set(columns(_made(), table)) or any(hidden for *_, hidden in found):
+            raise sqlite3.DatabaseError(f"its {table!r} does not have the columns that a catalog has")
+
+
+def columns(connection: sqlite3.Connection, table: str) -> Iterator[tuple]:
+    """(name, type, not null, default, place in the primary key, whether it is computed) of each column of a table."""
+    return (tuple(row)[1:] for row in connection.execute(f"PRAGMA table_xinfo({table})"))
+
+
+@cache
+def kinds() -> dict[str, set[type]]:
+    """What Python gets of the columns of that name."""
+    found: dict[str, set[type]] = {}
+    for table in (name for name, (kind, _) in _ours().items() if kind == "table"):
+        for name, kind, not_null, *_ in columns(_made(), table):
+            found.setdefault(name, set()).update(_KINDS[kind] if not_null else {*_KINDS[kind], type(None)})
+    return found
+
+
+@cache
+def _made() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.executescript(SCHEMA)
+    return connection
+
+
+@cache
+def _ours() -> dict[str, tuple[str, str]]:
+    return {name: (kind, _bare(sql)) for kind, name, sql in _made().execute(_EVERYTHING)}
+
+
+def _bare(sql: str) -> str:
+    """Without comments and line breaks."""
+    return " ".join(re.sub(r"--[^\n]*", "", sql).split())
+
+
+def _is_more(sql: str) -> bool:
+    """Whether a table is virtual or has constraints that would be computed; ours are written without such words.
+
+    Nor with quoted names and other comments, in which what looks like a comment or a text is none.
+    """
+    more = r"[\"\[`]|/\*|\b(VIRTUAL|CHECK|COLLATE|CONSTRAINT|GENERATED)\b"
+    return re.search(more, re.sub(r"'[^']*'|--[^\n]*", "", sql), re.IGNORECASE) is not None

@@ -1,4 +1,7 @@
-"""Files and folders that appear whole or not at all: temporary name, fsync, rename."""
+"""Files and folders that appear whole or not at all: temporary name, fsync, rename.
+
+Temporary ones are made anew under their names: what others may have put there is not written through.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastlt.ownership import make_own
+
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write; on success it becomes `path`, on an exception it is removed."""
     temporary = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
+    make_own(temporary)
     try:
         yield temporary
         publish_file(temporary, path)
@@ -44,15 +50,22 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise ValueError(f"{path} exists already: remove it or choose another name.")
     temporary = path.with_name(f".{path.name}.partial")
-    if temporary.exists():  # of a run that was killed
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
+    empty_folder(temporary)
     try:
         yield temporary
         publish_folder(temporary, path)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
+
+
+def empty_folder(path: Path) -> None:
+    """Makes a folder in place of what is there: one that a killed process left, or a link that somebody planted."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
 
 
 def publish_folder(temporary: Path, path: Path) -> None:

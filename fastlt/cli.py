@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TextIO
 from tyro.conf import Positional, arg
 
 from fastlt.data_prep import cli as data_prep
-from fastlt.messages import harmless
+from fastlt.messages import harmless, one_line
 from fastlt.options import (
     Command,
     Flag,
@@ -223,7 +223,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"fastlt: error: {sentence(error)}", file=sys.stderr)
         return 1
     except sqlite3.DatabaseError as error:  # a full disk, mostly
-        print(f"fastlt: error: the catalog cannot be used: {sentence(error)}.", file=sys.stderr)
+        print(f"fastlt: error: the catalog cannot be used: {one_line(error, 300)}.", file=sys.stderr)
         return 1
     except SystemExit as end:
         return int(end.code or 0)

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from fastlt.atomic import publish_file, write_text
 from fastlt.data_prep.catalog import Catalog
 from fastlt.dataset.tar_members import TAR_END, append_member, member_bytes
+from fastlt.ownership import open_own
 
 
 class ShardWriter:
@@ -45,15 +46,13 @@ class ShardWriter:
         final = self._catalog.shard_path(self.shard)
         if final.exists():  # finished, but that was not committed
             final.rename(self._partial)
-        size = self._partial.stat().st_size if self._partial.exists() else 0
+        with open_own(self._partial, "r+b") as file:
+            size = file.seek(0, os.SEEK_END)
         if size < self.num_bytes:
             raise ValueError(f"{self._partial} is shorter than its catalog says: restore it, or start a new catalog.")
-        self._file = self._open()
+        self._file = open_own(self._partial, "r+b")
         self._file.truncate(self.num_bytes)
         self._file.seek(self.num_bytes)
-
-    def _open(self) -> BinaryIO:
-        return open(self._partial, "r+b" if self._partial.exists() else "w+b")
 
     @property
     def _partial(self) -> Path:
@@ -66,7 +65,7 @@ class ShardWriter:
 
     def add(self, key: str, members: Mapping[str, bytes]) -> dict[str, int]:
         """Appends one sample; returns the offset of each member's bytes."""
-        self._file = self._file or self._open()
+        self._file = self._file or open_own(self._partial, "r+b")
         offsets = {}
         for extension, content in members.items():
             offsets[extension] = self.num_bytes + append_member(self._file, f"{key}.{extension}", content)

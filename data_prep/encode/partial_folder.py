@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastlt.atomic import publish_folder, write_text
+from fastlt.ownership import stranger
 
 _INPUTS = "inputs.sha256"
 _LAST = "manifest.json"
@@ -24,7 +25,7 @@ class PartialFolder:
         digest: identifies images and settings; the manifest has it as its setting "inputs".
 
     Raises:
-        ValueError: OUT exists, or the folder is of other images or settings.
+        ValueError: OUT exists, or the folder is of other images or settings, or somebody else's.
     """
 
     def __init__(self, out: Path, digest: str) -> None:
@@ -33,10 +34,26 @@ class PartialFolder:
             raise ValueError(f"{out} exists already: {advice} another name.")
         self.path = out.with_name(f".{out.name}.partial")
         self._out, self._digest = out, digest
+        self._require_ours()
         if self._found_digest() not in (None, digest):
             raise ValueError(
                 f"{self.path} holds an encode of {out} that was not finished, with other images or "
                 "settings: repeat that command to finish it, remove the folder, or choose another name."
+            )
+
+    def _require_ours(self) -> None:
+        """Raises ValueError for a folder that another user has put there: what is in it would be gone on with."""
+        if not os.path.lexists(self.path):
+            return
+        what = "is no folder"
+        if self.path.is_dir() and not self.path.is_symlink():
+            link = next((entry.name for entry in os.scandir(self.path) if entry.is_symlink()), "")
+            owner = stranger(self.path)
+            what = f"belongs to {owner}" if owner else f"holds a link, {link}" if link else ""
+        if what:
+            raise ValueError(
+                f"{self.path} {what}, so it is not left of an encode of yours: see who put it there, and remove it or "
+                "choose another name."
             )
 
     def _found_digest(self) -> str | None:
@@ -58,7 +75,9 @@ class PartialFolder:
             ValueError: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDONLY)  # the kernel frees the lock however the process ends
+        descriptor = os.open(
+            self.path, os.O_RDONLY | os.O_NOFOLLOW
+        )  # the kernel frees the lock however the process ends
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

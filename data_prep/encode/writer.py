@@ -23,6 +23,7 @@ from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.encode.stored_image import stored_images
 from fastlt.dataset.images import ImageName
 from fastlt.dataset.stored import Layout, StoredImage
+from fastlt.ownership import open_own
 
 _CHUNK = 32  # images that a process answers with at once
 _SECONDS_BETWEEN_COMMITS = 0.2
@@ -56,7 +57,7 @@ class SplitWriter:
             ValueError: a process of the pool died.
             OSError: the disk is full, or fails otherwise.
         """
-        with _open(self.file) as file, _open(self.journal) as journal:
+        with open_own(self.file, "r+b") as file, open_own(self.journal, "r+b") as journal:
             file.truncate(self._end)
             file.seek(self._end)
             journal.truncate(self._journal_bytes)
@@ -130,8 +131,3 @@ class SplitWriter:
     def _records(self) -> Iterator[Any]:
         for line in self._lines():
             yield from line["records"]
-
-
-def _open(path: Path) -> BinaryIO:
-    path.touch()
-    return path.open("r+b")

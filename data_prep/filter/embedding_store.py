@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastlt.ownership import open_own
+
 
 class RowStore:
     """Rows of one dtype under int64 keys, in two files that only grow: `NAME.rows` and `NAME.keys`.
@@ -20,7 +22,7 @@ class RowStore:
     def __init__(self, folder: Path, name: str, dtype: np.dtype) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.dtype = dtype
-        self._files = tuple(open(folder / f"{name}.{part}", "ab") for part in ("rows", "keys"))  # noqa: SIM115
+        self._files = tuple(open_own(folder / f"{name}.{part}", "ab") for part in ("rows", "keys"))
         widths = dtype.itemsize, 8
         whole = min(os.fstat(f.fileno()).st_size // width for f, width in zip(self._files, widths, strict=True))
         for file, width in zip(self._files, widths, strict=True):

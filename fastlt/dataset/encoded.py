@@ -42,12 +42,21 @@ class Split:
     num_bytes: int
     sha256: str
 
-    def check(self, name: str) -> None:
-        """Raises ValueError where this can be no split: its file is elsewhere, or its counts are no counts."""
-        if not re.fullmatch(r"[\w-]{1,100}", name) or not re.fullmatch(r"[\w-]{1,100}\.(?:beton|tar|json)", self.file):
-            raise ValueError(f"its split {name!r} has the file {self.file!r}, which is no file of this folder")
-        if not all(type(n) is int and 0 <= n < 2**48 for n in (*self.counts, self.num_bytes)):
-            raise ValueError(f"its split {name!r} has counts that are no whole numbers")
+    @classmethod
+    def read(cls, name: str, fields: dict[str, Any]) -> Split:
+        """A split of a manifest.
+
+        Raises:
+            ValueError, TypeError: it says what none can be, or more images than its file has bytes.
+        """
+        split = cls(**fields)
+        if not re.fullmatch(r"[\w-]{1,100}", name) or not re.fullmatch(r"[\w-]{1,100}\.(?:beton|tar|json)", split.file):
+            raise ValueError(f"its split {name!r} has the file {split.file!r}, which is no file of this folder")
+        if not all(type(number) is int and number >= 0 for number in (split.num_bytes, *split.counts)):
+            raise ValueError(f"{split.file} has counts or bytes that are no numbers of anything")
+        if not 0 < sum(split.counts) <= split.num_bytes:
+            raise ValueError(f"{split.file} of {split.num_bytes:,} bytes cannot have {sum(split.counts):.3g} images")
+        return split
 
     def labels(self) -> np.ndarray:
         """The label of each sample, int64 [N]."""
@@ -74,12 +83,10 @@ class EncodedDataset:
         """
         try:
             manifest = load_json(path / "manifest.json")
-            splits = {name: Split(**fields) for name, fields in manifest["splits"].items()}
+            splits = {name: Split.read(name, fields) for name, fields in manifest["splits"].items()}
             format, settings = manifest["format"], manifest["settings"]
             if "train" not in splits or format not in FORMATS or not isinstance(settings, dict):
                 raise ValueError("it lacks what every manifest has")
-            for name, split in splits.items():
-                split.check(name)
             max_pixels = max(MAX_PIXELS, int(settings.get("max_megapixels", 0) * 1e6))
         except (FileNotFoundError, NotADirectoryError):
             raise ValueError(f"{path} is not an encoded data set: use `fastlt encode`.") from None
@@ -92,7 +99,7 @@ class EncodedDataset:
         label_space = LabelSpace.load(path / "label_space.json")
         for name, split in splits.items():
             file = path / split.file
-            size = file.stat().st_size if file.exists() else 0
+            size = file.stat().st_size if file.is_file() else 0
             if size != split.num_bytes:
                 raise ValueError(f"{file} has {size:,} bytes, its manifest says {split.num_bytes:,}: encode again.")
             if len(split.counts) > label_space.num_classes:
@@ -122,9 +129,12 @@ class EncodedDataset:
         """What `read_image` calls each sample of a split that is no FFCV file.
 
         Raises:
-            ValueError: the index of a WebDataset tar is missing or is none.
+            ValueError: the index of a WebDataset tar is missing or is none, or names are missing.
         """
-        return FORMATS[self.format].image_names(self.file(name))
+        names = FORMATS[self.format].image_names(self.file(name))
+        if len(names) != sum(self.split(name).counts):
+            raise ValueError(f"the index of {self.file(name)} is not that of its manifest: encode again.")
+        return names
 
 
 def manifest_json(format: Format, splits: dict[str, Split], settings: dict[str, Any]) -> str:

@@ -45,8 +45,8 @@ def image_names(file: Path) -> list[str]:
         names = load_json(file)
     except ValueError as error:
         raise ValueError(f"{file} is damaged, encode again: {error}.") from None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{file} is damaged, encode again: it is no list of names.")
+    if not isinstance(names, list) or not all(isinstance(name, str) and "\0" not in name for name in names):
+        raise ValueError(f"{file} is damaged, encode again: it is no list of names of images.")
     return names
 
 

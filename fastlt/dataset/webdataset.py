@@ -5,6 +5,7 @@ A sample is `N.jpg` and `N.cls`.
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
@@ -19,6 +20,7 @@ from fastlt.dataset.tar_members import TAR_END, append_member, member_bytes
 
 SUFFIX = ".tar"
 _INDEX_VERSION = "v1.2"
+_IMAGE = re.compile(r"\w+ ([0-9]{1,18}) ([0-9]{1,18}) ")  # what a line begins with: extension, place, bytes
 
 
 class Layout:
@@ -50,18 +52,35 @@ def image_names(file: Path) -> list[str]:
     """What `read_image` calls each sample, from the index beside the tar.
 
     Raises:
-        ValueError: the index is missing or is none.
+        ValueError: the index is missing or is none, or names places that the tar does not have.
     """
+    index = file.with_suffix(".idx")
     try:
-        head, *samples = file.with_suffix(".idx").read_text().splitlines()
-        spots = [sample.split(" ", 3)[1:3] for sample in samples]
-        if head != f"{_INDEX_VERSION} {len(spots)}":
-            raise ValueError(f"it begins with {head!r}")
-        return [in_tar(file.absolute(), int(offset), int(size)) for offset, size in spots]
+        num_bytes = file.stat().st_size
+        head, *samples = _index_of(index, num_bytes).splitlines()
+        if head != f"{_INDEX_VERSION} {len(samples)}":
+            raise ValueError(f"it begins with {head[:80]!r}")
+        return [in_tar(file.absolute(), *_spot(sample, num_bytes)) for sample in samples]
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{file.with_suffix('.idx')} is not the index of {file.name}: {error}; encode again."
-        ) from None
+        raise ValueError(f"{index} is not the index of {file.name}: {error}; encode again.") from None
+
+
+def _index_of(index: Path, num_bytes: int) -> str:
+    """The index of a tar of so many bytes; raises ValueError or OSError where it cannot be that."""
+    if index.exists() and not index.is_file():
+        raise ValueError("it is no file")
+    if index.stat().st_size > num_bytes:  # a sample takes four blocks of a tar and a line of an index
+        raise ValueError("it is larger than the tar")
+    return index.read_text()
+
+
+def _spot(sample: str, num_bytes: int) -> tuple[int, int]:
+    """Place and size of the image of a line of the index; raises ValueError where a tar of so many bytes has none."""
+    found = _IMAGE.match(sample)
+    offset, size = map(int, found.groups()) if found else (0, 0)
+    if not size or offset + size > num_bytes:
+        raise ValueError(f"the tar has no place for {sample[:80]!r}")
+    return offset, size
 
 
 def places(file: Path, labels: np.ndarray) -> Iterator[Place | str]:
@@ -76,7 +95,8 @@ def places(file: Path, labels: np.ndarray) -> Iterator[Place | str]:
             for i, (image, cls) in enumerate(_pairs(tar)):
                 called = f"{file}, sample {i}"
                 content = tar.extractfile(cls)
-                if content is None or (i < len(labels) and content.read() != str(labels[i]).encode()):
+                label = str(labels[i]).encode() if i < len(labels) else b""
+                if content is None or (label and content.read(len(label) + 1) != label):
                     yield f"{called} ({cls.name}): its label is not {labels[i]}, as its manifest says"
                 entries = [_entry(member.name, member.offset_data, member.size) for member in (image, cls)]
                 samples.append(" ".join(entries))
@@ -93,6 +113,8 @@ def _pairs(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarI
         cls = next(members, None)
         if cls is None or (image.name[:-3], image.name[-3:], cls.name[-3:]) != (cls.name[:-3], "jpg", "cls"):
             raise ValueError(f"{image.name} has no label behind it")
+        if odd := next((m.name for m in (image, cls) if m.type != tarfile.REGTYPE or m.sparse or m.size < 0), ""):
+            raise ValueError(f"{odd} is no plain file")  # of a negative size, the next one would be this one again
         yield image, cls
 
 
@@ -100,8 +122,8 @@ def _index_problems(index: Path, samples: Sequence[str]) -> Iterator[str]:
     """What differs between the index and what the tar has."""
     expected = _index_text(samples).split("\n")
     try:
-        found = index.read_text(errors="replace").split("\n")
-    except OSError as error:
+        found = _index_of(index, index.with_suffix(SUFFIX).stat().st_size).split("\n")
+    except (OSError, ValueError) as error:
         yield f"{index} cannot be read: {error}"
         return
     for number, (ours, theirs) in enumerate(zip_longest(expected, found), 1):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from numba import config, njit
 
-from fastlt.caches import own_folder
+from fastlt.caches import own_folder, why_nothing_is_kept
 
 
 @cache
@@ -39,7 +39,7 @@ def say_that_nothing_is_kept() -> None:
     """Tells people, once for all ranks, that all of this is compiled at every start, and what ends that."""
     if not _KEPT and os.environ.get("RANK", "0") == "0":
         print(
-            "fastlt: home cannot be written to, so what loads images is compiled at every start, which takes about "
+            f"fastlt: {why_nothing_is_kept()}, so what loads images is compiled at every start, which takes about "
             "half a minute: NUMBA_CACHE_DIR names another folder to keep it in.",
             file=sys.stderr,
             flush=True,

@@ -14,8 +14,10 @@ from typing import Protocol
 import torch.distributed as dist
 from safetensors import SafetensorError
 
-from fastlt.atomic import publish_folder
+from fastlt.atomic import empty_folder, publish_folder
+from fastlt.ownership import stranger
 from fastlt.run_folder import RunFolder
+from fastlt.training.pickles import require_harmless
 
 _PROGRESS = "progress.json"
 _VERSION = 3
@@ -168,6 +170,17 @@ def _checksum(file: Path) -> list[int]:
     return [size, checksum]
 
 
+def whose(run: RunFolder, checkpoint: Path) -> list[str]:
+    """A warning where somebody else owns what is gone on with."""
+    for path in (run.path, checkpoint, *sorted(checkpoint.rglob("*"))):
+        if owner := stranger(path):
+            return [
+                f"warning: {path} belongs to {owner}, not to you. Nothing that it names is executed, but the weights, "
+                "and all that this run learns from them, are as that user wants them."
+            ]
+    return []
+
+
 def read_progress(checkpoint: Path) -> Progress:
     """Progress of a whole checkpoint, without loading its weights."""
     fields = json.loads((checkpoint / _PROGRESS).read_text())
@@ -183,9 +196,7 @@ def save(run: RunFolder, progress: Progress, keep: int, parts: Sequence[Part]) -
     temporary = final.with_name(f".{final.name}.partial")
     main = dist.get_rank() == 0
     if main:
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir(parents=True)
+        empty_folder(temporary)
     dist.barrier()
     for part in parts:
         part.save(temporary)
@@ -208,10 +219,11 @@ def restore(checkpoint: Path, now: Progress, parts: Sequence[Part]) -> Progress:
         parts: as they were saved.
 
     Raises:
-        ValueError: the checkpoint is damaged, or does not fit.
+        ValueError: the checkpoint is damaged, does not fit, or would have something executed.
     """
     progress = read_progress(checkpoint)
     progress.require_fit(now, checkpoint)
+    require_harmless(checkpoint)
     for part in parts:
         try:
             part.load(checkpoint)

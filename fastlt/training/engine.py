@@ -14,6 +14,7 @@ from fastlt.classifier import Classifier
 from fastlt.foreign import load_json
 from fastlt.recipe import Recipe
 from fastlt.training.optimizer import create_optimizer
+from fastlt.training.pickles import only_known
 
 # Which key of a recipe says what a setting of DeepSpeed's says.
 _SAID_BY = {
@@ -138,7 +139,8 @@ class EngineState:
         Raises:
             ValueError: files of this rank are missing.
         """
-        loaded, _ = self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        with only_known():
+            loaded, _ = self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
         if loaded is None:
             raise ValueError(f"{folder} cannot be loaded: it lacks the files of rank {dist.get_rank()}.")
 

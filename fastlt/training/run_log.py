@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fastlt.atomic import write_text
+from fastlt.ownership import open_own
 from fastlt.run_folder import RunFolder, median_speed
 
 _SECONDS_BETWEEN_LINES = 10.0  # without a terminal
@@ -36,7 +37,7 @@ class RunLog:
         if run.log.exists():
             kept = [r for r in run.records() if r["step"] <= first_step]
             write_text(run.log, "".join(json.dumps(r) + "\n" for r in kept))
-        self._file = run.log.open("a")
+        self._file = open_own(run.log, "a")
         self._events = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import

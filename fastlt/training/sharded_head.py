@@ -18,6 +18,7 @@ from fastlt.label_space import LabelSpace
 from fastlt.recipe import Recipe
 from fastlt.training.ema import Ema
 from fastlt.training.optimizer import make_optimizer, set_learning_rate
+from fastlt.training.pickles import ShardReader
 
 _FOLDER = "classes"
 
@@ -73,11 +74,12 @@ class ShardedHead:
             for parameter in self.head.parameters():
                 parameter.grad = torch.zeros_like(parameter)
             self.step(0.0)
-        saved = checkpoint.FileSystemReader(folder / _FOLDER).read_metadata().state_dict_metadata
+        reader = ShardReader(folder / _FOLDER)
+        saved = reader.read_metadata().state_dict_metadata
         state = {name: value for name, value in self._state().items() if name in saved or not name.endswith(".ema")}
         if lacking := sorted(state.keys() - saved.keys()):
             raise ValueError(f"{folder} has no {lacking[0]} of the head: resume with the optimizer.name of its run.")
-        checkpoint.load(state, checkpoint_id=folder / _FOLDER, process_group=self.head.group)
+        checkpoint.load(state, storage_reader=reader, process_group=self.head.group)
         for name, value in state.items():
             if isinstance(value, Tensor) and value.ndim == 0:  # step counts are no parts of a whole
                 owner, key = name.split(".")

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from timm.utils import distribute_bn
 from torch import Tensor
 
+from fastlt.caches import give_inductor_a_folder
 from fastlt.classifier import Classifier
 from fastlt.cores import share_of_cores
 from fastlt.dataset.encoded import EncodedDataset
@@ -67,6 +68,7 @@ class Trainer:
         if recipe.engine.activation_checkpointing:
             model.backbone.set_grad_checkpointing()
         if recipe.engine.compile:
+            give_inductor_a_folder()
             model.backbone.compile()
         self.plan = EpochPlan.of(self.label_space, recipe.data.auxiliary_per_class, recipe.seed)
         # Without a validation split the test split is watched, but nothing is chosen by it.
@@ -217,6 +219,7 @@ class Trainer:
         said += damaged
         if not checkpoint:
             return [f"{self.folder.path} has no checkpoint yet: starting over", *said]
+        said += checkpointing.whose(self.folder, checkpoint)
         progress = checkpointing.restore(checkpoint, self._progress(), self.parts)
         if progress.data != self.data_digest:
             said.append("warning: the data set was encoded again since, from other images or with other settings")

@@ -50,8 +50,6 @@ class DALIImages:
             ValueError: the index does not match the manifest, or the transform is not to be had here.
         """
         self._names, self._transform, self._max_pixels = data.image_names(split), transform, data.max_pixels
-        if len(self._names) != sum(data.split(split).counts):
-            raise ValueError(f"the index of {data.file(split)} is not that of its manifest: encode again.")
         self._choices = Choices.of(transform)
         self._tar = np.memmap(data.file(split), np.uint8, mode="c")  # DALI takes no read-only memory
         self._places = np.array([name.rpartition("#")[2].split("+") for name in self._names], dtype=np.int64)

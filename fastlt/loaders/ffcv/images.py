@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastlt.dataset.beton import JPEG, read_tables
+from fastlt.dataset.beton import JPEG, find_images, read_tables
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.dataset.images import decode_jpeg
 from fastlt.loaders.choices import Choices, augmentations, is_flipped, random_crop, uniform_numbers
@@ -47,9 +47,9 @@ class FFCVImages:
         say_that_nothing_is_kept()
         if (self._rows["mode"] == JPEG).any():
             jpeg.say_what_is_missing()
-        starts, sizes = (np.ascontiguousarray(allocations[name]) for name in ("ptr", "size"))
-        order = np.argsort(starts, kind="stable")  # fast on what is in order already
-        self._num_bytes = sizes[order[np.searchsorted(starts, self._rows["data_ptr"], sorter=order)]]
+        self._num_bytes, whole = find_images(self._file, rows, allocations)
+        if not whole.all():  # compiled code would read whatever lies there
+            raise ValueError(f"{self._file}, sample {whole.argmin()}: its table entry is damaged: encode again.")
         # Private, though never written: numba compiles anew for memory that is read-only.
         self._mapped = np.asarray(np.memmap(self._file, np.uint8, mode="c"))
 

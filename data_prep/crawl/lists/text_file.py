@@ -51,7 +51,7 @@ def text_lines(file: Path, encoding: str) -> IO[str]:
 class _Lines(io.TextIOWrapper):
     """A text whose lines end: one that does not, such as a gigabyte of zeros in a megabyte of gzip, is no list."""
 
-    def __next__(self) -> str:
+    def __next__(self) -> str:  # type: ignore[override]  # typeshed takes it from IOBase
         line = self.readline(_MAX_LINE)
         if not line:
             raise StopIteration

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastlt.foreign import load_json
 from fastlt.loaders.normalize import Normalize
 from fastlt.loaders.readers import ImageReader
 from fastlt.loaders.sample_keys import join_keys, split_keys
@@ -70,7 +71,7 @@ class TrainLoader:
 
     def load(self, folder: Path) -> None:
         """Reads it, on any number of ranks."""
-        self.load_state_dict(json.loads((folder / _STATE).read_text()))
+        self.load_state_dict(load_json(folder / _STATE))
 
     def __iter__(self) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Yields (images float32 [B, 3, H, W], labels int64 [B]) from the current position, without end."""

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from fastlt.atomic import empty_folder, publish_folder
+from fastlt.foreign import load_json
 from fastlt.ownership import stranger
 from fastlt.run_folder import RunFolder
 from fastlt.training.pickles import require_harmless
@@ -129,7 +130,7 @@ def _set_aside(checkpoint: Path, damage: str) -> str:
 def _damage(checkpoint: Path) -> str:
     """What is wrong with the files of a checkpoint, or ""; every rank reads a part of them."""
     try:
-        fields = json.loads((checkpoint / _PROGRESS).read_text())
+        fields = load_json(checkpoint / _PROGRESS)
         is_ours = fields["version"] == _VERSION
         written: dict[str, list[int]] = dict(fields["files"]) if is_ours else {}
         if is_ours:
@@ -183,7 +184,7 @@ def whose(run: RunFolder, checkpoint: Path) -> list[str]:
 
 def read_progress(checkpoint: Path) -> Progress:
     """Progress of a whole checkpoint, without loading its weights."""
-    fields = json.loads((checkpoint / _PROGRESS).read_text())
+    fields = load_json(checkpoint / _PROGRESS)
     del fields["files"]
     return Progress(**fields)
 

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -75,7 +76,7 @@ class DecodePool:
                         answer = await worker.ask(data)
                 except (asyncio.IncompleteReadError, ConnectionError):
                     assert worker
-                    time_is_up = await worker.end() == -TIME_IS_UP
+                    time_is_up = await worker.status() == -TIME_IS_UP
                     answer = UnusableImageError(reasons.TOO_SLOW_TO_DECODE if time_is_up else reasons.CRASHES)
                 except TimeoutError:
                     answer = UnusableImageError(reasons.TOO_SLOW_TO_DECODE)
@@ -142,12 +143,18 @@ class _Worker:
         """Whether the process can go on after this: a decoder without memory may leave some behind."""
         return isinstance(answer, Prepared) or str(answer) not in reasons.COSTLY
 
-    async def end(self) -> int:
-        """Ends the process, if it has not ended yet; its exit status."""
+    async def status(self) -> int | None:
+        """How a process ended that says no more; to kill one that is ending would lose that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SECONDS):
+                await self._process.wait()
+        return self._process.returncode
+
+    async def end(self) -> None:
         if self._process.returncode is None:
             self._process.kill()
+        await self._process.wait()
         self._shared.close()
-        return await self._process.wait()
 
 
 def _settle(future: asyncio.Future[Prepared], answer: Prepared | Exception) -> None:

@@ -50,8 +50,10 @@ class Split:
             ValueError, TypeError: it says what none can be, or more images than its file has bytes.
         """
         split = cls(**fields)
-        if not re.fullmatch(r"[\w-]{1,100}", name) or not re.fullmatch(r"[\w-]{1,100}\.(?:beton|tar|json)", split.file):
-            raise ValueError(f"its split {name!r} has the file {split.file!r}, which is no file of this folder")
+        if not re.fullmatch(r"[\w-]{1,100}", name):
+            raise ValueError(f"{name[:80]!r} is no name of a split")
+        if not isinstance(split.file, str) or not re.fullmatch(r"[\w-]{1,100}\.(?:beton|tar|json)", split.file):
+            raise ValueError(f"{str(split.file)[:80]!r} is no name of a file of this folder")
         if not all(type(number) is int and number >= 0 for number in (split.num_bytes, *split.counts)):
             raise ValueError(f"{split.file} has counts or bytes that are no numbers of anything")
         if not 0 < sum(split.counts) <= split.num_bytes:

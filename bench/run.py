@@ -8,6 +8,7 @@ gets those of the kernels.
 examples:
   python bench/run.py kernels                  on the GPU where there is one
   python bench/run.py kernels --device cpu --quick
+  python bench/run.py sass                     needs Triton and no GPU: what is predicted for some
   python bench/run.py crawl                    needs shared/data beside the checkout
   python bench/run.py filter                   the same; --run RUN adds a run's backbone
   python bench/run.py loaders                  the same; DALI where it is installed
@@ -29,6 +30,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ
 SUITES = {
     "kernels": ("the loss against other implementations", ("cpu", "cuda")),
     "shapes": ("the kernels in every shape worth trying, on a GPU: their own tuning", ("cuda",)),
+    "sass": ("the kernels' machine code, and what is predicted of it for GPUs that need not be there", ("cpu",)),
     "crawl": ("the crawler beside img2dataset, on the CPU", ("cpu",)),
     "filter": ("what filter keeps of mislabeled images, by default", ("cpu", "cuda")),
     "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),

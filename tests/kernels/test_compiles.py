@@ -46,3 +46,4 @@ def test_machine_code_keeps_its_line(tmp_path):
     assert {case: r["spills"] for case, r in records.items()} == dict.fromkeys(RESIDENT, 0)
     fewer = {case: r["resident"] for case, r in records.items() if r["resident"] < RESIDENT[case]}
     assert not fewer
+    assert all(0.75 < r["predicted/measured"] < 1.35 for r in records.values())  # see bench/harness/gpu_model.py

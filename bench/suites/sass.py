@@ -76,6 +76,8 @@ def run(device: torch.device, quick: bool, results: Path) -> None:
     for capability in capabilities:
         lines = [_described(job, *found) for job, found in compiled.items() if job[2] == capability]
         _print(console, f"sm_{capability}, machine code", lines, MACHINE_CODE)
+        if all(gpu.capability != capability for gpu in GPUS):
+            records.append(results, "sass", f"sm_{capability}", lines)
     for gpu in (gpu for gpu in GPUS if gpu.capability in capabilities):
         found = [_record(kind, C, gpu, compiled) for C in classes for kind in KINDS]
         _print(console, f"{gpu.name}, predicted", map(_line, found), f"B={BATCH}, bfloat16, prior; 0, 3, 64 neighbors")

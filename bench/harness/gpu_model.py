@@ -44,7 +44,7 @@ H100 = Gpu("NVIDIA H100 80GB HBM3", 90, 132, 1.98e9, 3.003e12, 128, 50e6, 227 * 
 H200 = Gpu("NVIDIA H200", 90, 132, 1.98e9, 4.262e12, 128, 50e6, 227 * 1024)
 
 # Fitted to all 185 times of bench/results/shapes-nvidia-h100-80gb-hbm3.jsonl whose kernels are still there, by least
-# squares of the logarithm: 83% of these are then predicted to within 15%, all to within 40%.
+# squares of the logarithm: 82% of these are then predicted to within 15%, all to within 40%.
 START = 5.1e-6  # seconds from launch to the first instruction, and from the last to the end
 SHARPNESS = 3.6  # the exponent of the norm that joins the parts; infinity would be their maximum
 CACHE_SHARE = 0.69  # of the 5,120 bytes a clock that the second level gives, by the whitepapers

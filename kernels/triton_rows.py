@@ -111,7 +111,8 @@ def shape_of(kind: str, *tensors: Tensor) -> dict[str, int] | None:
 
     None for "both" where the two passes run one after the other.
     """
-    choice = _choose({"loss": _LOSS, "gradient": _GRADIENT, "both": _BOTH}[kind], tensors[0].shape[1])
+    tables: dict[str, list] = {"loss": _LOSS, "gradient": _GRADIENT, "both": _BOTH}
+    choice = _choose(tables[kind], tensors[0].shape[1])
     return choice and _shape(choice, _vector(*tensors), len(tensors[0]))
 
 

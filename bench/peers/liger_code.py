@@ -24,13 +24,14 @@ def predict_liger(C: int, gpu: Gpu) -> Prediction:
     from liger_kernel.ops.cross_entropy import liger_cross_entropy_kernel
 
     constants = dict.fromkeys(_ABSENT) | dict.fromkeys(_FLAGS, False) | {"HAS_GRADIENTS": True, "reduction": "mean"}
-    constants |= {"Y_stride": 1, "loss_stride": 1, "lse_square_scale": 0.0, "label_smoothing": 0.0}
-    constants["BLOCK_SIZE"] = min(_MOST, triton.next_power_of_2(C))
+    block = min(_MOST, triton.next_power_of_2(C))
+    constants |= {"Y_stride": 1, "loss_stride": 1, "lse_square_scale": 0.0, "label_smoothing": 0.0, "BLOCK_SIZE": block}
     divisible = ("X_stride", "n_cols", "n_non_ignore", "sum_non_ignore_weight")
     program = Program(
         compile_kernel(liger_cross_entropy_kernel, gpu.capability, _TYPES, constants, divisible, num_warps=32)
     )
     logits = 2.0 * PUBLISHED_ROWS * C
-    blocks = -(-C // constants["BLOCK_SIZE"])
-    work = Work(PUBLISHED_ROWS, blocks, 0, 0, moved=2 * logits, again=logits, cached=3 * logits, row_bytes=2.0 * C)
+    work = Work(
+        PUBLISHED_ROWS, -(-C // block), 0, 0, moved=2 * logits, again=logits, cached=3 * logits, row_bytes=2.0 * C
+    )
     return predict(program, work, gpu)

@@ -91,17 +91,12 @@ def run(device: torch.device, quick: bool, results: Path) -> None:
 def compile_all(jobs: list[Job]) -> Compiled:
     """The machine code of kernels in the shapes that they are launched in; none for "both" where none does both."""
     shapes = {job: shape for job in jobs if (shape := _shape(*job[:2]))}
-    distinct: list[tuple[str, Shape, int, str]] = []
-    for (kind, _, *rest), shape in shapes.items():
-        if (kind, shape, *rest) not in distinct:
-            distinct.append((kind, shape, *rest))
+    tasks = {job: (job[0], shape, *job[2:]) for job, shape in shapes.items()}
+    distinct = [task for i, task in enumerate(tasks.values()) if task not in list(tasks.values())[:i]]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=spawn) as pool:
         programs = list(pool.map(_program, distinct))
-    return {
-        (kind, C, *rest): (shape, programs[distinct.index((kind, shape, *rest))])
-        for (kind, C, *rest), shape in shapes.items()
-    }
+    return {job: (shapes[job], programs[distinct.index(task)]) for job, task in tasks.items()}
 
 
 def _shape(kind: str, C: int) -> Shape | None:
@@ -162,7 +157,7 @@ def _described(job: Job, shape: Shape, program: Program) -> Record:
 def _record(kind: str, C: int, gpu: Gpu, compiled: Compiled) -> Record:
     """What is predicted of a kernel, or of two where none does both, and what was measured of it."""
     usual = {k: compiled.get((k, C, gpu.capability, USUAL)) for k in KINDS}
-    parts = {k: found for k in ([kind] if usual[kind] else PARTS) if (found := usual[k])}
+    parts = {k: of for k in ([kind] if usual[kind] else PARTS) if (of := usual[k])}
     found = {k: [predict(part, C, k, gpu, *of) for part, of in parts.items()] for k in NEIGHBORS}
     ms = {k: 1000 * sum(p.seconds for p in predictions) for k, predictions in found.items()}
     moved = 2.0 * BATCH * C * sum(KINDS[part][0] for part in parts)

@@ -8,6 +8,7 @@ gets those of the kernels.
 examples:
   python bench/run.py kernels                  on the GPU where there is one
   python bench/run.py kernels --device cpu --quick
+  python bench/run.py sass                     needs Triton and no GPU: what is predicted for some
   python bench/run.py crawl                    needs shared/data beside the checkout
   python bench/run.py hostile                  needs root or user namespaces; --hosts 1000 for a smaller one
   python bench/run.py filter                   the same; --run RUN adds a run's backbone
@@ -30,6 +31,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ
 SUITES = {
     "kernels": ("the loss against other implementations", ("cpu", "cuda")),
     "shapes": ("the kernels in every shape worth trying, on a GPU: their own tuning", ("cuda",)),
+    "sass": ("the kernels' machine code, and what is predicted of it for GPUs that need not be there", ("cpu",)),
     "crawl": ("the crawler beside img2dataset, on the CPU", ("cpu",)),
     "hostile": ("a crawl of 10,000 hosts, a tenth of them hostile, beside one without these", ("cpu",)),
     "filter": ("what filter keeps of mislabeled images, by default", ("cpu", "cuda")),

@@ -106,6 +106,16 @@ def run_in_shape(
         _run_loss(logits, rows, loss, saved, second if kind == "both" else None, shape)
 
 
+def shape_of(kind: str, *tensors: Tensor) -> dict[str, int] | None:
+    """Constants and options of the launch of a kernel, see `run_in_shape`, for logits [B, C] and what else it takes.
+
+    None for "both" where the two passes run one after the other.
+    """
+    tables: dict[str, list] = {"loss": _LOSS, "gradient": _GRADIENT, "both": _BOTH}
+    choice = _choose(tables[kind], tensors[0].shape[1])
+    return choice and _shape(choice, _vector(*tensors), len(tensors[0]))
+
+
 @_on_its_device
 def rescale(gradient: Tensor, factor: Tensor) -> None:
     """Multiplies a gradient [B, C] by a factor [] in place; costs nothing where that is 1."""

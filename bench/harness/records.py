@@ -49,8 +49,10 @@ def milliseconds(seconds: list[float]) -> dict[str, float]:
     return {"median_ms": middle, "p20_ms": low, "p80_ms": high}
 
 
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the CPU's with the number of threads in use."""
+def device_name(device: torch.device | str) -> str:
+    """The GPU's name, or the CPU's with the number of threads in use; a name is one already."""
+    if isinstance(device, str):
+        return device
     import torch  # here, as comparing needs none of it
 
     if device.type == "cuda":
@@ -60,13 +62,13 @@ def device_name(device: torch.device) -> str:
     return f"{model[1] if model else platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def path(folder: Path, suite: str, device: torch.device, ending: str) -> Path:
+def path(folder: Path, suite: str, device: torch.device | str, ending: str) -> Path:
     """`<suite>-<device><ending>` in the folder, the device as a word for file names."""
     slug = device_name(device).split(",")[0].split("@")[0].lower()
     return folder / f"{suite}-{re.sub(r'[^a-z0-9]+', '-', slug).strip('-')}{ending}"
 
 
-def append(folder: Path, suite: str, device: torch.device, records: list[Record]) -> Path:
+def append(folder: Path, suite: str, device: torch.device | str, records: list[Record]) -> Path:
     """Appends the records to `<suite>-<device>.jsonl`; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = path(folder, suite, device, ".jsonl")

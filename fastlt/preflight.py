@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastlt.backbone.weight_file import require_weight_file
 from fastlt.dataset.encoded import EncodedDataset
+from fastlt.dataset.staging import require_stageable
 from fastlt.recipe import Recipe
 from fastlt.run_folder import RunFolder
 
@@ -26,7 +27,8 @@ def check(recipe: Recipe, resume: bool, ranks: int) -> None:
     Raises:
         ValueError: something is wrong; the message says what to do.
     """
-    space = EncodedDataset.open(recipe.data.path).label_space.trained(recipe.data.auxiliary)
+    data = EncodedDataset.open(recipe.data.path)
+    space = data.label_space.trained(recipe.data.auxiliary)
     images = int(space.epoch_counts(recipe.data.auxiliary_per_class).sum())
     if images < recipe.optimizer.batch_size:
         raise ValueError(
@@ -37,7 +39,10 @@ def check(recipe: Recipe, resume: bool, ranks: int) -> None:
     if isinstance(recipe.model.pretrained, str):
         require_weight_file(Path(recipe.model.pretrained).expanduser())
     recipe.optimizer.micro_batch(ranks)
-    _require_writable(recipe.output)
+    if recipe.data.stage_to:
+        _require_writable("data.stage_to", recipe.data.stage_to)
+        require_stageable(data, recipe.data.stage_to)
+    _require_writable("output", recipe.output)
     RunFolder(recipe.output).require_startable(resume)
 
 
@@ -51,11 +56,11 @@ def check_model_name(name: str) -> None:
     raise ValueError(f"model.name={name}: timm has no such model{meant} (timm.list_models() has all names)")
 
 
-def _require_writable(output: Path) -> None:
-    """Raises ValueError where the folder of the run cannot be made."""
-    there = next(folder for folder in (output, *output.absolute().parents) if folder.exists())
+def _require_writable(key: str, path: Path) -> None:
+    """Raises ValueError where a folder cannot be made."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise ValueError(f"output={output} cannot be made: {there} is not a folder that you may write to.")
+        raise ValueError(f"{key}={path} cannot be made: {there} is not a folder that you may write to.")
 
 
 @cache

@@ -103,6 +103,8 @@ class DataRecipe(_Section):
     """Images of an auxiliary class in one epoch, drawn anew each time."""
     loader: LoaderName = "auto"
     """ffcv, dali or plain; auto takes the fastest that reads the data set and is installed."""
+    stage_to: UserPath | None = None
+    """A folder on each node's own disk: the data set is copied there at the start, read from there, and stays."""
     workers: int = Field(0, ge=0)
     """Loading threads (ffcv, dali) or processes (plain) per rank; 0 takes the rank's share of the cores."""
 

@@ -19,6 +19,7 @@ from fastlt.caches import give_inductor_a_folder
 from fastlt.classifier import Classifier
 from fastlt.cores import share_of_cores
 from fastlt.dataset.encoded import EncodedDataset
+from fastlt.dataset.staging import staged
 from fastlt.evaluation.metrics import Evaluation, evaluate
 from fastlt.loaders.loader import EvalLoader, TrainLoader
 from fastlt.loaders.normalize import Normalize
@@ -60,6 +61,8 @@ class Trainer:
         data = EncodedDataset.open(recipe.data.path)
         self.label_space, self.data_digest = data.label_space.trained(recipe.data.auxiliary), data.split("train").sha256
         self.device = join_process_group()
+        if recipe.data.stage_to:
+            data = staged(data, recipe.data.stage_to)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.micro_batch = recipe.optimizer.micro_batch(self.world_size)
         torch.manual_seed(recipe.seed)
@@ -97,7 +100,7 @@ class Trainer:
             self.label_space.save(self.folder.label_space)
         total = self._end_of(recipe.optimizer.epochs - 1)
         self.log = RunLog(self.folder, self.rank == 0, total, self.step, recipe.log.tensorboard)
-        for line in (*self._what_runs(), *said):
+        for line in (*self._what_runs(data), *said):
             self.log.say(line)
         self._told_to_stop = False
         self._stats = StepStats(self.device)
@@ -247,7 +250,7 @@ class Trainer:
             EvalLoader(val, labels[1], normalize, self.micro_batch, self.rank, self.world_size),
         )
 
-    def _what_runs(self) -> list[str]:
+    def _what_runs(self, data: EncodedDataset) -> list[str]:
         space, recipe = self.label_space, self.recipe
         parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.module.parameters())
         lines = [
@@ -256,6 +259,8 @@ class Trainer:
             f"{self.steps_per_epoch:.1f} steps of {recipe.optimizer.batch_size} on {self.world_size} "
             f"{self.device.type} ranks, {self.engine.module.compute_dtype}, ZeRO {recipe.engine.zero_stage}"
         ]
+        if recipe.data.stage_to:
+            lines.append(f"images are read from {data.path}, a copy of {recipe.data.path}")
         if space.auxiliary_names and not space.neighbors and recipe.loss.lambda_s < 1:
             lines.append(
                 f"warning: {recipe.data.path} has no neighbor pairs, so no auxiliary class is silenced for a target, "

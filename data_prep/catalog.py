@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from fastlt.data_prep import schema
 from fastlt.dataset.images import in_tar
+from fastlt.foreign import parse_json
 from fastlt.messages import one_line
 from fastlt.ownership import open_own
 
@@ -163,6 +164,20 @@ class Catalog:
         row = self._run("SELECT value FROM setting WHERE name = ?", [name]).fetchone()
         return row[0] if row else ""
 
+    def json_setting(self, name: str) -> dict[str, Any]:
+        """A remembered JSON object, {} where there is none.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            found = parse_json(self.setting(name) or "{}")
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.path} cannot be used as a catalog: what it remembers as {name!r} is damaged.")
+        return found
+
     def remember(self, name: str, value: str) -> None:
         """Keeps a value under a name."""
         self._run("INSERT OR REPLACE INTO setting VALUES (?, ?)", [name, value])
@@ -277,14 +292,9 @@ class Catalog:
 
     def unusable_answers(self) -> dict[str, int]:
         """How many answers were of no use, by reason."""
-        try:
-            found = json.loads(self.setting("unusable answers") or "{}")
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict) or not all(type(number) is int for number in found.values()):
-            raise ValueError(
-                f"{self.path} cannot be used as a catalog: what it counted of unusable answers is damaged."
-            )
+        found = self.json_setting("unusable answers")
+        if not all(type(number) is int for number in found.values()):
+            raise ValueError(f"{self.path} cannot be used as a catalog: its numbers of unusable answers are damaged.")
         return found
 
     def answer_costs(self) -> sqlite3.Row:

@@ -86,6 +86,7 @@ class Crawl:
         from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
         from fastlt.data_prep.crawl.sources import SOURCES
         from fastlt.data_prep.crawl.sources.licenses import allowed
+        from fastlt.data_prep.status import shown
 
         search = self.search
         if not self.crawl.politeness.contact:
@@ -119,7 +120,8 @@ class Crawl:
             empty, failed = catalog.empty_categories(), catalog.failed_searches()
             num_failed = sum(catalog.status()["candidate"].get("failed", {}).values())
         for reason, number in failed:
-            print(f"WARNING: {number:,} searches failed ({reason}); --retry tries them again.", file=sys.stderr)
+            said = f"WARNING: {number:,} searches failed ({shown(reason)}); the same command asks again."
+            print(said, file=sys.stderr)
         if num_failed:
             print(f"WARNING: {num_failed:,} URLs failed; --retry tries them again.", file=sys.stderr)
         if empty:

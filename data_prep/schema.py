@@ -137,6 +137,7 @@ CREATE INDEX image_category ON image (category, state);
 _EVERYTHING = """
 SELECT type, name, ifnull(sql, '') FROM sqlite_schema
 """
+_SQLITES_OWN = {("table", name) for name in ("sqlite_stat1", "sqlite_stat4", "sqlite_sequence")}
 _KINDS: dict[str, set[type]] = {"INTEGER": {int}, "TEXT": {str}, "REAL": {float, int}, "BLOB": {bytes}}
 
 
@@ -148,10 +149,12 @@ def require_no_others(connection: sqlite3.Connection) -> None:
     """
     for kind, name, sql in connection.execute(_EVERYTHING).fetchall():
         ours = _ours().get(name)
-        if name.startswith("sqlite_"):  # SQLite's own: indexes of UNIQUE columns, and what ANALYZE found
+        if (kind, name) in _SQLITES_OWN or (kind == "index" and not sql):  # such as those of UNIQUE columns
             continue
         if ours is None:
-            raise sqlite3.DatabaseError(f"it has the {kind} {name!r}, which no catalog has")
+            raise sqlite3.DatabaseError(
+                f"it has the {kind} {name!r}, which no catalog has: DROP {kind.upper()} would make it one again"
+            )
         if kind != ours[0] or (kind != "table" and _bare(sql) != ours[1]) or (kind == "table" and _is_more(sql)):
             raise sqlite3.DatabaseError(f"its {name!r} is not the {ours[0]} that a catalog has")
 

@@ -23,11 +23,16 @@ def as_shown(found: dict[str, Any]) -> dict[str, Any]:
     return found | tables | {"answer": found["answer"] | {"unusable": _shown(found["answer"]["unusable"])}}
 
 
+def shown(reason: str) -> str:
+    """A reason that may be shown."""
+    return one_line(without_credentials(reason), 300)
+
+
 def _shown(reasons: dict[str, int]) -> dict[str, int]:
-    shown: Counter[str] = Counter()
+    numbers: Counter[str] = Counter()
     for reason, number in reasons.items():
-        shown[one_line(without_credentials(reason), 300)] += number
-    return dict(shown)
+        numbers[shown(reason)] += number
+    return dict(numbers)
 
 
 def status_text(found: dict[str, Any]) -> str:

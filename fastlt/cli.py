@@ -217,7 +217,7 @@ def main(words: list[str] | None = None) -> int:
         if name == "train":
             _require_no_dashes(rest)
         command = parse(_BY_NAME[name], f"fastlt {name}", keys_last(rest) if name == "train" else rest)
-        with contextlib.redirect_stdout(_Harmless(sys.stdout)):
+        with contextlib.redirect_stdout(sys.stdout and _Harmless(sys.stdout)):  # None where it is closed
             command.run()
     except (ValueError, OptionError, OSError) as error:
         print(f"fastlt: error: {sentence(error)}", file=sys.stderr)
@@ -247,7 +247,7 @@ class _Harmless:
 
 def sentence(error: Exception) -> str:
     """What an error says, of any length and with nothing in it that a terminal obeys: it may quote foreign text."""
-    said = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(error))
+    said = harmless(str(error))
     return said if len(said) <= _MAX_SAID else f"{said[: _MAX_SAID - 300]} ... {said[-300:]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from collections.abc import Iterable
@@ -15,6 +16,7 @@ from fastlt.messages import harmless
 
 DEPTH = 64  # lists and objects inside each other; what people exchange has ten at most
 MOST_VALUES = 2**20  # of a server's answer: a megabyte of {}, takes 25 in memory
+_PIECE = 2**24
 _FILE_BYTES = 2**32  # the lists of iNaturalist 2021 have one gigabyte
 _SHORTEST_SECRET = 6  # shorter ones are "none" and the like, and parts of words
 
@@ -61,12 +63,14 @@ def parse_answer(body: bytes) -> Any:
 
 
 def load_json(file: Path) -> Any:
-    """The value of a JSON file in UTF-8.
+    """The value of a JSON file in UTF-8, one of those that we write.
 
     Raises:
-        ValueError: as `parse_json` and `read_bytes`.
+        ValueError: as `parse_json` and `read_bytes`; it is a pipe or the like, for which one could wait for ever.
         OSError: it cannot be read.
     """
+    if file.exists() and not file.is_file():
+        raise ValueError("it is no file")
     return parse_json(read_bytes(file).decode())
 
 
@@ -77,14 +81,16 @@ def read_bytes(file: Path, most: int = _FILE_BYTES) -> bytes:
         ValueError: it is longer than `most` bytes, or than the memory.
         OSError: it cannot be read.
     """
+    content = bytearray()
     try:
         with file.open("rb") as stream:
-            content = stream.read(most + 1)
+            while len(content) <= most and (piece := stream.read(_PIECE)):
+                content += piece
+        if len(content) > most:
+            raise ValueError(f"{file} is longer than {most:,} bytes")
+        return bytes(content)
     except MemoryError:
         raise ValueError(f"{file} needs more memory than there is") from None
-    if len(content) > most:
-        raise ValueError(f"{file} is longer than {most:,} bytes")
-    return content
 
 
 def _depth(text: str) -> int:
@@ -107,7 +113,7 @@ class Secrets:
     def __init__(self, secrets: Iterable[str]) -> None:
         forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _forms(secret)}
         longest_first = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(_however_escaped, longest_first))) if forms else None
+        self._pattern = re.compile("|".join(map(_however_escaped, longest_first)), re.IGNORECASE) if forms else None
 
     def hide(self, text: str) -> str:
         """The text with *** where a secret was."""
@@ -125,7 +131,7 @@ class Secrets:
 
 
 def _forms(secret: str) -> set[str]:
-    """A secret as it is, and as URLs, headers and JSON may write it."""
+    """A secret as it is, and as URLs, headers, JSON and web pages may write it."""
     spelled = "".join(f"\\u{ord(c):04x}" for c in secret)
     return {
         secret,
@@ -133,12 +139,24 @@ def _forms(secret: str) -> set[str]:
         quote(secret, safe=""),
         spelled,
         base64.b64encode(secret.encode()).decode().rstrip("="),
+        secret.encode().hex(),
+        html.escape(secret),
+        "".join(f"%{byte:02x}" for byte in secret.encode()),
     }
 
 
 def _however_escaped(form: str) -> str:
     """The pattern of a text that may be in JSON, in JSON in JSON and so on."""
-    return "".join(r"\\+" if c == "\\" else rf"\\*{c}" if c in "'\"" else re.escape(c) for c in form)
+    pattern = "".join(map(_character, form))
+    return rf"(?<!\\){pattern}" if pattern.startswith(r"\\") else pattern  # or each of many would be begun at
+
+
+def _character(c: str) -> str:
+    if c == "\\":
+        return r"\\+"
+    if c in "'\"":
+        return rf"\\*{c}"
+    return c if c.isalnum() else rf"(?:{re.escape(c)}|&#0*{ord(c)};|&#x0*{ord(c):x};)"
 
 
 def without_credentials(text: str) -> str:

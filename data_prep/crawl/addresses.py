@@ -10,6 +10,7 @@ from yarl import URL
 
 from fastlt.data_prep.crawl.metered_socket import MeteredSocket
 
+_MAX_URL = 8_000  # characters, as many as servers take
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out for hosts
 _SPECIAL = [ipaddress.ip_network(net) for net in ("192.0.0.0/24", "3fff::/20")]  # which `is_global` does not know
@@ -61,7 +62,9 @@ def public_socket(info: AddrInfoType) -> socket.socket:
 
 
 def parse_url(url: str) -> URL | None:
-    """The URL if it is an http or https one with a host, else None."""
+    """The URL if it is an http or https one with a host, and not endless, else None."""
+    if len(url) > _MAX_URL:
+        return None
     try:
         parsed = URL(url.strip())
     except ValueError:

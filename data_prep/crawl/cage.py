@@ -37,9 +37,9 @@ class Cage:
         finally:
             _limit_time(0)
 
-    def opened(self, num_pixels: int) -> None:
-        """The image has so many pixels, and is decoded now."""
-        _limit_memory(self._at_first + self._most)
+    def opened(self, num_pixels: int, is_roomy: bool = False) -> None:
+        """The image has so many pixels, and is decoded now; by a decoder that takes more memory, if it is roomy."""
+        _limit_memory(self._at_first + self._most * (1 + is_roomy))
         _limit_time(_SECONDS + _SECONDS_PER_PIXEL * num_pixels)
 
     def may_lack_memory(self, num_pixels: int) -> bool:

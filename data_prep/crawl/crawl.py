@@ -180,7 +180,8 @@ class _Crawl:
                 host.served(is_costly=False)
                 kept = self._options.shards.keep_original
             except UnusableImageError as error:
-                host.served(is_costly=str(error) in reasons.COSTLY)
+                if str(error) in reasons.COSTLY:
+                    host.served(is_costly=True)
                 raise
             finally:
                 if not kept:  # else when it is written

@@ -78,8 +78,8 @@ class DecodePool:
                     assert worker
                     time_is_up = await worker.status() == -TIME_IS_UP
                     answer = UnusableImageError(reasons.TOO_SLOW_TO_DECODE if time_is_up else reasons.CRASHES)
-                except TimeoutError:
-                    answer = UnusableImageError(reasons.TOO_SLOW_TO_DECODE)
+                except TimeoutError:  # of the wall clock: the machine may be to blame
+                    answer = UnusableImageError(reasons.NO_TIME)
                 except OSError as error:
                     answer = error
                 if worker and not worker.is_sound(answer):
@@ -141,7 +141,7 @@ class _Worker:
     @staticmethod
     def is_sound(answer: Prepared | Exception) -> bool:
         """Whether the process can go on after this: a decoder without memory may leave some behind."""
-        return isinstance(answer, Prepared) or str(answer) not in reasons.COSTLY
+        return isinstance(answer, Prepared) or str(answer) not in {*reasons.COSTLY, reasons.NO_TIME}
 
     async def status(self) -> int | None:
         """How a process ended that says no more; to kill one that is ending would lose that."""

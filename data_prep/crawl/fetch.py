@@ -8,7 +8,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 from protego import Protego
@@ -26,6 +26,7 @@ from fastlt.foreign import parse_answer
 _SMALL = 2**20  # bytes of a body that every transfer may hold; larger ones take turns
 _ROBOTS_BYTES = 512 * 1024  # RFC 9309 asks for at least 500 KiB
 _JSON_BYTES = 16 * 2**20  # of an answer of an API; the longest pages have two megabytes
+_MOST_COMPARED = 2 * 10**6  # lines of robots.txt x characters of a URL: a hundredth of a second
 _HEADER_BYTES = 128 * 1024  # of one line: content security policies fill more than the usual 8 KiB
 _MAX_REMEMBERED = 50_000  # hosts, and robots.txt files
 _BACKOFF = 1.0  # seconds, doubled by each retry
@@ -255,10 +256,12 @@ class Fetcher:
                 self._robots.popitem(last=False)
         self._robots.move_to_end(origin)
         rules = await asyncio.shield(self._robots[origin])
-        if not rules.can_fetch(str(url), AGENT):
+        if rules.number * len(str(url)) > _MOST_COMPARED:
+            raise DroppedError(reasons.TOO_MANY_RULES)
+        if not rules.parsed.can_fetch(str(url), AGENT):
             raise DroppedError(reasons.ROBOTS)
 
-    async def _read_robots(self, origin: URL) -> Protego:
+    async def _read_robots(self, origin: URL) -> _Rules:
         """The rules of a host; where they cannot be read, nothing of it is (RFC 9309, 2.3.1)."""
         try:
             text, _ = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES)
@@ -271,9 +274,17 @@ class Fetcher:
             text = b""
         except (FailedError, HostGivenUpError) as error:
             raise FailedError(f"robots.txt cannot be read: {error}") from None
-        rules = Protego.parse(our_rules(text.decode("utf-8-sig", "replace")))
+        ours = our_rules(text.decode("utf-8-sig", "replace"))
+        rules = Protego.parse(ours)
         self.host(host_of(origin)).slow_down(float(rules.crawl_delay(AGENT) or 0))
-        return rules
+        return _Rules(rules, ours.count("\n") + 1)
+
+
+class _Rules(NamedTuple):
+    """What a robots.txt says to us, and in how many lines."""
+
+    parsed: Protego
+    number: int
 
 
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:

@@ -27,14 +27,16 @@ def as_remembered(
     catalog: Catalog, search: SearchOptions, crawl: CrawlOptions, typed: Collection[str]
 ) -> tuple[SearchOptions, CrawlOptions, list[str]]:
     """The options, with those of an earlier crawl where nothing was typed, and lines that say so."""
-    before = json.loads(catalog.setting("crawl options") or "{}")
+    usual = _remembered_options(SearchOptions(), CrawlOptions())
+    before = {name: value for name, value in catalog.json_setting("crawl options").items() if name in usual}
+    if odd := next((name for name, value in before.items() if not _is_like(value, usual[name])), None):
+        raise ValueError(f"{catalog.path} cannot be used as a catalog: it remembers {odd!r} as what it cannot be.")
     taken = {name: value for name, value in before.items() if f"--{name.replace('_', '-')}" not in typed}
     if "licenses" in taken:
         search = replace(search, licenses=tuple(taken["licenses"]))
     groups = {group: {name: taken[name] for name in names if name in taken} for group, names in _REMEMBERED.items()}
     as_before = replace(crawl, **{group: replace(getattr(crawl, group), **found) for group, found in groups.items()})
     shown = _remembered_options(search, as_before)
-    usual = _remembered_options(SearchOptions(), CrawlOptions())
     said = [f"--{name.replace('_', '-')} {_shown(shown[name])}" for name in taken if shown[name] != usual[name]]
     return search, as_before, [f"as before in this catalog: {', '.join(said)}"] if said else []
 
@@ -42,6 +44,13 @@ def as_remembered(
 def _remembered_options(search: SearchOptions, crawl: CrawlOptions) -> dict[str, Any]:
     groups = ((getattr(crawl, group), names) for group, names in _REMEMBERED.items())
     return {"licenses": [*search.licenses]} | {name: getattr(group, name) for group, names in groups for name in names}
+
+
+def _is_like(value: Any, usual: Any) -> bool:
+    """Whether a remembered value can be an option's: a list of words, or a number."""
+    if isinstance(usual, list):
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return type(value) in (int, float)
 
 
 def _shown(value: Any) -> str:
@@ -53,6 +62,7 @@ def reconsider(catalog: Catalog, search: SearchOptions, options: CrawlOptions) -
     now = {
         reasons.NOT_PUBLIC: options.limits.allow_private,
         reasons.ROBOTS: options.politeness.ignore_robots,
+        reasons.TOO_MANY_RULES: options.politeness.ignore_robots,
         reasons.OPTED_OUT: options.politeness.ignore_opt_outs,
         reasons.TOO_MANY_BYTES: options.limits.max_megabytes,
         reasons.TOO_MANY_PIXELS: options.limits.max_megapixels,
@@ -60,7 +70,7 @@ def reconsider(catalog: Catalog, search: SearchOptions, options: CrawlOptions) -
         reasons.TOO_SMALL: options.images.min_side,
         reasons.NEAR_DUPLICATE: options.shards.duplicates,
     }
-    before = json.loads(catalog.setting("crawl policy") or "{}")
+    before = catalog.json_setting("crawl policy")
     lines = []
     with catalog.transaction():
         for reason in now:

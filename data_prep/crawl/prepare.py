@@ -20,6 +20,7 @@ from fastlt.data_prep.crawl.options import ImageOptions
 from fastlt.data_prep.perceptual.hash import perceptual_hash, shrink
 from fastlt.dataset.images import UnsupportedColorsError, decode_pixels, decoded_at_once, open_image
 
+_PIXELS_OF_A_BYTE = 1000  # at most; honest images have a tenth of it
 _SILENT = ("WEBP", "AVIF")  # formats whose decoders, when memory is lacking, say only that they failed
 
 
@@ -86,7 +87,8 @@ def _decode(data: bytes, options: ImageOptions, max_pixels: int, cage: Cage | No
     if min(width, height) < options.min_side:
         raise UnusableImageError(reasons.TOO_SMALL)
     if cage:
-        cage.opened(width * height)
+        # A few bytes that promise a hundred megapixels are not worth twice the memory.
+        cage.opened(width * height, image.format in _SILENT and len(data) * _PIXELS_OF_A_BYTE > width * height)
     if _is_animated(image):
         raise UnusableImageError("animated")
     scale = min(1.0, options.size / min(width, height)) if options.size else 1.0

@@ -2,11 +2,13 @@
 
 NOT_PUBLIC = "not a public address (--allow-private)"
 ROBOTS = "robots.txt forbids it (--ignore-robots)"
+TOO_MANY_RULES = "robots.txt has too many rules for so long a URL (--ignore-robots)"
 OPTED_OUT = "opted out (--ignore-opt-outs)"
 TOO_MANY_BYTES = "too many bytes (--max-megabytes)"
 TOO_MANY_PIXELS = "too many pixels (--max-megapixels)"
 TOO_LARGE_TO_DECODE = "too large to decode (--max-megapixels)"
 TOO_SLOW_TO_DECODE = "too slow to decode"
+NO_TIME = "not decoded within a minute"
 CRASHES = "crashes the decoder"
 TOO_SMALL = "too small (--min-side)"
 NEAR_DUPLICATE = "near-duplicate (--duplicates)"

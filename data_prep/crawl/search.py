@@ -55,7 +55,7 @@ async def _search_one(
 
     row = catalog.search(category, source.name)
     cursor, state, idle = row["cursor"], row["state"], 0
-    while state == "open":  # one that failed waits for --retry
+    while state != "done":
         have = catalog.num_candidates(category)
         if have >= per_category:
             return

@@ -238,8 +238,13 @@ class _Discovery:
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
     def _progress(self, target: sqlite3.Row) -> _Progress:
-        kept = self._catalog.setting(f"discover {target['name']}")
-        return _Progress(**json.loads(kept)) if kept else _Progress("", 0, [])
+        kept = self._catalog.json_setting(f"discover {target['name']}")
+        try:
+            return _Progress(**kept) if kept else _Progress("", 0, [])
+        except TypeError:
+            raise ValueError(
+                f"{self._catalog.path} cannot be used as a catalog: how far {target['name']!r} was asked is damaged."
+            ) from None
 
     def _set_state(self, target: sqlite3.Row, state: str, reason: str, progress: _Progress | None = None) -> None:
         self._catalog.set_target_state(target["id"], state, reason)

@@ -76,12 +76,17 @@ class Llm:
         self._secrets = Secrets(endpoint.secrets)
         # The client's own retries neither know of each other nor wait longer than two minutes: ours do. Servers without
         # keys ignore the key, but the client wants one.
+        try:
+            transport = EndpointClient(endpoint.timeout, self._secrets)
+        except (ValueError, ImportError) as error:  # of a proxy that the environment names
+            said = self._secrets.hide(without_credentials(str(error)))
+            raise ValueError(f"the proxy of this environment cannot be used: {said}.") from None
         self._client = AsyncOpenAI(
             api_key=endpoint.key or "none",
             base_url=endpoint.url,
             max_retries=0,
             timeout=endpoint.timeout,
-            http_client=EndpointClient(endpoint.timeout, self._secrets),
+            http_client=transport,
         )
         costs = catalog.answer_costs()
         self.tokens: int = costs["prompt_tokens"] + costs["completion_tokens"]

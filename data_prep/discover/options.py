@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from tyro.conf import arg
 
@@ -72,7 +73,8 @@ class EndpointOptions:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What the endpoint is sent and nobody else may see."""
-        return (self.key, *passwords_of(self.url or ""))
+        urls = (self.url or "", *getproxies().values())
+        return (self.key, *(secret for url in urls for secret in passwords_of(url)))
 
 
 def _is_http(url: str) -> bool:

@@ -105,6 +105,8 @@ def read_inputs(sources: EncodeInputs) -> Inputs:
     if sources.catalog:
         with Catalog(sources.catalog) as catalog:
             auxiliaries, pairs = _of_catalog(catalog, sources, list(targets))
+        for name in auxiliaries:
+            class_name(name, str(sources.catalog))
         pairs = _of_kept(pairs, auxiliaries)
     if auxiliaries and not any(pairs.values()):
         print("warning: there are no neighbor pairs, so nothing is silenced: --neighbors FILE gives pairs", flush=True)

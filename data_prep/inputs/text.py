@@ -22,7 +22,10 @@ def read_text(file: Path, what: str, errors: str = "strict") -> str:
         ValueError: it cannot be read.
     """
     try:
-        content = read_bytes(file)
+        try:
+            content = read_bytes(file)
+        except ValueError as error:
+            raise ValueError(f"the {what} {error}.") from None
         if content.startswith(b"version https://git-lfs"):
             raise ValueError(f"the {what} {file} is a pointer of Git LFS: `git lfs pull` brings the file itself.")
         return content.decode(json.detect_encoding(content), errors).removeprefix("\ufeff")

@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fastlt.messages import harmless
+
 PATIENCE_SECONDS = 10
 
 
@@ -27,15 +29,14 @@ def exit_with_one_sentence() -> Iterator[None]:
         if rank != "0":  # nor leave first: that would break a collective in which rank 0 still is
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(PATIENCE_SECONDS)
-        print(f"fastlt: error: {error}" + f" (rank {rank})" * (rank != "0"), file=sys.stderr, flush=True)
+        print(f"fastlt: error: {harmless(str(error))}" + f" (rank {rank})" * (rank != "0"), file=sys.stderr, flush=True)
         if os.environ.get("FASTLT_TRACE"):
             traceback.print_exc()
         _leave()
     except KeyboardInterrupt:  # before training, when there is nothing to save
         os._exit(128 + signal.SIGINT)
     except Exception:
-        print(f"fastlt: rank {rank} failed", file=sys.stderr, flush=True)
-        traceback.print_exc()
+        print(f"fastlt: rank {rank} failed\n{harmless(traceback.format_exc())}", file=sys.stderr, flush=True)
         _leave()
 
 

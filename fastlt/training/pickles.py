@@ -73,6 +73,7 @@ def _what(error: Exception) -> str:
 def only_known() -> Iterator[None]:
     """Inside, `torch.load` reads values and what a checkpoint of ours has, whoever calls it and however."""
     with safe_globals(_OF_ENGINE), patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
+        os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)  # torch takes no two orders
         yield
 
 

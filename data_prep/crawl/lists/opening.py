@@ -10,7 +10,7 @@ from fastlt.data_prep.crawl.lists.delimited import DelimitedTable
 from fastlt.data_prep.crawl.lists.json_tables import JsonLinesTable, JsonTable
 from fastlt.data_prep.crawl.lists.parquet_table import ParquetTable
 from fastlt.data_prep.crawl.lists.table import NoListError, Table
-from fastlt.data_prep.crawl.lists.text_file import encoding_of, suffixes, text_lines, unpacked
+from fastlt.data_prep.crawl.lists.text_file import LongLineError, encoding_of, suffixes, text_lines, unpacked
 from fastlt.foreign import parse_json
 
 _LINES = 20  # that tell whether a file has JSON lines
@@ -56,8 +56,11 @@ def open_table(file: Path) -> Table:
 
 def _is_json_lines(file: Path, encoding: str) -> bool:
     """Whether lines are records of their own: the first one and others, or some of the first where the name says so."""
-    with text_lines(file, encoding) as lines:
-        first = list(islice((line for line in lines if line.strip()), _LINES))
+    try:
+        with text_lines(file, encoding) as lines:
+            first = list(islice((line for line in lines if line.strip()), _LINES))
+    except LongLineError:  # of one value, perhaps
+        return False
     records = [_is_record(line) for line in first]
     if suffixes(file).isdisjoint({".jsonl", ".ndjson"}):
         return len(records) > 1 and records[0]

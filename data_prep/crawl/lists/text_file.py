@@ -48,15 +48,21 @@ def text_lines(file: Path, encoding: str) -> IO[str]:
     return _Lines(unpacked(file), encoding=encoding, errors=_errors(encoding))
 
 
+class LongLineError(ValueError):
+    """A line that does not end."""
+
+
 class _Lines(io.TextIOWrapper):
     """A text whose lines end: one that does not, such as a gigabyte of zeros in a megabyte of gzip, is no list."""
+
+    file: Path
 
     def __next__(self) -> str:  # type: ignore[override]  # typeshed takes it from IOBase
         line = self.readline(_MAX_LINE)
         if not line:
             raise StopIteration
         if len(line) == _MAX_LINE:
-            raise ValueError(f"{self.name} has a line of more than {_MAX_LINE:,} characters: it is no list.")
+            raise LongLineError(f"{self.file} has a line of more than {_MAX_LINE:,} characters: it is no list.")
         return line
 
 

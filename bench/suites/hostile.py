@@ -78,7 +78,7 @@ def _crawl(folder: Path, before: list[str], good: list[str], hostile: list[str],
     listed.write_text("url\n" + "".join(f"{url}\n" for url in [*good, *hostile]))
     words = ["crawl", str(catalog), "--urls", str(listed), "--contact", "bench@example.org", "--allow-private"]
     # The few photographs are served again and again.
-    seconds, peak = timed([*before, FASTLT, *words, "--duplicates", "-1", *limits])
+    seconds, peak = timed([*before, *FASTLT, *words, "--duplicates", "-1", *limits])
     outcomes: Counter[str] = Counter()
     with Catalog(catalog) as opened:
         rows = opened.connection.execute("SELECT url, state, reason FROM candidate").fetchall()

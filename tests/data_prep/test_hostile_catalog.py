@@ -42,6 +42,8 @@ OBJECTS = {
     "our view without end": f"DROP VIEW abandoned; CREATE VIEW abandoned AS {ENDLESS} i AS category FROM n;",
     "one more view": f"CREATE VIEW more AS {ENDLESS} i FROM n;",
     "a trigger": "CREATE TRIGGER t AFTER UPDATE ON target BEGIN DELETE FROM candidate; END;",
+    "a trigger with a name of SQLite's": "INSERT INTO sqlite_schema VALUES ('trigger', 'sqlite_more', 'target', 0,"
+    " 'CREATE TRIGGER sqlite_more AFTER UPDATE ON target BEGIN DELETE FROM candidate; END');",
     "a table of text": "DROP TABLE search; CREATE VIRTUAL TABLE search USING fts5(state, reason);",
     "one more table": "CREATE TABLE more (a);",
     "an index that computes": "CREATE INDEX more ON candidate (length(hex(zeroblob(100000000))));",
@@ -63,7 +65,7 @@ def test_what_is_no_table_of_ours(catalog, case):
     assert done.returncode == 1, done.stdout
     begin = f"fastlt: error: {catalog} cannot be used as a catalog: it"
     assert done.stderr.startswith(begin), done.stderr
-    assert re.fullmatch(r".*(that|which) (a|no) catalog has\.\n", done.stderr), done.stderr
+    assert re.fullmatch(r".*(that|which) (a|no) catalog has(: DROP \w+ would make it one again)?\.\n", done.stderr)
 
 
 VALUES = {
@@ -103,3 +105,25 @@ def test_one_of_ours_stays_one(catalog):
     change(catalog, "ANALYZE")
     done = status(catalog, "--json")
     assert json.loads(done.stdout)["candidate"] == {"new": 1}, done.stderr
+
+
+SETTINGS = {
+    "crawl options": ['"x"', "[1]", '{"size": "x"}', '{"licenses": [1]}', "[" * 100_000],
+    "crawl policy": ['"x"', "[" * 100_000],
+    "discover hawk": ['"x"', '{"a": 1}', "[" * 100_000],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in SETTINGS.items() for value in values])
+def test_what_a_stranger_had_remembered(catalog, tmp_path, name, value):
+    with Catalog(catalog) as opened:
+        opened.remember(name, value)
+    (tmp_path / "classes.txt").write_text("hawk\t1\n")
+    words = ["crawl", catalog, "--contact", "a@example.org"]
+    if name.startswith("discover"):
+        words = ["discover", catalog, "--classes", tmp_path / "classes.txt", "--model", "m", "--timeout", "1"]
+        words += ["--base-url", "http://127.0.0.1:9/v1"]
+    done = subprocess.run([str(BIN / "fastlt"), *map(str, words)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"fastlt: error: {catalog} cannot be used as a catalog: " in done.stderr
+    assert "Traceback" not in done.stderr

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import json
+import lzma
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 from PIL import Image
+from pyarrow import parquet as pq
 
 from fastlt.cli import main
 from fastlt.data_prep.catalog import Catalog
@@ -252,13 +256,34 @@ def test_lines_of_json_that_cannot_be_read_are_counted(tmp_path):
         assert catalog.num_candidates() == 4
 
 
-@pytest.mark.parametrize("name", ["l.jsonl.gz", "l.csv.gz"])
+def test_a_text_that_parquet_repeats_for_nothing_is_refused(tmp_path):
+    """A few hundred bytes that stand for ten gigabytes."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int32()), ["http://127.0.0.1:9/" + "a" * 2_000_000])
+    pq.write_table(pa.table({"url": texts}), tmp_path / "l.parquet", compression="zstd")
+    words = command(tmp_path / "c.sqlite", "--urls", tmp_path / "l.parquet")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "has a text of more than 1,048,576 characters: it is no list of URLs." in done.stderr
+
+
+@pytest.mark.medium
+def test_a_value_on_one_line_may_be_long(tmp_path):
+    rows = [{"url": f"http://127.0.0.1:9/{i}.jpg", "label": "a", "text": "b" * 2000} for i in range(35_000)]
+    (tmp_path / "l.json").write_text(json.dumps(rows))
+    done = subprocess.run(
+        command(tmp_path / "c.sqlite", "--urls", tmp_path / "l.json"), capture_output=True, text=True, timeout=120
+    )
+    assert "35,000 new URLs" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", ["l.jsonl.gz", "l.csv.gz", "l.csv.bz2", "l.csv.xz"])
 def test_a_list_of_one_line_without_end_is_refused(tmp_path, name):
     """A quarter of a megabyte that unpacks to 250."""
     first = (
         b'{"url": "http://127.0.0.1:9/1.jpg"}\n' * 2 if "json" in name else b"url,label\nhttp://127.0.0.1:9/1.jpg,a\n"
     )
-    (tmp_path / name).write_bytes(gzip.compress(first + b"a" * 250_000_000, 1))
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[Path(name).suffix]
+    (tmp_path / name).write_bytes(pack(first + b"a" * (250_000_000 if name.endswith("gz") else 70_000_000)))
     done = subprocess.run(
         command(tmp_path / "c.sqlite", "--urls", tmp_path / name), capture_output=True, text=True, timeout=120
     )

@@ -136,7 +136,7 @@ def _as_url(text: str) -> str:
         text = store[bucket[1].lower()] + bucket[3]
     elif _NO_SCHEME.match(text):
         text = f"https:{text}" if text.startswith("//") else f"http://{text}"
-    if not _WEB.match(text):
+    if not _WEB.match(text) or len(text) > _MAX_WRITTEN:
         return ""
     if page := _FILE_PAGE.match(text):
         text = f"https://commons.wikimedia.org/wiki/Special:FilePath/{page[1]}"

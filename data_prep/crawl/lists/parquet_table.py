@@ -10,6 +10,9 @@ from fastlt.data_prep.crawl.lists.table import SAMPLE, Row, Table
 from fastlt.foreign import parse_json
 from fastlt.messages import one_line
 
+_AT_ONCE = 64  # rows: a few bytes of a file can stand for a long value in every one of them
+_MOST_BYTES = 2**26  # of these, a megabyte a row; photographs lie in some lists
+_MAX_TEXT = 2**20
 _GROUPS = 5  # row groups that are looked into
 
 
@@ -34,8 +37,8 @@ class ParquetTable(Table):
         try:
             # Buffered, a row group of any size is read piece by piece.
             with parquet.ParquetFile(self.file, buffer_size=2**20, pre_buffer=False) as source:
-                for batch in source.iter_batches(SAMPLE if wanted is None else 4096, columns=wanted):
-                    for row in batch.to_pylist():
+                for batch in source.iter_batches(_AT_ONCE, columns=wanted):
+                    for row in self._records(batch):
                         number += 1
                         yield number, {name: self._named(name, value) for name, value in row.items()}
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
@@ -48,12 +51,23 @@ class ParquetTable(Table):
             with parquet.ParquetFile(self.file, buffer_size=2**20, pre_buffer=False) as source:
                 groups = source.num_row_groups
                 some = sorted({i * (groups - 1) // (_GROUPS - 1) for i in range(_GROUPS)}) if groups else []
-                for number, batch in enumerate(source.iter_batches(SAMPLE, row_groups=some)):
-                    step = 16 if number else 1  # the first rows are wanted together
-                    for row in batch.take(pyarrow.array(range(0, len(batch), step))).to_pylist():
+                for number, batch in enumerate(source.iter_batches(_AT_ONCE, row_groups=some)):
+                    step = 16 if number * _AT_ONCE >= SAMPLE else 1  # the first rows are wanted together
+                    for row in self._records(batch.take(pyarrow.array(range(0, len(batch), step)))):
                         yield {name: self._named(name, value) for name, value in row.items()}
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(f"{self.file} cannot be read: {one_line(error)}.") from None
+
+    def _records(self, batch: Any) -> list[dict[str, Any]]:
+        """The rows of a batch. Raises ValueError where they are longer than any of a list."""
+        if batch.nbytes > _MOST_BYTES:
+            raise ValueError(
+                f"{self.file} has {len(batch)} rows of {batch.nbytes / 1e6:,.0f} MB together: it is no list of URLs."
+            )
+        rows = batch.to_pylist()
+        if any(len(value) > _MAX_TEXT for row in rows for value in row.values() if isinstance(value, str)):
+            raise ValueError(f"{self.file} has a text of more than {_MAX_TEXT:,} characters: it is no list of URLs.")
+        return rows
 
     def _named(self, column: str, value: Any) -> Any:
         classes = self._classes.get(column)

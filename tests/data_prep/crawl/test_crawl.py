@@ -11,6 +11,7 @@ import sys
 import tarfile
 import time
 import zlib
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -435,6 +436,29 @@ def test_a_host_that_asks_for_days_between_requests_is_given_up(tmp_path):
         rows = [(f"http://{web.hosts[0]}/{i}.jpg", "a", "", "") for i in range(3)]
         crawl(tmp_path / "c.sqlite", "--urls", write_list(tmp_path / "l.csv", rows))
     assert outcomes(tmp_path / "c.sqlite")["2.jpg"] == "failed: robots.txt asks for 86,400 s between requests"
+
+
+def test_a_robots_file_of_many_rules_costs_no_other_host(tmp_path):
+    """Rules x length of a URL is what comparing them takes; a redirect can make any URL long."""
+    rules = "User-agent: *\n" + "".join(f"Disallow: /*ab{i % 10}\n" for i in range(33_000))
+    moved = {"/evil1.jpg": "a" * 7_000, "/evil2.jpg": "a" * 100_000}
+
+    def answer(host: str, path: str) -> Answer | None:
+        if host == web.hosts[0]:
+            return None if path == "/robots.txt" else Answer(jpeg(int(path[1:-4])))
+        if path == "/robots.txt":
+            return Answer(rules.encode())
+        return Answer(status=302, headers={"Location": f"/{moved[path]}"}) if path in moved else Answer(jpeg(50))
+
+    with Web(answer, 2) as web:
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "a", "", "") for i in range(20)]
+        rows += [(f"http://{web.hosts[1]}{path}", "a", "", "") for path in (*moved, "/short.jpg")]
+        crawl(tmp_path / "c.sqlite", "--urls", write_list(tmp_path / "l.csv", rows))
+    found = outcomes(tmp_path / "c.sqlite")
+    assert Counter(found[f"{i}.jpg"] for i in range(20)) == {"fetched": 20}
+    assert found["short.jpg"] == "fetched"
+    assert found["evil1.jpg"] == "dropped: robots.txt has too many rules for so long a URL (--ignore-robots)"
+    assert found["evil2.jpg"] == "dropped: redirect to nowhere"
 
 
 def test_a_list_that_grew_is_read_again(tmp_path):

@@ -1,11 +1,14 @@
 """Images made to hurt decoders: each costs little, is counted by its reason, and many of them cost their host."""
 
+import io
+import itertools
 import os
 import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bench.inputs import hostile_images as hostile
 from support.crawling import command, encoded, jpeg, outcomes, photograph, write_list
@@ -89,6 +92,27 @@ def test_a_host_of_such_images_is_given_up(tmp_path):
         asked = web.asked.total()
     assert Counter(found.values()).keys() == {TOO_LARGE, GIVEN_UP}
     assert asked < 20
+
+
+def test_what_is_no_image_makes_up_for_none(tmp_path):
+    with Web(lambda host, path: TILES if path.endswith("tif") else Answer(b"a"), 1) as web:
+        names = [f"{i}.{'tif' if i % 13 == 12 else 'jpg'}" for i in range(300)]
+        found = crawl(tmp_path, [f"http://{web.hosts[0]}/{name}" for name in names])
+    assert GIVEN_UP in found.values()
+
+
+@pytest.mark.medium
+def test_a_large_webp_that_is_worth_its_bytes_is_decoded(tmp_path):
+    """libwebp takes half as much memory again as other decoders do."""
+    file = io.BytesIO()
+    tile = photograph(1, size=(500, 500))
+    image = Image.new("RGB", (8_000, 7_500))
+    for at in itertools.product(range(0, 8_000, 500), range(0, 7_500, 500)):
+        image.paste(tile, at)
+    image.save(file, "WEBP", quality=30, method=0)
+    with Web(lambda host, path: Answer(file.getvalue())) as web:
+        found = crawl(tmp_path, [f"http://{web.hosts[0]}/1.webp"], "--max-megapixels", 61)
+    assert found == {"1.webp": "fetched"}
 
 
 def test_broken_images_cost_their_host_nothing(tmp_path):

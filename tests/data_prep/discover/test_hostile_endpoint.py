@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import html
 import itertools
 import json
 import socket
@@ -171,6 +172,7 @@ SLOW = {
     "brackets": '{"categories": ["ray"]}' * 40_000,
     "thoughts": "<think>" * 150_000,
     "unclosed": "<think" * 150_000,
+    "backslashes": "\\" * 1_000_000,
 }
 
 
@@ -194,6 +196,8 @@ def test_the_key_is_nowhere_whatever_an_endpoint_repeats(desk, monkeypatch):
     """In errors, in answers, in names, in a page of HTML; as it is, and as JSON, URLs and headers write it."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     forms = [KEY, repr(KEY), json.dumps(KEY), base64.b64encode(KEY.encode()).decode()]
+    forms += [KEY.upper(), KEY.encode().hex(), html.escape(KEY), "".join(f"%{byte:02X}" for byte in KEY.encode())]
+    forms += ["".join(c if c.isalnum() else f"&#{ord(c)};" for c in KEY)]
     forms += ["".join(f"\\u{ord(c):04x}" for c in KEY), KEY.replace("\\", "%5C").replace("'", "%27")]
     echoes = iter(
         [
@@ -255,6 +259,28 @@ def test_a_url_that_is_none_is_told_without_its_password(desk, url):
     assert "is not an http URL" in said
     assert "horse" not in said
     assert "\x1b" not in said
+
+
+def test_a_password_of_a_proxy_is_not_shown(desk, monkeypatch):
+    monkeypatch.setenv(
+        "http_proxy", desk.server.url.replace("http://", "http://alice:correct-horse@").removesuffix("/v1")
+    )
+    desk.server.answer = lambda question: error(400, f"alice:correct-horse sent {desk.server.headers}")
+    said = desk.refusal("--base-url", "http://api.example.invalid/v1")
+    assert "horse" not in said + printed_by_status(desk)
+    assert b"correct-horse" not in everything_kept(desk)
+
+
+@pytest.mark.parametrize(
+    "proxy", ["ht!tp://alice:correct-horse@127.0.0.1:1", "socks5://alice:correct-horse@127.0.0.1:1"]
+)
+def test_a_proxy_that_cannot_be_used_is_one_sentence(desk, monkeypatch, proxy):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setenv("http_proxy", proxy)
+    said = desk.refusal("--base-url", "http://api.example.invalid/v1")
+    assert "the proxy of this environment cannot be used" in said
+    assert "horse" not in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("key", ["sk-live\n51Zq", "sk-live-\u00e9", "sk\x1blive-51"])

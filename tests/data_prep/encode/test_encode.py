@@ -197,6 +197,14 @@ def test_a_catalog_before_its_time(workshop, catalog):
     assert "was interrupted: run `fastlt crawl` again" in refusal(workshop, *options, auxiliary=False)
 
 
+def test_a_category_that_no_class_can_be_called_is_told_before_anything_is_encoded(workshop, catalog):
+    with Catalog(catalog) as opened:
+        opened.connection.execute("UPDATE category SET name = 'a\x1b[31m' WHERE id = 1")
+    said = refusal(workshop, "--catalog", catalog, "--unfiltered", auxiliary=False)
+    assert "is no name of a class" in said
+    assert str(catalog) in said
+
+
 def test_missing_and_empty_folders(workshop, folders):
     assert "does not exist" in refusal(workshop, "--test", "copy/test")
     (folders / "train" / "genus99_species0").mkdir()

@@ -231,3 +231,7 @@ def test_what_is_no_file(whole, tmp_path, capsys):
     (folder / "val.idx").unlink()
     os.mkfifo(folder / "val.idx")
     assert "val.idx is not the index of val.tar: it is no file" in refused(folder, capsys)[1]
+    for name in ("label_space.json", "manifest.json"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        assert "it is no file" in refused(folder, capsys)[1]

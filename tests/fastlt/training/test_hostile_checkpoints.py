@@ -127,3 +127,12 @@ def test_a_run_of_another_owner_is_told(workshop, finished, tmp_path):
     assert f"warning: {run.all_checkpoints()[0].parent}" in done.stdout
     assert "belongs to user 12345, not to you" in done.stdout
     assert "resumed at step" in done.stdout
+
+
+def test_torchs_switch_for_old_files_changes_nothing(workshop, finished, tmp_path, monkeypatch):
+    """Torch refuses to be told both, which is no damage of the checkpoint."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    run = finished("whole", tmp_path / "run")
+    done = train(workshop, run.path, "whole", "optimizer.epochs=2", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step" in done.stdout

@@ -46,8 +46,7 @@ class ShardWriter:
         final = self._catalog.shard_path(self.shard)
         if final.exists():  # finished, but that was not committed
             final.rename(self._partial)
-        with open_own(self._partial, "r+b") as file:
-            size = file.seek(0, os.SEEK_END)
+        size = self._partial.stat().st_size if self._partial.exists() else 0
         if size < self.num_bytes:
             raise ValueError(f"{self._partial} is shorter than its catalog says: restore it, or start a new catalog.")
         self._file = open_own(self._partial, "r+b")

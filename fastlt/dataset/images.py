@@ -139,7 +139,7 @@ def open_image(content: bytes | Path, max_pixels: int | None = MAX_PIXELS) -> Im
         what = "" if num_pixels == width * height else " in tiles that are larger"
         raise TooLargeError(
             f"it has {num_pixels / 1e6:,.1f} megapixels ({width:,} x {height:,}{what}), more than the "
-            f"{max_pixels / 1e6:g} that --max-megapixels allows"
+            f"{max_pixels / 1e6:g} that encode's --max-megapixels allows"
         )
     return image
 

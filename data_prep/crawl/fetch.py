@@ -58,7 +58,7 @@ class Fetcher:
     def __init__(self, politeness: Politeness, limits: Limits) -> None:
         self._politeness, self._limits = politeness, limits
         self._hosts: OrderedDict[str, Host] = OrderedDict()
-        self._robots: OrderedDict[URL, asyncio.Task[Protego]] = OrderedDict()
+        self._robots: OrderedDict[URL, asyncio.Task[_Rules]] = OrderedDict()
         self._connections = asyncio.Semaphore(self._politeness.connections)
         self._large = asyncio.Semaphore(8)
         self._held, self._room = 0, asyncio.Event()

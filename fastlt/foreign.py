@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import re
 from collections.abc import Iterable
@@ -140,7 +139,6 @@ def _forms(secret: str) -> set[str]:
         spelled,
         base64.b64encode(secret.encode()).decode().rstrip("="),
         secret.encode().hex(),
-        html.escape(secret),
         "".join(f"%{byte:02x}" for byte in secret.encode()),
     }
 
@@ -148,15 +146,16 @@ def _forms(secret: str) -> set[str]:
 def _however_escaped(form: str) -> str:
     """The pattern of a text that may be in JSON, in JSON in JSON and so on."""
     pattern = "".join(map(_character, form))
-    return rf"(?<!\\){pattern}" if pattern.startswith(r"\\") else pattern  # or each of many would be begun at
+    return rf"(?<!\\){pattern}" if form[0] in "\\'\"" else pattern  # or each of many backslashes would be begun at
 
 
 def _character(c: str) -> str:
-    if c == "\\":
-        return r"\\+"
-    if c in "'\"":
-        return rf"\\*{c}"
-    return c if c.isalnum() else rf"(?:{re.escape(c)}|&#0*{ord(c)};|&#x0*{ord(c):x};)"
+    """A character as it is, behind any backslashes where JSON puts some, or as a web page may write it."""
+    if c.isalnum():
+        return c
+    plain = r"\\+" if c == "\\" else rf"\\*{c}" if c in "'\"" else re.escape(c)
+    name = {'"': "&quot;|", "&": "&amp;|", "<": "&lt;|", ">": "&gt;|"}.get(c, "")
+    return rf"(?:{plain}|{name}&#0*{ord(c)};|&#x0*{ord(c):x};)"
 
 
 def without_credentials(text: str) -> str:

@@ -56,13 +56,14 @@ def open_table(file: Path) -> Table:
 
 def _is_json_lines(file: Path, encoding: str) -> bool:
     """Whether lines are records of their own: the first one and others, or some of the first where the name says so."""
+    is_called_so = not suffixes(file).isdisjoint({".jsonl", ".ndjson"})
     try:
         with text_lines(file, encoding) as lines:
             first = list(islice((line for line in lines if line.strip()), _LINES))
     except LongLineError:  # of one value, perhaps
-        return False
+        return is_called_so
     records = [_is_record(line) for line in first]
-    if suffixes(file).isdisjoint({".jsonl", ".ndjson"}):
+    if not is_called_so:
         return len(records) > 1 and records[0]
     return any(records) and (len(records) > 1 or first[0].lstrip().startswith("{"))
 

@@ -45,7 +45,9 @@ def encoding_of(start: bytes) -> str:
 
 def text_lines(file: Path, encoding: str) -> IO[str]:
     """The lines of a file; bytes that are no UTF-8 are left as they are, for `as_unicode`."""
-    return _Lines(unpacked(file), encoding=encoding, errors=_errors(encoding))
+    lines = _Lines(unpacked(file), encoding=encoding, errors=_errors(encoding))
+    lines.file = file
+    return lines
 
 
 class LongLineError(ValueError):

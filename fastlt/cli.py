@@ -247,7 +247,7 @@ class _Harmless:
 
 def sentence(error: Exception) -> str:
     """What an error says, of any length and with nothing in it that a terminal obeys: it may quote foreign text."""
-    said = harmless(str(error))
+    said = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(error))
     return said if len(said) <= _MAX_SAID else f"{said[: _MAX_SAID - 300]} ... {said[-300:]}"
 
 

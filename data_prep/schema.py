@@ -177,8 +177,8 @@ def kinds() -> dict[str, set[type]]:
     """What Python gets of the columns of that name."""
     found: dict[str, set[type]] = {}
     for table in (name for name, (kind, _) in _ours().items() if kind == "table"):
-        for name, kind, not_null, *_ in columns(_made(), table):
-            found.setdefault(name, set()).update(_KINDS[kind] if not_null else {*_KINDS[kind], type(None)})
+        for name, kind, *_ in columns(_made(), table):
+            found.setdefault(name, {type(None)}).update(_KINDS[kind])  # NULL where a join found nothing
     return found
 
 

@@ -68,7 +68,7 @@ def load_json(file: Path) -> Any:
         ValueError: as `parse_json` and `read_bytes`; it is a pipe or the like, for which one could wait for ever.
         OSError: it cannot be read.
     """
-    if file.exists() and not file.is_file():
+    if file.exists() and not (file.is_file() or file.is_dir()):
         raise ValueError("it is no file")
     return parse_json(read_bytes(file).decode())
 

@@ -95,12 +95,13 @@ class Evaluate:
     """Another encoded data set of the same target classes."""
 
     def run(self) -> None:
-        from fastlt.evaluation.finished_run import evaluate_run
-        from fastlt.run_folder import RunFolder
+        from fastlt import run_folder
 
         _require_runs(self.runs)
         for path in self.runs:
-            RunFolder(path).require_begun()
+            run_folder.RunFolder(path).require_begun()
+        from fastlt.evaluation.finished_run import evaluate_run  # imports torch, which takes seconds
+
         for path in self.runs:
             print(evaluate_run(path, self.split, self.weights, self.data))
 
@@ -117,7 +118,10 @@ class Export:
     """Which weights to export."""
 
     def run(self) -> None:
-        from fastlt.evaluation.export import export
+        from fastlt import run_folder
+
+        run_folder.RunFolder(self.run_folder).require_begun()
+        from fastlt.evaluation.export import export  # imports torch, which takes seconds
         from fastlt.evaluation.finished_run import FinishedRun
 
         files = export(FinishedRun(self.run_folder, self.weights), self.out or self.run_folder / "export")

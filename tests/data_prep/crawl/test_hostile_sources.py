@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
 
@@ -19,6 +20,8 @@ from support.crawling import command, jpeg, outcomes, write_list
 from support.web import Answer, Web
 
 BAD, GOOD = "bad thing", "good thing"
+LETTERS = "ABCDEFGHIJKLMNOP"
+BAD_QUESTION = re.compile(f"bad.{{1,3}}thing.{{1,3}}([{LETTERS}])")
 
 
 def openverse(images: str, **changed: object) -> dict[str, object]:
@@ -44,12 +47,12 @@ MEASURED = [
 ]
 
 
-def crawled(tmp_path, bad: bytes, *words: object, source: str = "openverse", headers: dict[str, str] | None = None):
-    """A crawl for two categories, where a source answers `bad` for one of them and one image for the other."""
+def crawled(tmp_path, bad: list[bytes], source: str = "openverse", headers: list[dict[str, str]] | None = None):
+    """A crawl for a category for each of the `bad` answers that a source gives, and one for which it gives an image."""
     catalog = tmp_path / "c.sqlite"
     if not catalog.exists():
         with Catalog(catalog, create=True) as opened, opened.transaction():
-            for title in (BAD, GOOD):
+            for title in (*(f"{BAD} {LETTERS[i]}" for i in range(len(bad))), GOOD):
                 opened.add_category(title.replace(" ", "_"), title)
 
     def answer(host: str, path: str) -> Answer | None:
@@ -57,19 +60,23 @@ def crawled(tmp_path, bad: bytes, *words: object, source: str = "openverse", hea
             return None
         if path.endswith("good.jpg"):
             return Answer(jpeg(3))
-        if re.search("bad.{1,3}thing", path):
-            return Answer(bad, headers=headers or {})
+        if asked := BAD_QUESTION.search(path):
+            i = LETTERS.index(asked[1])
+            return Answer(bad[i], headers=headers[i] if headers else {})
         return Answer(json.dumps(openverse(f"http://{host}")).encode())
 
     with Web(answer) as web:
         base = f"{source}=http://{web.hosts[0]}/api"
         done = subprocess.run(
-            MEASURED + command(catalog, "--source", source, "--source-url", base, *words),
+            MEASURED + command(catalog, "--source", source, "--source-url", base),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
         )
-        done.asked = sum(number for (_, path), number in web.asked.items() if "bad" in path)
+        done.asked = Counter()
+        for (_, path), number in web.asked.items():
+            if found := BAD_QUESTION.search(path):
+                done.asked[LETTERS.index(found[1])] += number
     with Catalog(catalog) as opened:
         done.search = opened.status()["search"]
     return done
@@ -91,47 +98,47 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("kind", UNREADABLE)
-def test_an_answer_that_cannot_be_read_costs_one_request_and_no_crawl(tmp_path, kind):
-    headers = {"Content-Encoding": "gzip"} if kind == "packed" else {}
-    done = crawled(tmp_path, UNREADABLE[kind], headers=headers)
+def test_an_answer_that_cannot_be_read_costs_one_request_and_no_crawl(tmp_path):
+    headers = [{"Content-Encoding": "gzip"} if kind == "packed" else {} for kind in UNREADABLE]
+    bad = list(UNREADABLE.values())
+    done = crawled(tmp_path, bad, headers=headers)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert outcomes(tmp_path / "c.sqlite") == {"good.jpg": "fetched"}
     assert done.search["done"] == {"": 1}
-    ((reason, number),) = done.search["failed"].items()
-    assert number == 1
-    assert f"WARNING: 1 searches failed ({reason}); the same command asks again." in done.stderr
-    assert reason.isprintable()
-    assert len(reason) < 400
-    assert done.asked == 1
-    again = crawled(tmp_path, UNREADABLE[kind], headers=headers)
+    assert sum(done.search["failed"].values()) == len(bad)
+    for reason, number in done.search["failed"].items():
+        assert f"WARNING: {number} searches failed ({reason}); the same command asks again." in done.stderr
+        assert reason.isprintable()
+        assert len(reason) < 400
+    once_each = dict.fromkeys(range(len(bad)), 1)
+    assert done.asked == once_each
+    again = crawled(tmp_path, bad, headers=headers)
     assert again.returncode == 0, again.stderr
-    assert again.asked == 1
+    assert again.asked == once_each
     assert again.search == done.search
 
 
+OTHER_FORMS = [
+    [],
+    {"results": [{}], "page_count": 1e300, "total_results": -1, "endOfRecords": 0},
+    {"results": [[], None, {"id": None, "key": {}, "url": [], "license": {}}], "page_count": True},
+    {"error": {"info": {"a": "b"}}, "query": {"pages": [{"imageinfo": [[]]}]}, "continue": []},
+    {"query": [], "continue": {"a": {}, "b": "\ud800"}, "matchType": "EXACT", "usageKey": 10**4000},
+    {"query": {"pages": {}}, "batchcomplete": 1, "continue": {"a" * 9_999: "b" * 9_999}},
+]
+
+
 @pytest.mark.parametrize("source", ["openverse", "commons", "gbif", "inaturalist"])
-@pytest.mark.parametrize(
-    "answer",
-    [
-        [],
-        {"results": [{}], "page_count": 1e300, "total_results": -1, "endOfRecords": 0},
-        {"results": [[], None, {"id": None, "key": {}, "url": [], "license": {}}], "page_count": True},
-        {"error": {"info": {"a": "b"}}, "query": {"pages": [{"imageinfo": [[]]}]}, "continue": []},
-        {"query": [], "continue": {"a": {}, "b": "\ud800"}, "matchType": "EXACT", "usageKey": 10**4000},
-        {"query": {"pages": {}}, "batchcomplete": 1, "continue": {"a" * 9_999: "b" * 9_999}},
-    ],
-)
-def test_answers_of_other_forms_end_no_crawl(tmp_path, source, answer):
-    done = crawled(tmp_path, json.dumps(answer).encode(), source=source)
+def test_answers_of_other_forms_end_no_crawl(tmp_path, source):
+    done = crawled(tmp_path, [json.dumps(form).encode() for form in OTHER_FORMS], source=source)
     assert "Traceback" not in done.stderr
     assert done.returncode in (0, 1)  # 1 says that there was no image
-    assert sum(number for reasons in done.search.values() for number in reasons.values()) == 2
+    assert sum(number for reasons in done.search.values() for number in reasons.values()) == len(OTHER_FORMS) + 1
 
 
 def test_sixty_megabytes_of_nothing_take_no_gigabyte(tmp_path):
-    done = crawled(tmp_path, b'{"page_count": 1, "results": [' + b"{}," * 20_000_000 + b"{}]}")
+    done = crawled(tmp_path, [b'{"page_count": 1, "results": [' + b"{}," * 20_000_000 + b"{}]}"])
     assert done.returncode == 0, done.stderr
     assert done.search["failed"] == {"openverse: the answer is longer than 16,777,216 bytes": 1}
     assert int(done.stdout.rpartition("kilobytes: ")[2]) < 600_000
@@ -173,39 +180,37 @@ def test_credits_that_take_time_with_the_square_of_their_length(tmp_path):
     }
     answer = {"batchcomplete": True, "query": {"pages": [{"index": 1, "imageinfo": [info]}]}}
     start = time.monotonic()
-    done = crawled(tmp_path, json.dumps(answer).encode(), source="commons")
+    done = crawled(tmp_path, [json.dumps(answer).encode()], source="commons")
     assert "Traceback" not in done.stderr
     assert done.search["done"] == {"": 1}
     assert time.monotonic() - start < 60
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Retry-After": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"},
-        {"Retry-After": "Mon, 01 Jan 2020 99999999999999999999:00:00 GMT"},
-        {"Retry-After": "9" * 5000},
-        {"Retry-After": "Mon, 01 Jan 2020 00:00:00 GMT", "Date": "Mon, 99999999999999999999 Jan 2020 00:00:00 GMT"},
-        {"Retry-After": "\x80\xff"},
-    ],
-)
-def test_headers_of_one_host_end_no_crawl(tmp_path, headers):
+HEADERS = [
+    {"Retry-After": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"},
+    {"Retry-After": "Mon, 01 Jan 2020 99999999999999999999:00:00 GMT"},
+    {"Retry-After": "9" * 5000},
+    {"Retry-After": "Mon, 01 Jan 2020 00:00:00 GMT", "Date": "Mon, 99999999999999999999 Jan 2020 00:00:00 GMT"},
+    {"Retry-After": "\x80\xff"},
+]
+
+
+def test_headers_of_one_host_end_no_crawl(tmp_path):
     def answer(host: str, path: str) -> Answer | None:
         if path == "/robots.txt":
             return None
-        return Answer(b"", 503, headers) if path == "/busy.jpg" and host.startswith("127.0.0.2") else Answer(jpeg(4))
+        return Answer(b"", 503, HEADERS[int(path[5])]) if path.startswith("/busy") else Answer(jpeg(4))
 
-    with Web(answer, 2) as web:
-        rows = [
-            (f"http://{web.hosts[1]}/busy.jpg", "bird", "", ""),
-            (f"http://{web.hosts[0]}/good.jpg", "bird", "", ""),
-        ]
+    with Web(answer, len(HEADERS) + 1) as web:
+        rows = [(f"http://{host}/busy{i}.jpg", "bird", "", "") for i, host in enumerate(web.hosts[1:])]
+        rows.append((f"http://{web.hosts[0]}/good.jpg", "bird", "", ""))
         words = command(tmp_path / "c.sqlite", "--urls", write_list(tmp_path / "l.csv", rows), "--timeout", 5)
         done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     found = outcomes(tmp_path / "c.sqlite")
-    assert found["good.jpg"] == "fetched"
-    assert found["busy.jpg"].startswith("failed: ")
+    assert found.pop("good.jpg") == "fetched"
+    assert len(found) == len(HEADERS)
+    assert all(said.startswith("failed: ") for said in found.values())
 
 
 def test_status_shows_an_old_catalog_without_what_a_terminal_obeys_and_without_credentials(tmp_path, capsys):

@@ -361,6 +361,7 @@ def cells(file: Path) -> list[str]:
 
 
 @pytest.mark.medium
+@pytest.mark.slow
 def test_no_name_is_a_formula_in_a_table_of_evaluate(workshop, trained, tmp_path):
     """The names are those of another label space, of as many classes: a set is evaluated under the names of the run."""
     shutil.copytree(workshop.folder / "species", tmp_path / "species")

@@ -29,6 +29,7 @@ from fastlt.data_prep.perceptual.hash import perceptual_hash
 from fastlt.dataset.images import read_image
 from fastlt.options import OptionError
 from support import catalogs
+from support.command import run_here
 from support.paths import BIN
 
 pytestmark = pytest.mark.medium
@@ -236,9 +237,8 @@ def encoder_words(tmp_path_factory) -> list[str]:
 
 
 def filtered(path: Path, paintings: Path, encoder: list[str], *words: str) -> subprocess.CompletedProcess:
-    command = [str(BIN / "fastlt"), "filter", str(path), *encoder, *NEAR_DUPLICATES_OF_NO_MATTER, *words]
-    command += ["--train", str(paintings / "train"), "--val", str(paintings / "val")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = ["filter", str(path), *encoder, *NEAR_DUPLICATES_OF_NO_MATTER, *words]
+    return run_here([*command, "--train", str(paintings / "train"), "--val", str(paintings / "val")])
 
 
 def mislabeled(share: float, per_category: int = 25, shown: dict | None = None) -> tuple[list, np.ndarray]:

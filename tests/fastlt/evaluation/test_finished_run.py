@@ -132,6 +132,7 @@ def test_damaged_weights_and_checkpoints_are_a_sentence(workshop, trained):
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(workshop, trained):
     """What kinds of damage there are stands in tests/fastlt/training/test_checkpoints.py."""
     copy = workshop.folder / "damaged checkpoint"

@@ -84,7 +84,11 @@ def test_evaluation_images_are_those_of_the_definition(photographs, loader):
 
 @pytest.mark.parametrize("loader", ["ffcv", "dali"])
 @pytest.mark.parametrize(
-    "augment", [{}, {"rand_augment": "rand-m9-mstd0.5-inc1", "color_jitter": 0.3}], ids=["crop", "full"]
+    "augment",
+    [
+        pytest.param({}, id="crop"),
+        pytest.param({"rand_augment": "rand-m9-mstd0.5-inc1", "color_jitter": 0.3}, id="full", marks=pytest.mark.slow),
+    ],
 )
 def test_training_images_are_spread_as_the_definitions(photographs, loader, augment):
     """Means over eight epochs, within four standard errors of the difference."""

@@ -129,6 +129,7 @@ def test_a_run_of_another_owner_is_told(workshop, finished, tmp_path):
     assert "resumed at step" in done.stdout
 
 
+@pytest.mark.slow
 def test_torchs_switch_for_old_files_changes_nothing(workshop, finished, tmp_path, monkeypatch):
     """Torch refuses to be told both, which is no damage of the checkpoint."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")

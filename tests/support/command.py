@@ -1,4 +1,4 @@
-"""A command of `fastlt` in the tests' own process, which has imported torch already: seconds less than one of its own."""
+"""A command of `fastlt` in the tests' own process, which has imported torch already and so saves seconds."""
 
 import contextlib
 import io

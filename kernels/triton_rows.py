@@ -238,8 +238,10 @@ def _for_few(choice: Choice | None, rows_each: float, C: int, classes: int) -> C
 
 @functools.cache
 def _multiprocessors(device: torch.device) -> int:
-    """Of a GPU; where there is none, those of an H100, so that kernels take the shapes that they take on one."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+    """Of a GPU; 1 of the interpreter, which runs one program after the other; an H100's for logits of shape alone."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 132 if device.type == "meta" else 1
 
 
 def _shape(choice: Choice, V: int) -> dict[str, int]:

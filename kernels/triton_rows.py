@@ -210,8 +210,8 @@ def reads_twice(num_rows: int, num_classes: int) -> bool:
     return _choose("both", torch.empty(num_rows, num_classes, device="meta"), 1) is None
 
 
-def _choose(kind: str, logits: Tensor, L: int) -> Choice | None:
-    """What suits logits [B, C] with L labels a row; None for the two passes one after the other."""
+def _choose(kind: str, logits: Tensor, L: int) -> Any:
+    """The `Choice` for logits [B, C] with L labels a row; None for the two passes one after the other."""
     B, C = logits.shape
     table = _TABLES["both, two labels" if (kind, L) == ("both", 2) else kind]
     choice = next(choice for limit, choice in table if limit >= C)

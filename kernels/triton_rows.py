@@ -46,7 +46,7 @@ def accumulate(logits: Tensor, first_class: int, rows: Rows, state: Tensor) -> N
     if not logits.numel():
         return
     V = _vector(logits)
-    shape = _shape(_choose(_LOSS, logits.shape[1]), V, len(logits))
+    shape = _shape(_choose("loss", logits, len(rows.stacked_labels)), V)
     triton_kernels.accumulate_rows[(triton.cdiv(len(logits), shape["ROWS"]),)](
         logits, rows.stacked_labels, _or(rows.logit_bias, logits), rows.indptr, rows.indices, state,
         len(logits), rows.num_classes, logits.shape[1] // V, first_class, logits.stride(0) // V, rows.auxiliary_start,
@@ -58,7 +58,8 @@ def accumulate(logits: Tensor, first_class: int, rows: Rows, state: Tensor) -> N
 def loss_of(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     """(loss [B], saved [L, 5, B]), float32, of logits [B, C] in one kernel."""
     loss, saved = _new_results(logits, rows)
-    _run_loss(logits, rows, loss, saved, None, _shape(_choose(_LOSS, logits.shape[1]), _vector(logits), len(logits)))
+    shape = _shape(_choose("loss", logits, len(rows.stacked_labels)), _vector(logits))
+    _run_loss(logits, rows, loss, saved, None, shape)
     return loss, saved
 
 
@@ -69,7 +70,7 @@ def gradient(logits: Tensor, first_class: int, rows: Rows, saved: Tensor, grad_l
     Args:
         grad_loss: gradient of the loss of each row, float32 [B], of any stride.
     """
-    shape = _shape(_choose(_GRADIENT, logits.shape[1]), _vector(logits, out), len(logits))
+    shape = _shape(_choose("gradient", logits, len(rows.stacked_labels)), _vector(logits, out))
     _run_gradient(logits, first_class, rows, saved, grad_loss, out, shape)
 
 
@@ -79,19 +80,19 @@ def loss_and_gradient(logits: Tensor, rows: Rows, mean: bool, out: Tensor) -> tu
 
     All float32; `out` may be the logits.
     """
-    (L, B), C = rows.stacked_labels.shape, logits.shape[1]
+    L, B = rows.stacked_labels.shape
     loss, saved = _new_results(logits, rows)
     total, scale = (torch.empty((), dtype=torch.float32, device=logits.device) for _ in range(2))
     arrived = torch.empty((), dtype=torch.int32, device=logits.device)
     triton_kernels.count_rows[(1,)](
         rows.stacked_labels, scale, arrived, B, rows.ignore_index, L=L, MEAN=mean, BLOCK=1024, num_warps=8
     )
-    if reads_twice(C) or not B:
-        _run_loss(logits, rows, loss, saved, None, _shape(_choose(_LOSS, C), _vector(logits), B))
+    choice = _choose("both", logits, L)
+    if choice is None or not B:
+        loss, saved = loss_of(logits, rows)
         gradient(logits, 0, rows, saved, scale.expand(B), out)
         return loss.sum() * scale, saved, scale
-    shape = _shape(_choose(_BOTH, C), _vector(logits, out), B)
-    _run_loss(logits, rows, loss, saved, (scale, arrived, total, out), shape)
+    _run_loss(logits, rows, loss, saved, (scale, arrived, total, out), _shape(choice, _vector(logits, out)))
     return total, saved, scale
 
 
@@ -99,21 +100,20 @@ def run_in_shape(
     kind: str, logits: Tensor, rows: Rows, loss: Tensor, saved: Tensor, grad_loss: Tensor, second: tuple, choice: Choice
 ) -> None:
     """Runs one kernel, "loss", "gradient" or "both", in a shape that need not be the best one; for benchmarks."""
-    shape = _shape(choice, _vector(logits, second[-1]), _ENOUGH_ROWS)
+    shape = _shape(choice, _vector(logits, second[-1]))
     if kind == "gradient":
         _run_gradient(logits, 0, rows, saved, grad_loss, second[-1], shape)
     else:
         _run_loss(logits, rows, loss, saved, second if kind == "both" else None, shape)
 
 
-def shape_of(kind: str, *tensors: Tensor) -> dict[str, int] | None:
+def shape_of(kind: str, *tensors: Tensor, labels: int = 1) -> dict[str, int] | None:
     """Constants and options of the launch of a kernel, see `run_in_shape`, for logits [B, C] and what else it takes.
 
     None for "both" where the two passes run one after the other.
     """
-    tables: dict[str, list] = {"loss": _LOSS, "gradient": _GRADIENT, "both": _BOTH}
-    choice = _choose(tables[kind], tensors[0].shape[1])
-    return choice and _shape(choice, _vector(*tensors), len(tensors[0]))
+    choice = _choose(kind, tensors[0], labels)
+    return choice and _shape(choice, _vector(*tensors))
 
 
 @_on_its_device
@@ -179,39 +179,74 @@ def _vector(*tensors: Tensor) -> int:
 # and registers a thread, None for as many as the compiler likes. The fastest of `bench/run.py shapes` on an H100, with
 # 4,096 rows of bfloat16. Several rows of many classes share the bias, which no first-level cache holds.
 Choice = tuple[int, int, int, int | None]
+_TABLES: dict[str, list[tuple[float, Choice | None]]] = {
+    "loss": [
+        (5120, (1, 8, 1, None)),
+        (math.inf, (4, 8, 2, None)),
+    ],
+    "gradient": [
+        (5120, (1, 8, 2, None)),
+        (math.inf, (4, 8, 4, 128)),
+    ],
+    "both": [  # None: the two passes one after the other, as no cache would hold the rows that are under way
+        (2048, (1, 8, 1, None)),
+        (5120, (1, 16, 1, None)),
+        (16384, (1, 8, 4, 64)),
+        (65536, (1, 8, 16, 64)),
+        (math.inf, None),
+    ],
+    "both, two labels": [  # predicted: the above have too few registers for the second label, or too few programs
+        (5120, (1, 8, 1, None)),
+        (65536, (1, 8, 2, None)),
+        (math.inf, None),
+    ],
+}
 _ENOUGH_ROWS = 1024  # for several a program; fewer would leave multiprocessors without work
-_LOSS = [
-    (5120, (1, 8, 1, None)),
-    (math.inf, (4, 8, 2, None)),
-]
-_GRADIENT = [
-    (5120, (1, 8, 2, None)),
-    (math.inf, (4, 8, 4, 128)),
-]
-_BOTH = [  # None: the two passes one after the other, as no cache would hold the rows that are under way
-    (2048, (1, 8, 1, None)),
-    (5120, (1, 16, 1, None)),
-    (16384, (1, 8, 4, 64)),
-    (65536, (1, 8, 16, 64)),
-    (math.inf, None),
-]
+_ENOUGH_WARPS = 16  # of a multiprocessor, for as much to be on its way as memory brings; and no more a program
 
 
-def reads_twice(num_classes: int) -> bool:
-    """Whether loss and gradient of such rows read them from memory twice."""
-    return _choose(_BOTH, num_classes) is None
+def reads_twice(num_rows: int, num_classes: int) -> bool:
+    """Whether loss and gradient of such rows read them from memory twice, on a GPU as an H100 is."""
+    return _choose("both", torch.empty(num_rows, num_classes, device="meta"), 1) is None
 
 
-def _choose(table: list[tuple[float, Any]], num_classes: int) -> Any:
-    """What a table has for rows of that many classes."""
-    return next(choice for limit, choice in table if num_classes <= limit)
+def _choose(kind: str, logits: Tensor, L: int) -> Any:
+    """The `Choice` for logits [B, C] with L labels a row; None for the two passes one after the other."""
+    B, C = logits.shape
+    table = _TABLES["both, two labels" if (kind, L) == ("both", 2) else kind]
+    choice = next(choice for limit, choice in table if limit >= C)
+    return choice if B >= _ENOUGH_ROWS else _for_few(choice, max(B, 1) / _multiprocessors(logits.device), C, 16 // L)
 
 
-def _shape(choice: Choice, V: int, B: int) -> dict[str, int]:
-    """Constants of a kernel and options of its launch for B rows."""
+def _for_few(choice: Choice | None, rows_each: float, C: int, classes: int) -> Choice | None:
+    """For fewer rows: one a program, by more warps, each thread with more classes on their way; predicted to be faster.
+
+    Args:
+        choice: for many rows.
+        rows_each: rows that there are for each multiprocessor.
+        classes: that a thread takes at a time; a row has two blocks at least.
+    """
+    most = min(_ENOUGH_WARPS, int(_ENOUGH_WARPS / rows_each), C // (2 * 32 * classes))
+    wide = 1 << max(most.bit_length() - 1, 0)
+    if choice is None:  # so few rows wait for memory, and not for its pace
+        return (1, classes, wide, None) if rows_each <= 2 else None
+    rows, _, warps, _ = choice
+    if rows > 1 or (wide > warps and rows_each < 4):
+        return 1, classes, max(wide, warps), None
+    return choice
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    """Of a GPU; 1 of the interpreter, which runs one program after the other; an H100's for logits of shape alone."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 132 if device.type == "meta" else 1
+
+
+def _shape(choice: Choice, V: int) -> dict[str, int]:
+    """Constants of a kernel and options of its launch."""
     rows, classes, warps, registers = choice
-    if B < _ENOUGH_ROWS:
-        rows = 1
     shape = {"ROWS": rows, "R": classes // V, "T": 32 * warps, "V": V, "num_warps": warps}
     return shape if registers is None else shape | {"maxnreg": registers}
 

@@ -212,7 +212,7 @@ def _fraction(record: Record, case: Case, ceilings: dict[str, float]) -> float:
     from fastlt.kernels.triton_rows import reads_twice  # needs Triton, which a CPU does not
 
     # Times the logits are read or written.
-    moved = {"forward": 1, "forward+backward": 3 if reads_twice(C) else 2}[which]
+    moved = {"forward": 1, "forward+backward": 3 if reads_twice(B, C) else 2}[which]
     return moved * case.logits_bytes / seconds / (ceilings["copy"] * 1e9)
 
 

@@ -29,6 +29,7 @@ from fastlt.kernels import triton_kernels, triton_rows
 BATCH = 4096
 CLASSES = (1000, 3000, 8142, 8144, 32568, 131072, 1048576)
 QUICK_CLASSES = (1000, 3000, 8144, 32568)  # every kernel that takes 8 classes at a time
+FEW, FEW_CLASSES = (64, 128, 256), (3000, 32568, 131072)  # rows, fewer than multiprocessors could take at once
 NEIGHBORS = (0, 3, 64)  # of a label, spread evenly over the classes
 MEASURED_NEIGHBORS = 3  # what is measured elsewhere has as many
 GPUS = (A100, H100, H200)
@@ -60,7 +61,7 @@ MACHINE_CODE = (
 )
 RECORDS = Path(__file__).resolve().parents[1] / "results"
 Shape = dict[str, int]
-Job = tuple[str, int, int, str]  # kernel, classes, capability, variant
+Job = tuple[str, int, int, int, str]  # kernel, rows, classes, capability, variant
 Compiled = dict[Job, tuple[Shape, Program]]
 
 
@@ -68,21 +69,23 @@ def run(device: torch.device, quick: bool, results: Path) -> None:
     """Compiles on all cores; prints what the machine code is like, and what is predicted of it for each GPU."""
     if triton.knobs.runtime.interpret:
         raise SystemExit("TRITON_INTERPRET is set, with which nothing is compiled: unset it.")
-    console, classes = Console(width=160), QUICK_CLASSES if quick else CLASSES
-    capabilities = CAPABILITIES[: 1 if quick else None]
-    jobs = [(kind, C, capability, USUAL) for capability in capabilities for C in classes for kind in KINDS]
-    jobs += [(kind, VARIED_CLASSES, H100.capability, v) for v in VARIANTS for kind in KERNELS if not quick]
+    console, capabilities = Console(width=160), CAPABILITIES[: 1 if quick else None]
+    cases = [(BATCH, C) for C in (QUICK_CLASSES if quick else CLASSES)]
+    cases += [(B, C) for B in FEW[: 1 if quick else None] for C in FEW_CLASSES]
+    jobs = [(kind, *case, capability, USUAL) for capability in capabilities for case in cases for kind in KINDS]
+    varied = ("both",) if quick else KERNELS
+    jobs += [(kind, BATCH, VARIED_CLASSES, H100.capability, v) for v in VARIANTS for kind in varied]
     compiled = compile_all(list(dict.fromkeys(jobs)))
     for capability in capabilities:
-        lines = [_described(job, *found) for job, found in compiled.items() if job[2] == capability]
+        lines = [_described(job, *found) for job, found in compiled.items() if job[3] == capability]
         _print(console, f"sm_{capability}, machine code", lines, MACHINE_CODE)
         if all(gpu.capability != capability for gpu in GPUS):
             records.append(results, "sass", f"sm_{capability}", lines)
     for gpu in (gpu for gpu in GPUS if gpu.capability in capabilities):
-        found = [_record(kind, C, gpu, compiled) for C in classes for kind in KINDS]
-        _print(console, f"{gpu.name}, predicted", map(_line, found), f"B={BATCH}, bfloat16, prior; 0, 3, 64 neighbors")
+        found = [_record(kind, *case, gpu, compiled) for case in cases for kind in KINDS]
+        _print(console, f"{gpu.name}, predicted", map(_line, found), "bfloat16, prior; 0, 3, 64 neighbors")
         if gpu is H100:
-            found += [_described(job, *program) for job, program in compiled.items() if job[3] != USUAL]
+            found += [_described(job, *program) for job, program in compiled.items() if job[4] != USUAL]
             found += [] if quick else _liger(console)
         file = records.append(results, "sass", gpu.name, found)
         console.print(f"appended {len(found)} records to {file}", highlight=False, soft_wrap=True)
@@ -90,8 +93,8 @@ def run(device: torch.device, quick: bool, results: Path) -> None:
 
 def compile_all(jobs: list[Job]) -> Compiled:
     """The machine code of kernels in the shapes that they are launched in; none for "both" where none does both."""
-    shapes = {job: shape for job in jobs if (shape := _shape(*job[:2]))}
-    tasks = {job: (job[0], shape, *job[2:]) for job, shape in shapes.items()}
+    shapes = {job: shape for job in jobs if (shape := _shape(job))}
+    tasks = {job: (job[0], shape, *job[3:]) for job, shape in shapes.items()}
     distinct = [task for i, task in enumerate(tasks.values()) if task not in list(tasks.values())[:i]]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=spawn) as pool:
@@ -99,10 +102,11 @@ def compile_all(jobs: list[Job]) -> Compiled:
     return {job: (shapes[job], programs[distinct.index(task)]) for job, task in tasks.items()}
 
 
-def _shape(kind: str, C: int) -> Shape | None:
-    """In what shape a kernel takes BATCH rows of bfloat16."""
-    logits = torch.empty(BATCH, C, dtype=torch.bfloat16, device="meta")
-    return triton_rows.shape_of("loss" if kind == "slice" else kind, logits)
+def _shape(job: Job) -> Shape | None:
+    """In what shape a kernel takes rows of bfloat16."""
+    kind, B, C, _, variant = job
+    logits = torch.empty(B, C, dtype=torch.bfloat16, device="meta")
+    return triton_rows.shape_of("loss" if kind == "slice" else kind, logits, labels=VARIANTS[variant]["L"])
 
 
 def compile_rows(kernel: Any, capability: int, dtype: str, shape: Shape, **constants: Any) -> Any:
@@ -118,10 +122,10 @@ def _program(job: tuple[str, Shape, int, str]) -> Program:
     return Program(compile_rows(KERNELS[kind], capability, "bf16", shape, **constants))
 
 
-def predict(kind: str, C: int, neighbors: int, gpu: Gpu, shape: Shape, program: Program) -> Prediction:
-    """The time of a kernel for BATCH rows."""
+def predict(kind: str, B: int, C: int, neighbors: int, gpu: Gpu, shape: Shape, program: Program) -> Prediction:
+    """The time of a kernel for B rows."""
     passes, streams = KINDS[kind]
-    programs, logits = math.ceil(BATCH / shape["ROWS"]), 2.0 * BATCH * C
+    programs, logits = math.ceil(B / shape["ROWS"]), 2.0 * B * C
     blocks = math.ceil(C / (shape["R"] * shape["T"] * shape["V"]))
     mixed, again = min(blocks, neighbors + 1), logits * (streams - 1)
     cached = passes * logits + again + streams * programs * 4.0 * C  # every program reads the prior
@@ -131,7 +135,7 @@ def predict(kind: str, C: int, neighbors: int, gpu: Gpu, shape: Shape, program: 
 
 def _described(job: Job, shape: Shape, program: Program) -> Record:
     """What a kernel's machine code is like, see MACHINE_CODE."""
-    kind, C, _, variant = job
+    kind, B, C, _, variant = job
     plain = [i for stream in program.streams for i in program.along(program.plain(stream))]
     mixed = [i for stream in program.streams for i in program.along(program.mixed(stream))]
     classes = len(program.streams) * shape["ROWS"] * shape["R"] * shape["V"]
@@ -143,7 +147,7 @@ def _described(job: Job, shape: Shape, program: Program) -> Record:
         "stored": sum(i.width for i in plain if i.kind == "STG"),
     }
     return {
-        "case": f"{kind} C={C} {variant}",
+        "case": f"{kind} C={C} B={B} {variant}",
         "impl": "fastlt",
         "shape": [shape["ROWS"], shape["R"] * shape["V"], program.warps, shape.get("maxnreg")],
         **{name: round(number / classes, 2) for name, number in per_class.items()},
@@ -154,16 +158,16 @@ def _described(job: Job, shape: Shape, program: Program) -> Record:
     }
 
 
-def _record(kind: str, C: int, gpu: Gpu, compiled: Compiled) -> Record:
+def _record(kind: str, B: int, C: int, gpu: Gpu, compiled: Compiled) -> Record:
     """What is predicted of a kernel, or of two where none does both, and what was measured of it."""
-    usual = {k: compiled.get((k, C, gpu.capability, USUAL)) for k in KINDS}
+    usual = {k: compiled.get((k, B, C, gpu.capability, USUAL)) for k in KINDS}
     parts = {k: of for k in ([kind] if usual[kind] else PARTS) if (of := usual[k])}
-    found = {k: [predict(part, C, k, gpu, *of) for part, of in parts.items()] for k in NEIGHBORS}
+    found = {k: [predict(part, B, C, k, gpu, *of) for part, of in parts.items()] for k in NEIGHBORS}
     ms = {k: 1000 * sum(p.seconds for p in predictions) for k, predictions in found.items()}
-    moved = 2.0 * BATCH * C * sum(KINDS[part][0] for part in parts)
+    moved = 2.0 * B * C * sum(KINDS[part][0] for part in parts)
     slowest = max(found[MEASURED_NEIGHBORS], key=lambda p: p.seconds)
-    record = _described((kind, C, gpu.capability, USUAL), *parts[kind]) if kind in parts else {}
-    record |= {"case": f"{kind} C={C} B={BATCH} bfloat16", "impl": "fastlt", "pass": kind, "C": C, "B": BATCH}
+    record = _described((kind, B, C, gpu.capability, USUAL), *parts[kind]) if kind in parts else {}
+    record |= {"case": f"{kind} C={C} B={B} bfloat16", "impl": "fastlt", "pass": kind, "C": C, "B": B}
     record |= {
         "predicted_ms": ms,
         "predicted_tb_per_s": {k: moved / t / 1e9 for k, t in ms.items()},
@@ -172,7 +176,8 @@ def _record(kind: str, C: int, gpu: Gpu, compiled: Compiled) -> Record:
         "resident": slowest.resident,
         "on_their_way": slowest.on_their_way,
     }
-    measured = _measured(gpu, {part: shape for part, (shape, _) in parts.items()}, C) or _called(gpu, kind, C)
+    shapes = {part: shape for part, (shape, _) in parts.items()}
+    measured = B == BATCH and (_measured(gpu, shapes, C) or _called(gpu, kind, C))
     if measured:
         record |= {"measured_ms": measured, "predicted/measured": ms[MEASURED_NEIGHBORS] / measured}
     return record
@@ -229,7 +234,7 @@ def _line(record: Record) -> Record:
     share = " ".join(f"{fraction:.2f}" for fraction in record["predicted_fraction"].values())
     measured = {"measured us": 1000 * record["measured_ms"]} if "measured_ms" in record else {"measured us": ""}
     return {
-        "case": f"{record['pass']} C={record['C']}",
+        "case": f"{record['pass']} C={record['C']} B={record['B']}",
         "us": us,
         "of the copy's rate": share,
         "TB/s": record["predicted_tb_per_s"][MEASURED_NEIGHBORS],

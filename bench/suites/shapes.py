@@ -59,14 +59,14 @@ def run(device: torch.device, quick: bool, results: Path) -> None:
             best = "  ".join(f"{shape} {moved / ms / 1e6 / ceiling:.2f}" for ms, shape in found[:6])
             console.print(f"C={C} {kind}: {best}", highlight=False, soft_wrap=True)
     for kind in KINDS:
-        console.print(f"_{kind.upper()} = [")
+        console.print(f'"{kind}": [')
         for C, (_, limit) in CLASSES.items():
             if (kind, C) in fastest:
                 ms, shape = fastest[kind, C]
                 apart = fastest["loss", C][0] + fastest["gradient", C][0]
                 limit = "math.inf" if limit == math.inf else limit
                 console.print(f"    ({limit}, {None if kind == 'both' and apart < ms else shape}),", highlight=False)
-        console.print("]")
+        console.print("],")
 
 
 def _copy_rate(device: torch.device) -> float:

@@ -20,6 +20,11 @@ RESIDENT = {  # programs that a multiprocessor of an H100 holds at least, with T
     ("loss", 8144): 8, ("gradient", 8144): 4, ("both", 8144): 8,
     ("loss", 32568): 8, ("gradient", 32568): 4, ("both", 32568): 2,
 }  # fmt: skip
+FEW_ROWS = {  # microseconds that an H100 is predicted to need at most for 64 rows
+    ("loss", 3000): 9.5, ("gradient", 3000): 9.5, ("both", 3000): 12,
+    ("loss", 32568): 18, ("gradient", 32568): 15, ("both", 32568): 23,
+    ("loss", 131072): 32, ("gradient", 131072): 32, ("both", 131072): 52,
+}  # fmt: skip
 
 
 def compile_in(folder: Path, *command: object) -> subprocess.CompletedProcess:
@@ -39,12 +44,19 @@ def test_machine_code_keeps_its_line(tmp_path):
     done = compile_in(tmp_path, ROOT / "bench" / "run.py", "sass", "--quick", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "sass-nvidia-h100-80gb-hbm3.jsonl").read_text().splitlines()
-    records = {(r["pass"], r["C"]): r for r in map(json.loads, lines)}
-    assert records.keys() == RESIDENT.keys()
-    assert {case: r["narrowest"] for case, r in records.items()} == dict.fromkeys(RESIDENT, 16)
+    found = list(map(json.loads, lines))
+    variants = {r["case"]: r["spills"] for r in found if "pass" not in r}
+    assert variants == dict.fromkeys(variants, 0)
+    assert len(variants) == 3
+    records = {(r["pass"], r["C"], r["B"]): r for r in found if "pass" in r}
+    assert {case: r["narrowest"] for case, r in records.items()} == dict.fromkeys(records, 16)
     assert all(r["single"] <= r["shape"][0] for r in records.values())  # the logit of each row's label
-    assert {case: r["spills"] for case, r in records.items()} == dict.fromkeys(RESIDENT, 0)
-    fewer = {case: r["resident"] for case, r in records.items() if r["resident"] < RESIDENT[case]}
-    assert not fewer
-    found = [r["predicted/measured"] for r in records.values() if "measured_ms" in r]
-    assert all(0.75 < ratio < 1.35 for ratio in found)  # see bench/harness/gpu_model.py
+    assert {case: r["spills"] for case, r in records.items()} == dict.fromkeys(records, 0)
+    many = {(kind, C): r["resident"] for (kind, C, B), r in records.items() if B == 4096}
+    assert many.keys() == RESIDENT.keys()
+    assert not {case: held for case, held in many.items() if held < RESIDENT[case]}
+    few = {(kind, C): 1000 * r["predicted_ms"]["3"] for (kind, C, B), r in records.items() if B == 64}
+    assert few.keys() == FEW_ROWS.keys()
+    assert not {case: us for case, us in few.items() if us > FEW_ROWS[case]}
+    ratios = [r["predicted/measured"] for r in records.values() if "measured_ms" in r]
+    assert all(0.75 < ratio < 1.35 for ratio in ratios)  # see bench/harness/gpu_model.py

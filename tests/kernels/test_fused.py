@@ -120,9 +120,11 @@ def test_whole_blocks_silenced(impl, device):
 
 
 @pytest.mark.parametrize("impl", FUSED)
-def test_everything_else_silenced_costs_nothing(impl, device):
-    case = make_case(1, 40, 0)
-    case.table = NeighborTable.from_pairs(40, [(0, j) for j in range(1, 40)])
+@pytest.mark.parametrize("num_classes", [40, 20_003])
+def test_everything_else_silenced_costs_nothing(num_classes, impl, device):
+    case = make_case(1, num_classes, 0)
+    listed = [(0, j) for j in range(1, 40)]
+    case.table = NeighborTable.from_pairs(num_classes, listed, auxiliary_start=None if num_classes == 40 else 0)
     case.labels = torch.zeros(1, dtype=torch.int64)
     loss, gradient = loss_and_gradient(case.logits.float(), case, impl, device, lambda_s=0.0)
     assert loss.item() == 0.0
@@ -294,8 +296,12 @@ def test_a_second_backward_is_as_the_first(impl, device):
 
 
 @pytest.mark.parametrize("impl", FUSED)
-def test_rows_too_long_for_both_passes_in_one_kernel(impl, device):
-    case = make_case(2, 66_004, 400, seed=7)
+@pytest.mark.parametrize("rows_each", [2, 3], ids=["few", "many"])
+def test_rows_too_long_for_both_passes_in_one_kernel(rows_each, impl, device):
+    """Unless there are no more than two for each multiprocessor; the interpreter has one."""
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    case = make_case(rows_each * multiprocessors, 66_004, 400, seed=7)
+    case.labels[1] = -100
     inputs = case.logits.float()
     results = []
     for z, way, where in ((inputs, impl, device), (inputs.double(), "reference", "cpu")):
@@ -304,6 +310,34 @@ def test_rows_too_long_for_both_passes_in_one_kernel(impl, device):
         loss.backward()
         results.append((loss.detach().cpu().double(), logits.grad.cpu().double()))
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("impl", FUSED)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["one label", "mixed, smoothed"])
+@pytest.mark.parametrize("shape", [(3, 20_003, 40_000), (5, 8_200, 0)], ids=str)
+def test_few_rows_of_many_classes(shape, mixed, reduction, impl, device):
+    """An ignored row and one with a NaN among them; on a GPU, many warps take a row."""
+    B, C, _ = shape
+    case = make_case(*shape, seed=B, interval=True)
+    case.labels[:3] = torch.tensor([0, -100, C - 1])
+    case.logits[1, 5] = case.logits[2, C // 3] = float("nan")
+    options = {"lambda_s": 0.0, "reduction": reduction}
+    results = []
+    for z, way, where in ((case.logits.float(), impl, device), (case.logits.float().double(), "reference", "cpu")):
+        if mixed:
+            mu = torch.linspace(0, 1, B, device=where)
+            options |= {"mixed_labels": case.mixed_labels.to(where), "mixed_weight": mu, "label_smoothing": 0.1}
+        logits = z.to(where).requires_grad_()
+        loss = neighbor_silencing_loss(
+            logits, case.labels.to(where), case.table.to(where), case.prior.to(where), impl=way, **options
+        )
+        loss.sum().backward()
+        results.append((loss.detach().cpu().double(), logits.grad.cpu().double()))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert (results[0][1][1] == 0).all()
+    if reduction == "none":
+        assert results[0][0].isnan().nonzero().tolist() == [[2]]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from fastlt.experiments.comparison import FIGURES, Row, by_seed
 from fastlt.experiments.study_file import Plan
 
 _INK, _MARK = "#808080", "#3d8fd6"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "text.color": _INK, "axes.edgecolor": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none", "figure.facecolor": "none",
     "font.size": 9, "text.parse_math": False,

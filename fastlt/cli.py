@@ -46,13 +46,13 @@ class Train:
     """Processes; 0 starts one for each GPU, or one on the CPU."""
 
     def run(self) -> None:
-        from fastlt.launch import devices, launch
+        from fastlt.launch import launch, number_of_ranks
         from fastlt.preflight import check
         from fastlt.recipe import load_recipe
 
         if self.ranks < 0:
             raise OptionError(f"--ranks is {self.ranks}; give a number of processes, or 0 for one on each GPU.")
-        ranks = self.ranks or len(devices()) or 1
+        ranks = number_of_ranks(self.ranks)
         check(load_recipe(self.recipe, self.overrides), self.resume, ranks)
         words = ["--config", self.recipe, *["--resume"] * self.resume, *self.overrides]
         status = launch(words, ranks)
@@ -149,6 +149,36 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Study:
+    """Train arms x seeds x data sets of one file, and compare the arms: means, paired differences with intervals.
+
+    Goes on where it was, skips what is done, and goes past what fails. Writes runs.jsonl (a line for each finished
+    run), table.md, table.csv and picture.png. Without FILE it explains every key of such a file.
+    """
+
+    file: Annotated[Positional[Path | None], arg(metavar="[FILE]", help_behavior_hint="")] = None
+    """A YAML file with base, data, arms and seeds; studies/tin_wide.yaml is one."""
+    only: Annotated[tuple[str, ...], arg(metavar="ARM [ARM ...]", help_behavior_hint="")] = ()
+    """Train these arms alone; with --out, that repeats rows of the table."""
+    out: OptionalFolder = None
+    """The folder of the study (default: FILE without its ending)."""
+    redo: Flag = False
+    """Delete runs that are stale, as the study file, the data or the code changed since, and train them again."""
+    other_commits: Flag = False
+    """Take runs that another commit of fastlt has made; the table names the commits."""
+
+    def run(self) -> None:
+        from fastlt.experiments.study import run_study
+        from fastlt.experiments.study_file import Study as StudyKeys
+        from fastlt.recipe import explained
+
+        if self.file is None:
+            print(explained(kind=StudyKeys))
+        elif status := run_study(self.file, self.out, self.only, self.redo, self.other_commits):
+            raise SystemExit(status)
+
+
+@dataclass(frozen=True)
 class Draw:
     """Draw the demo's fine-grained data set: class folders of species that look alike."""
 
@@ -191,6 +221,7 @@ COMMANDS: dict[str, dict[str, type[Command]]] = {
         "evaluate": Evaluate,
         "export": Export,
         "report": Report,
+        "study": Study,
     },
     "to try it": {"demo": Demo, "draw": Draw},
 }

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -36,7 +37,12 @@ def _visible_gpus() -> list[str]:
     return [str(i) for i in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
-def launch(words: Sequence[str], ranks: int) -> int:
+def number_of_ranks(asked: int) -> int:
+    """Processes to start: as many as were asked for, or for 0 one for each GPU, or one on the CPU."""
+    return asked or len(devices()) or 1
+
+
+def launch(words: Sequence[str], ranks: int, output: IO[str] | None = None) -> int:
     """Trains on that many ranks of this machine; returns the exit status. One rank needs no launcher.
 
     SIGINT, SIGTERM or SIGHUP to this process is passed on to the ranks, which save and end; a second one kills them.
@@ -46,6 +52,7 @@ def launch(words: Sequence[str], ranks: int) -> int:
     Args:
         words: of the command line of `train.py`.
         ranks: processes.
+        output: where they write what they say, instead of where this process does.
 
     Raises:
         ValueError: there are fewer GPUs than ranks.
@@ -62,7 +69,12 @@ def launch(words: Sequence[str], ranks: int) -> int:
     # In a session of its own, so that Ctrl-C comes here alone.
     end = signal.SIGTERM if ranks == 1 else signal.SIGKILL  # ranks see the launcher's end, and save
     process = subprocess.Popen(
-        command, env=environment, start_new_session=True, preexec_fn=lambda: signal_when_parent_ends(end)
+        command,
+        env=environment,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        preexec_fn=lambda: signal_when_parent_ends(end),
     )
     told: list[int] = []
 

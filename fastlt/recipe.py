@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -83,16 +83,19 @@ def _from_home(path: Path) -> Path:
         raise ValueError(f"{path} begins with the home of nobody here: {error}") from None
 
 
+S = TypeVar("S", bound=BaseModel)
 _HomePath = Annotated[Path, AfterValidator(_from_home)]
 UserPath = Annotated[_HomePath, BeforeValidator(_as_typed)]
 """A path as people write it, with ~ for home, and maybe a number."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Keys that are written in YAML: none but those that are known, each explained by the docstring below it."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-class DataRecipe(_Section):
+class DataRecipe(Section):
     path: UserPath
     """Encoded data set, made by `fastlt encode`."""
     image_size: int = Field(224, ge=8, le=8192)
@@ -109,7 +112,7 @@ class DataRecipe(_Section):
     """Loading threads (ffcv, dali) or processes (plain) per rank; 0 takes the rank's share of the cores."""
 
 
-class AugmentRecipe(_Section):
+class AugmentRecipe(Section):
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Area of the random crop, as a fraction of the image."""
     crop_ratio: tuple[float, float] = (0.75, 4 / 3)
@@ -144,7 +147,7 @@ class AugmentRecipe(_Section):
         return value
 
 
-class ModelRecipe(_Section):
+class ModelRecipe(Section):
     name: str
     """Any timm model, for example resnet50 or vit_base_patch14_dinov2.lvd142m."""
     pretrained: bool | str = False
@@ -163,7 +166,7 @@ class ModelRecipe(_Section):
     """First values of the rows: safetensors with one vector for each class name, auxiliary ones included."""
 
 
-class LossRecipe(_Section):
+class LossRecipe(Section):
     tau: float = Field(1.0, ge=0)
     """Strength of the class prior; 0 is plain cross-entropy."""
     lambda_s: float = Field(0.1, ge=0, le=1)
@@ -178,7 +181,7 @@ class LossRecipe(_Section):
     """Bytes of logits on one rank up to which they are kept; larger ones are computed twice, in slices of classes."""
 
 
-class OptimizerRecipe(_Section):
+class OptimizerRecipe(Section):
     name: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with Nesterov momentum."""
     epochs: int = Field(ge=1)
@@ -223,7 +226,7 @@ class OptimizerRecipe(_Section):
         return self.batch_size // (ranks * self.accumulation)
 
 
-class EngineRecipe(_Section):
+class EngineRecipe(Section):
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO stage."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -240,7 +243,7 @@ class EngineRecipe(_Section):
     """Further DeepSpeed settings, a JSON file or a mapping: offload, buckets, communication types and the like."""
 
 
-class CheckpointRecipe(_Section):
+class CheckpointRecipe(Section):
     epochs: int = Field(1, ge=0)
     """Save after every so many epochs; 0 only at the end."""
     minutes: float = Field(30.0, ge=0)
@@ -249,7 +252,7 @@ class CheckpointRecipe(_Section):
     """Checkpoints kept; older ones are deleted."""
 
 
-class LogRecipe(_Section):
+class LogRecipe(Section):
     steps: int = Field(20, ge=1)
     """Steps between log lines; stop signals and minute checkpoints are seen then, and obeyed at the next one."""
     eval_epochs: int = Field(1, ge=0)
@@ -258,7 +261,7 @@ class LogRecipe(_Section):
     """Write TensorBoard event files beside log.jsonl."""
 
 
-class Recipe(_Section):
+class Recipe(Section):
     output: UserPath
     """Folder of the run."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -351,16 +354,30 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         for part in reversed(key.split(".")):
             value = {part: value}
         values = _merge(values, value)
+    return validated(Recipe, values, f"recipe {path}", [word.partition("=")[0] for word in overrides])
+
+
+def validated(kind: type[S], values: dict[str, Any], where: str, typed: Sequence[str] = ()) -> S:
+    """The section that these values make.
+
+    Args:
+        kind: of the section.
+        values: as they were read.
+        where: what a mistake's sentence begins with.
+        typed: keys that were typed and do not stand there.
+
+    Raises:
+        ValueError: unknown or renamed key, or a value of the wrong type.
+    """
     try:
-        return Recipe.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         mistakes = error.errors()
-        typed = [word.partition("=")[0] for word in overrides]
         keys = [".".join(map(str, mistake["loc"])) for mistake in mistakes]
         # A word that was typed is not the file's fault.
         by_hand = all(any(_is_within(key, word) or _is_within(word, key) for word in typed) for key in keys)
-        said = "; ".join(dict.fromkeys(_explain(mistake, values) for mistake in mistakes))
-        raise ValueError(f"{'' if by_hand else f'recipe {path}: '}{said.rstrip('.')}.") from None
+        said = "; ".join(dict.fromkeys(_explain(kind, mistake, values) for mistake in mistakes))
+        raise ValueError(f"{'' if by_hand else f'{where}: '}{said.rstrip('.')}.") from None
 
 
 def _is_within(key: str, section: str) -> bool:
@@ -376,11 +393,14 @@ def recipe_keys(section: type[BaseModel] | None = None, prefix: str = "") -> Ite
             yield f"{prefix}{name}", field
 
 
-def explained(only: str = "") -> str:
-    """Every key with its default and meaning, section by section, for people; `only` one key or section of them."""
+def explained(only: str = "", kind: type[BaseModel] | None = None) -> str:
+    """Every key with its default and meaning, section by section, for people; `only` one key or section of them.
+
+    `kind` is what has these keys, else a recipe.
+    """
     lines: list[str] = []
     section = ""
-    for key, field in recipe_keys():
+    for key, field in recipe_keys(kind):
         if only and not _is_within(key, only):
             continue
         if key.rpartition(".")[0] != section:
@@ -490,15 +510,28 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _read_one(path: Path) -> dict[str, Any]:
+    return read_mapping(path, "recipe")
+
+
+def read_mapping(path: Path, kind: str) -> dict[str, Any]:
+    """What a YAML file holds.
+
+    Args:
+        path: the file.
+        kind: what it is called if it cannot be read.
+
+    Raises:
+        ValueError: it is no file, no YAML, large, or no mapping; a key stands twice in it.
+    """
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no file")
         text = read_bytes(path, _MOST_BYTES).decode()
     except (OSError, ValueError) as error:
-        raise ValueError(f"recipe {str(path)!r} cannot be read: {error}.") from None
-    values = _parsed(text, f"recipe {path}")
+        raise ValueError(f"{kind} {str(path)!r} cannot be read: {error}.") from None
+    values = _parsed(text, f"{kind} {path}")
     if not isinstance(values, dict):
-        raise ValueError(f"recipe {path} is empty or not a mapping.")
+        raise ValueError(f"{kind} {path} is empty or not a mapping.")
     return values
 
 
@@ -510,12 +543,12 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(mistake: Any, values: dict[str, Any]) -> str:
+def _explain(kind: type[BaseModel], mistake: Any, values: dict[str, Any]) -> str:
     """One of pydantic's mistakes about these values, in plain words."""
     key = ".".join(map(str, mistake["loc"]))
     if mistake["type"] == "extra_forbidden":
-        return _explain_unknown(key)
-    inside = next((known for known in recipe_keys() if key != known[0] and _is_within(key, known[0])), None)
+        return _explain_unknown(kind, key)
+    inside = next((known for known in recipe_keys(kind) if key != known[0] and _is_within(key, known[0])), None)
     if inside:  # of a value with parts, or one of several types that it may have
         name, field = inside
         value: Any = values
@@ -530,12 +563,12 @@ def _explain(mistake: Any, values: dict[str, Any]) -> str:
     return f"{key} is {mistake['input']!r}; it {said}" if key else said
 
 
-def _explain_unknown(key: str) -> str:
+def _explain_unknown(kind: type[BaseModel], key: str) -> str:
     if key in RENAMED:
         return f"key {key!r} is now called {RENAMED[key]}: rename it"
-    known = [name for name, _ in recipe_keys()]
-    sections = list(Recipe.model_fields)
-    meant = _MEANT.get(key)
+    known = [name for name, _ in recipe_keys(kind)]
+    sections = list(kind.model_fields)
+    meant = _MEANT.get(key) if kind is Recipe else None
     if not meant and key in {name.rpartition(".")[2] for name in known}:  # `epochs` for `optimizer.epochs`
         meant = " or ".join(name for name in known if name.endswith(f".{key}"))
     if not meant:
@@ -544,4 +577,6 @@ def _explain_unknown(key: str) -> str:
     section = key.rpartition(".")[0]
     inside = [name.removeprefix(f"{section}.") for name in known if name.startswith(f"{section}.")]
     where = f"known in {section!r} are" if section else "known are"
-    return f"{said} ({where} {', '.join(inside if section else sections)}; `fastlt recipe` explains them)"
+    return (
+        f"{said} ({where} {', '.join(inside if section else sections)}; `fastlt {kind.__name__.lower()}` explains them)"
+    )

@@ -63,13 +63,9 @@ class RunFolder:
         Raises:
             ValueError: another process trains here.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._held = os.open(self.path, os.O_RDONLY)
-        with suppress(OSError):  # some network file systems have no locks
-            try:
-                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"another process is training in {self.path}: wait, or set another output.") from None
+        if (held := hold(self.path)) is None:
+            raise ValueError(f"another process is training in {self.path}: wait, or set another output.")
+        self._held = held
 
     def require_begun(self) -> None:
         """Raises ValueError where no run was started."""
@@ -161,6 +157,22 @@ def _described(file: Path, metadata: dict[str, str]) -> dict[str, Any]:
         return {name: parse_json(value) for name, value in metadata.items()}
     except ValueError as error:
         raise ValueError(f"the header of {file} is not as a run writes it: {error}.") from None
+
+
+def hold(folder: Path, wait: bool = False) -> int | None:
+    """Makes a folder if there is none, and holds it for this process until that ends or closes what is returned.
+
+    None where another process holds it; `wait` waits until that has ended.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    with suppress(OSError):  # some network file systems have no locks
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+    return descriptor
 
 
 def median_speed(records: list[dict[str, Any]]) -> dict[str, float]:

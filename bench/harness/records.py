@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 import re
-import subprocess
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from fastlt.provenance import commit, processor, versions
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +19,7 @@ VERSIONED = (
     "torch", "triton", "numpy", "numba", "deepspeed", "liger-kernel", "cut-cross-entropy", "aiohttp", "timm",
     "torchvision", "pillow", "ffcv", "opencv-python", "nvidia-dali-cuda130", "nvidia-dali-cuda120",
 )  # fmt: skip
+CODE = ("fastlt", "kernels", "data_prep", "bench")
 OUR_LOADERS = ("ffcv", "dali", "plain")
 Record = dict[str, Any]
 
@@ -57,9 +55,7 @@ def device_name(device: torch.device | str) -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    model = re.search(r"model name\s*:\s*(.+)", info)
-    return f"{model[1] if model else platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{processor()}, {torch.get_num_threads()} threads"
 
 
 def path(folder: Path, suite: str, device: torch.device | str, ending: str) -> Path:
@@ -72,31 +68,8 @@ def append(folder: Path, suite: str, device: torch.device | str, records: list[R
     """Appends the records to `<suite>-<device>.jsonl`; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = path(folder, suite, device, ".jsonl")
-    about = {"suite": suite, "device": device_name(device), "versions": _versions(), "commit": _commit()}
+    about = {"suite": suite, "device": device_name(device), "versions": versions(VERSIONED), "commit": commit(*CODE)}
     with file.open("a") as out:
         for record in records:
             out.write(json.dumps(about | record) + "\n")
     return file
-
-
-@cache
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-@cache
-def _commit() -> str:
-    """What FASTLT_COMMIT says, for a copy of a checkout; else the checkout's commit."""
-    if told := os.environ.get("FASTLT_COMMIT"):
-        return told
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    except FileNotFoundError:
-        return ""

@@ -113,6 +113,11 @@ class EncodedDataset:
             raise ValueError(f"{path}: the training images do not match the counts of label_space.json: encode again.")
         return cls(path, format, label_space, splits, max_pixels)
 
+    @property
+    def judged_on(self) -> str:
+        """The split on which a finished run is judged: test where there is one, else val."""
+        return "test" if "test" in self.splits else "val"
+
     def split(self, name: str) -> Split:
         """The split of that name.
 

@@ -77,7 +77,7 @@ def evaluate_run(
     folder.require_begun()
     dataset = EncodedDataset.open(data or load_recipe(folder.recipe).data.path)
     if split == "auto":
-        split = "test" if "test" in dataset.splits else "val"
+        split = dataset.judged_on
     if weights == "auto":
         weights = folder.weights_for(split)
     run = FinishedRun(path, weights)

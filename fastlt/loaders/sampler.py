@@ -55,6 +55,10 @@ class EpochPlan:
         """Batches of that size of the stream until every sample of the epochs before `epoch` has come."""
         return -(-epoch * len(self) // batch_size)
 
+    def epochs_of(self, steps: int, batch_size: int) -> int:
+        """Whole epochs that take the number of steps nearest to this one, at least one."""
+        return max(1, round(steps * batch_size / len(self)))
+
     def _kept_order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
             if len(self._orders) == 2:  # a batch may lie in two epochs

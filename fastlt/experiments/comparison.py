@@ -1,0 +1,111 @@
+"""What the runs of a study say together: means, and paired differences with their 95% intervals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import mpmath
+
+from fastlt.experiments.study_file import Plan
+
+FIGURES = ("all", "many", "medium", "few")
+"""Mean per-class (balanced) accuracies as `fastlt evaluate` has them, over all target classes and by shot group."""
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference over pairs of runs that share data set and seed.
+
+    Attributes:
+        mean: of the differences.
+        half: half the width of its 95% interval, and so the smallest mean difference that this interval tells from 0.
+        pairs: how many there are.
+    """
+
+    mean: float
+    half: float
+    pairs: int
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+    """The mean difference of two arms, by Student's t on the differences of each seed; None for fewer than two pairs.
+
+    Args:
+        ours, theirs: a figure for each seed; only seeds that both have count.
+    """
+    differences = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
+    if len(differences) < 2:
+        return None
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return Difference(statistics.fmean(differences), student_t(len(differences) - 1) * error, len(differences))
+
+
+@cache
+def student_t(freedom: int) -> float:
+    """The factor of the standard error that makes half of a 95% interval: the 97.5% quantile of Student's t."""
+
+    def beyond(t: Any) -> Any:
+        """How much more than a twentieth of the distribution lies outside of -t..t."""
+        share = freedom / (freedom + t**2)
+        return mpmath.betainc(freedom / 2, 0.5, 0, share, regularized=True) - (1 - LEVEL)
+
+    return float(mpmath.findroot(beyond, (1, 20), solver="anderson"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """An arm on a data set.
+
+    Attributes:
+        data, arm: which one.
+        lines: the records of its finished runs.
+        lacking: for each seed without one the reason.
+        differences: to the baseline, of each figure; empty for the baseline itself.
+    """
+
+    data: str
+    arm: str
+    lines: list[dict[str, Any]]
+    lacking: dict[int, str]
+    differences: dict[str, Difference]
+
+    def mean(self, figure: str) -> float | None:
+        """The mean over the seeds; None without one."""
+        found = list(by_seed(self.lines, figure).values())
+        return statistics.fmean(found) if found else None
+
+
+def by_seed(lines: list[dict[str, Any]], figure: str) -> dict[int, float]:
+    """A figure of an arm's runs; it may be None where a group has no class."""
+    return {line["seed"]: line[figure] for line in lines if line[figure] is not None}
+
+
+def compare(plan: Plan, lines: list[dict[str, Any]], failed: Mapping[tuple[str, str, int], str]) -> list[Row]:
+    """A row for each data set and arm.
+
+    Args:
+        plan: the study.
+        lines: records of its finished runs.
+        failed: why others have none.
+    """
+    rows = []
+    for data in plan.keys.data:
+        of = {arm: [r for r in lines if (r["data"], r["arm"]) == (data, arm)] for arm in plan.keys.arms}
+        baseline = of[plan.keys.compared_with]
+        for arm, ours in of.items():
+            done = {line["seed"] for line in ours}
+            lacking = {
+                seed: failed.get((data, arm, seed), "not trained yet")
+                for seed in plan.keys.seed_list
+                if seed not in done
+            }
+            pairs = {f: paired(by_seed(ours, f), by_seed(baseline, f)) for f in FIGURES if ours is not baseline}
+            differences = {figure: difference for figure, difference in pairs.items() if difference}
+            rows.append(Row(data, arm, ours, lacking, differences))
+    return rows

@@ -1,0 +1,49 @@
+"""Encodes what studies/tin_wide.yaml trains on, into data/: `python studies/tin_wide_data.py tin_wide.zip`.
+
+Three data sets with the same targets: data/tin_wide has all classes that neighbor one of them, _neighbors24 some of
+these, drawn at random, and _unrelated24 those that neighbor none. They are cut by links; no image is copied.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+DATA = Path("data")
+
+
+def main(archive: Path) -> None:
+    """Unpacks the archive beside the data sets, and encodes each of them."""
+    images = DATA / "tin_wide_images"
+    if not images.exists():
+        zipfile.ZipFile(archive).extractall(images)
+    neighbors: dict[str, list[str]] = json.loads((images / "neighbors.json").read_text())
+    all_neighbors = sorted({name for names in neighbors.values() for name in names})
+    unrelated = sorted({path.name for path in (images / "auxiliary").iterdir()} - {*all_neighbors})
+    some = random.Random(0).sample(all_neighbors, len(unrelated))
+    for ending, names in {"": all_neighbors, "_neighbors24": some, "_unrelated24": unrelated}.items():
+        _encode(images, f"tin_wide{ending}", names, neighbors)
+
+
+def _encode(images: Path, name: str, auxiliaries: list[str], neighbors: dict[str, list[str]]) -> None:
+    """Encodes all targets, and of the auxiliary classes these with the pairs that they are in."""
+    links = DATA / f"{name}_auxiliary"
+    links.mkdir(exist_ok=True)
+    for auxiliary in auxiliaries:
+        if not (link := links / auxiliary).exists():
+            link.symlink_to((images / "auxiliary" / auxiliary).resolve())
+    pairs = {target: [n for n in names if n in auxiliaries] for target, names in neighbors.items()}
+    (DATA / f"{name}_neighbors.json").write_text(json.dumps(pairs))
+    folders = ["--train", images / "target/train", "--val", images / "target/val", "--auxiliary", links]
+    words = ["encode", DATA / name, "--mode", "raw", *folders, "--neighbors", DATA / f"{name}_neighbors.json"]
+    subprocess.run([sys.executable, "-m", "fastlt", *map(str, words)], check=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: python {sys.argv[0]} tin_wide.zip")
+    main(Path(sys.argv[1]))

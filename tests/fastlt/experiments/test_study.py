@@ -1,0 +1,469 @@
+"""`fastlt study`: bad files, figures that can be checked by hand, what is skipped and what is stale, real trainings."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import fastlt
+from fastlt.cli import main
+from fastlt.experiments.study_file import Study, read_study
+from fastlt.provenance import commit
+from fastlt.recipe import load_recipe, read_mapping, validated
+from fastlt.run_folder import RunFolder, hold
+from support.paths import ROOT
+
+STUDY = """
+base: recipe.yaml
+data: {species: encoded}
+arms:
+  balanced: data.auxiliary=false loss.lambda_s=1
+  + auxiliary: loss.lambda_s=1
+  silenced: {loss.lambda_s: 0.1}
+seeds: [0, 1, 5]
+"""
+FIGURES = {"balanced": (40.0, 41.0, 43.0), "+ auxiliary": (41.5, 42.0, 44.6), "silenced": (41.0, 40.0, 43.5)}
+COMMIT = "c0ffee"
+
+
+@pytest.fixture
+def place(workshop, tmp_path, monkeypatch) -> Path:
+    """A folder with the drawn species and their recipe, where commands are typed."""
+    (tmp_path / "encoded").symlink_to(workshop.folder / "encoded")
+    shutil.copy(workshop.folder / "recipe.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTLT_COMMIT", COMMIT)
+    return tmp_path
+
+
+def study(capsys, text: str, *words: str) -> tuple[int, str, str]:
+    Path("study.yaml").write_text(text)
+    capsys.readouterr()
+    code = main(["study", "study.yaml", *words])
+    return code, *capsys.readouterr()
+
+
+def finish(text: str, figures: dict[str, tuple[float, ...]]) -> None:
+    """Writes the line that each run would have written, with these accuracies for the seeds."""
+    Path("study.yaml").write_text(text)
+    lines = []
+    cells = read_study(Path("study.yaml")).cells
+    for cell in cells:
+        place = [other.seed for other in cells if other.arm == cell.arm].index(cell.seed)
+        if place < len(figures.get(cell.arm, ())):
+            value = figures[cell.arm][place]
+            line = {"data": cell.data, "arm": cell.arm, "seed": cell.seed, "top1": value, "all": value, "many": None}
+            line |= {"medium": value + 1, "few": value / 2, "ece": 3.0, "mce": 9.0, "num_images": 45, "split": "val"}
+            line |= {"weights": "last", "epoch": 2, "precision": "float32", "steps": cell.steps, "epochs": 2}
+            line |= {"hours": 0.25, "device": "a CPU", "commit": COMMIT, "data_digest": cell.data_digest, "ranks": 1}
+            line |= {"recipe": cell.recipe_digest(), "command": cell.command, "versions": {}}
+            lines.append(json.dumps(line) + "\n")
+    Path("study").mkdir()
+    Path("study/runs.jsonl").write_text("".join(lines))
+
+
+def test_the_study_explains_its_keys(capsys):
+    assert main(["study"]) == 0
+    said = capsys.readouterr().out
+    for key in ("base (required)", "seeds (required)", "steps (default null)", "baseline (default null)"):
+        assert f"{key}\n" in said
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("[0, 1, 5]", "[3, 1, 3]", "seed 3 stands twice in seeds"),
+        ("[0, 1, 5]", "[0, x]", "seeds is [0, 'x']; it must be a list of whole numbers"),
+        ("[0, 1, 5]", "[true]", "seeds is [True]; it must be"),
+        ("[0, 1, 5]", "[-1]", "arm 'balanced': seed is -1; it must be at least 0"),
+        ("[0, 1, 5]", "[]", "seeds names nothing to train"),
+        ("[0, 1, 5]", "0", "seeds names nothing to train"),
+        ("silenced:", "balanced:", "key 'balanced' stands twice"),
+        ("{loss.lambda_s: 0.1}", "loss.lambda_s=1", "arms '+ auxiliary' and 'silenced' are one arm twice"),
+        ("{loss.lambda_s: 0.1}", "{loss.lambda: 1}", "arm 'silenced': unknown key 'loss.lambda'; did you mean loss."),
+        ("{loss.lambda_s: 0.1}", "loss.lambda_s", "arm 'silenced': 'loss.lambda_s' is not of the form key=value"),
+        ("{loss.lambda_s: 0.1}", "loss.lambda_s=2", "arm 'silenced': loss.lambda_s is 2; it must be at most 1"),
+        ("{loss.lambda_s: 0.1}", "[[1]]", "arm 'silenced' is [[1]]; it must be words like optimizer.epochs=3"),
+        ("{loss.lambda_s: 0.1}", '"model.name=\'"', "arm 'silenced': No closing quotation"),
+        ("{loss.lambda_s: 0.1}", "seed=3", "arm 'silenced': the study sets seed and output: leave them out."),
+        ("{loss.lambda_s: 0.1}", "output=x", "arm 'silenced': the study sets seed and output: leave them out."),
+        (
+            "{loss.lambda_s: 0.1}",
+            "model.name=resnet81",
+            "arm 'silenced' on data set 'species': model.name=resnet81: timm",
+        ),
+        ("{loss.lambda_s: 0.1}", "data.path=x", "arm 'silenced': x is not an encoded data set: use `fastlt encode`."),
+        ("silenced", "a/b", "'a/b' cannot be the name of a folder of runs"),
+        ("silenced", "..", "'..' cannot be the name of a folder of runs"),
+        ("encoded}", "species}", "data set 'species': species is not an encoded data set: use `fastlt encode`."),
+        ("{species: encoded}", "encoded", "data is 'encoded'; it must have keys of its own"),
+        ("recipe.yaml", "recipes.yaml", "there is no recipe 'recipes.yaml': it is neither a file nor one of ours"),
+        ("seeds:", "seed:", "unknown key 'seed'; did you mean seeds?"),
+        ("base: recipe.yaml", "", "key 'base' is missing"),
+        (
+            "seeds: [0, 1, 5]",
+            "seeds: 1\nbaseline: balanced",
+            "asks for paired differences, and one seed gives no interval",
+        ),
+        (
+            "seeds:",
+            "baseline: balance\nseeds:",
+            "baseline 'balance' is none of the arms balanced, + auxiliary, silenced",
+        ),
+        ("seeds:", "steps: 0\nseeds:", "steps is 0; it must be a number above 0, or baseline"),
+        ("seeds:", "steps: many\nseeds:", "steps cannot be 'many': The same number of optimizer steps for all arms"),
+        ("{loss.lambda_s: 0.1}", "optimizer.epochs=3\nsteps: 9", "optimizer.epochs follows from `steps`: leave one"),
+        ("seeds:", "ranks: 5\nseeds:", "optimizer.batch_size=16 is not divisible by 5 ranks"),
+    ],
+)
+def test_a_bad_file_is_one_sentence_and_leaves_nothing(place, capsys, old, new, sentence):
+    assert old in STUDY
+    code, out, err = study(capsys, STUDY.replace(old, new))
+    assert code == 1
+    assert sentence in err
+    assert err.startswith("fastlt: error: ")
+    assert err.count("\n") == 1
+    assert not out
+    assert not Path("study").exists()
+
+
+def test_other_bad_inputs_are_one_sentence(place, capsys):
+    assert "there is no such arm, only balanced, + auxiliary, silenced" in study(capsys, STUDY, "--only", "x")[2]
+    shutil.copytree("encoded", "other")
+    space = json.loads(Path("other/label_space.json").read_text())
+    space["target_names"][0] = "another"
+    Path("other/label_space.json").write_text(json.dumps(space))
+    _, _, err = study(capsys, STUDY.replace("{loss.lambda_s: 0.1}", "data.path=other"))
+    assert "arm 'silenced': other is judged by other classes or images than encoded." in err
+    assert "data sets 'species' and 'x' are one data set twice" in study(
+        capsys, STUDY.replace("encoded}", "encoded, x: ./encoded}")
+    )[2]  # fmt: skip
+    shutil.copytree("encoded", "again")
+    two = STUDY.replace("encoded}", "encoded, again: again}")
+    assert "arm 'silenced': data.path is the same for all data sets" in study(
+        capsys, two.replace("{loss.lambda_s: 0.1}", "data.path=other")
+    )[2]  # fmt: skip
+    finish(STUDY, FIGURES)
+    with Path("study/runs.jsonl").open("a") as lines:
+        lines.write('{"data": "species"}\n')
+    assert "line 10 of study/runs.jsonl is no record of a run" in study(capsys, STUDY)[2]
+
+
+def test_means_and_intervals_are_those_computed_by_hand(place, capsys):
+    finish(STUDY, FIGURES)
+    code, out, err = study(capsys, STUDY)
+    assert (code, err) == (0, "")
+    assert "9 runs in study, 9 of them done" in out
+    rows = {row["arm"]: row for row in csv.DictReader(Path("study/table.csv").read_text().splitlines())}
+    # Differences 1.5, 1.0, 1.6: mean 1.3667, sd 0.32146; t of two degrees of freedom 4.30265.
+    auxiliary = rows["'+ auxiliary"]  # a spreadsheet would take it for a formula
+    found = [float(auxiliary[f"all_{name}"]) for name in ("mean", "difference", "low", "high", "smallest_effect")]
+    assert found == pytest.approx([42.7, 1.3667, 0.5681, 2.1652, 0.7986], abs=2e-4)
+    assert auxiliary["pairs"] == "3"
+    assert float(auxiliary["few_difference"]) == pytest.approx(1.3667 / 2, abs=2e-4)
+    assert rows["balanced"]["all_difference"] == auxiliary["many_mean"] == auxiliary["many_difference"] == ""
+    # Differences 1.0, -1.0, 0.5.
+    assert float(rows["silenced"]["all_low"]) == pytest.approx(0.16667 - 4.30265 * 1.04083 / 3**0.5, abs=2e-4)
+    table = Path("study/table.md").read_text()
+    assert "| species | balanced | 3 of 3 | 41.3 | - | 42.3 | 20.7 | 1.53 |" in table
+    assert "| species | + auxiliary | 3 | **+1.37 ± 0.80** | - |" in table
+    assert "| species | silenced | 3 | +0.17 ± 2.59 |" in table
+    assert (
+        "the smallest effect on `all` that these intervals can show is 0.80 points (+ auxiliary), 2.59 points" in table
+    )
+    assert "9 runs, 2.25 hours of training" in table
+    assert "commit c0ffee; a CPU." in table
+    assert "`fastlt study study.yaml --only ARM --out runs/repeated`" in table
+
+
+def test_the_picture_reads_on_light_and_on_dark_pages(place, capsys):
+    finish(STUDY, FIGURES)
+    study(capsys, STUDY)
+    picture = Image.open("study/picture.png")
+    corner, middle = picture.getpixel((0, 0)), (128, 128, 128)
+    assert corner[3] == 0, "no ground of its own"
+    assert (
+        sum(count for count, (*color, alpha) in picture.getcolors(2**24) if alpha > 200 and tuple(color) == middle)
+        > 500
+    )
+    assert not [color for _, color in picture.getcolors(2**24) if color[3] > 200 and max(color[:3]) < 60], "black ink"
+
+
+def test_only_pairs_that_are_there_count_and_the_baseline_can_be_named(place, capsys):
+    text = STUDY + "baseline: silenced\n"
+    finish(text, FIGURES | {"balanced": (40.0, 41.0), "+ auxiliary": (41.5,)})
+    finished = read_study(Path("study.yaml"))
+    for cell in finished.cells:  # those without a line have failed before
+        if cell.key in {("species", "balanced", 5), ("species", "+ auxiliary", 1), ("species", "+ auxiliary", 5)}:
+            cell.folder.path.mkdir(parents=True)
+            why = {"commit": COMMIT, "data_digest": cell.data_digest, "ranks": 1, "failed": "it | rained"}
+            (cell.folder.path / "study.json").write_text(json.dumps(why))
+    code, out, _ = study(capsys, text, "--only", "silenced")
+    assert code == 0
+    assert "3 runs in study, 3 of them done" in out
+    table = Path("study/table.md").read_text()
+    assert "| species | balanced | 2 of 3 |" in table
+    assert "seed 5: it \\| rained |" in table
+    assert "seed 1, 5: it \\| rained |" in table
+    assert "| species | balanced | 2 | +0.00 ± 12.71 |" in table, "differences -1 and 1"
+    assert "| species | + auxiliary | 0 | - | - | - | - |" in table
+
+
+def test_one_seed_has_means_and_says_why_nothing_else(place, capsys):
+    text = STUDY.replace("[0, 1, 5]", "1")
+    finish(text, FIGURES)
+    assert study(capsys, text)[0] == 0
+    table = Path("study/table.md").read_text()
+    assert "| species | silenced | 1 of 1 | 41.0 |" in table
+    assert "no differences with intervals: one seed says nothing of how much a repetition would differ" in table
+    assert "±" not in table
+    assert Image.open("study/picture.png").width > 100
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "stale"),
+    [
+        ("{loss.lambda_s: 0.1}", "{loss.lambda_s: 0.2}", "arms 'silenced' (3 runs; its recipe is another now)"),
+        (
+            "optimizer: {name: adamw",
+            "optimizer: {name: sgd",
+            "arms 'balanced' (3 runs; its recipe is another now), '+ aux",
+        ),
+        ("seeds:", "ranks: 2\nseeds:", "arms 'balanced' (3 runs; ranks: 1 -> 2)"),
+        (COMMIT, "decade", "arms 'balanced' (3 runs; commit: c0ffee -> decade)"),
+        ("[0, 1, 5]", "[0, 1]", None),
+        ("tensorboard: false", "tensorboard: true", None),
+    ],
+)
+def test_a_changed_study_says_which_arms_are_stale_and_what_to_do(place, capsys, monkeypatch, old, new, stale):
+    finish(STUDY, FIGURES)
+    recipe = Path("recipe.yaml").read_text()
+    Path("recipe.yaml").write_text(recipe.replace(old, new))
+    monkeypatch.setenv("FASTLT_COMMIT", COMMIT.replace(old, new))
+    before = Path("study/runs.jsonl").read_text()
+    code, out, err = study(capsys, STUDY.replace(old, new))
+    if stale is None:
+        assert (code, err) == (0, "")
+        assert sorted(Path("study/runs.jsonl").read_text().splitlines()) == sorted(before.splitlines())
+        assert ("3 runs in study/runs.jsonl are none of this study now, and stay there" in out) == (old == "[0, 1, 5]")
+        return
+    assert code == 1
+    assert f"study has stale runs of the {stale}" in err
+    assert "have --redo delete them and train them again" in err
+    assert ("--other-commits" in err) == (old == COMMIT)
+    assert Path("study/runs.jsonl").read_text() == before, "nothing is touched"
+    if old == COMMIT:
+        code, out, err = study(capsys, STUDY, "--other-commits")
+        assert (code, err) == (0, "")
+        assert "commit c0ffee" in Path("study/table.md").read_text()
+
+
+def test_a_data_set_that_was_encoded_again_makes_runs_stale(place, capsys):
+    finish(STUDY, FIGURES)
+    lines = Path("study/runs.jsonl")
+    lines.write_text(re.sub(r'"data_digest": "\w+"', '"data_digest": "0123456789abcdef"', lines.read_text()))
+    assert "(3 runs; its data set was encoded again since)" in study(capsys, STUDY)[2]
+
+
+def test_a_folder_with_a_run_of_another_recipe_is_not_taken_for_done(place, capsys):
+    finish(STUDY, FIGURES)
+    cell = read_study(Path("study.yaml")).cells[0]
+    cell.recipe.model_copy(update={"seed": 7}).save(cell.folder.recipe)
+    err = study(capsys, STUDY)[2]
+    assert "stale runs of the arms 'balanced' (1 runs; seed: 7 -> 0)" in err
+
+
+def test_a_run_that_failed_may_be_changed(place, capsys):
+    """Nobody is asked about it: it is begun anew, with a word."""
+    finish(STUDY, FIGURES | {"silenced": ()})
+    cell = read_study(Path("study.yaml")).cells[-1]
+    cell.recipe.save(cell.folder.recipe)
+    made_by = {"commit": COMMIT, "data_digest": cell.data_digest, "ranks": 1, "failed": "it rained"}
+    (cell.folder.path / "study.json").write_text(json.dumps(made_by))
+    changed = STUDY.replace("{loss.lambda_s: 0.1}", "{loss.lambda_s: 0.1, checkpoint.keep: 9}")
+    code, out, err = study(capsys, changed, "--only", "balanced")
+    assert (code, err) == (0, "")
+    assert "deleted" not in out, "that key changes nothing of what is learned"
+    code, out, err = study(capsys, STUDY.replace("lambda_s: 0.1}", "lambda_s: 0.2}"), "--only", "balanced")
+    assert (code, err) == (0, "")
+    assert "deleted study/runs/species/silenced/seed5: loss.lambda_s: 0.1 -> 0.2\n" in out
+    assert not cell.folder.path.exists()
+    (cell.folder.path).mkdir()
+    made_by.pop("failed")
+    cell.recipe.save(cell.folder.recipe)
+    (cell.folder.path / "study.json").write_text(json.dumps(made_by))
+    code, _, err = study(capsys, STUDY.replace("lambda_s: 0.1}", "lambda_s: 0.2}"), "--only", "balanced")
+    assert "stale runs of the arms 'silenced' (1 runs; loss.lambda_s: 0.1 -> 0.2)" in err, "it may have hours in it"
+
+
+def test_equal_steps_are_whole_epochs_of_each_arm(place, capsys):
+    """147 images of targets and 54 of auxiliaries, 16 a step; the targets' 9.2 steps an epoch make warm-up longer."""
+    text = STUDY.replace("adamw", "adamw") + "steps: 65\n"
+    Path("recipe.yaml").write_text(
+        Path("recipe.yaml").read_text().replace("epochs: 2,", "epochs: 2, warmup_epochs: 2,")
+    )
+    finish(text, FIGURES)
+    code, out, err = study(capsys, text)
+    assert (code, err) == (0, "")
+    assert "optimizer steps on species: balanced 65, + auxiliary 63, silenced 63\n" in out
+    assert "warning" not in out
+    cells = {cell.arm: cell.recipe.optimizer for cell in read_study(Path("study.yaml")).cells}
+    assert [cells[arm].epochs for arm in FIGURES] == [7, 5, 5]
+    assert [cells[arm].warmup_epochs for arm in FIGURES] == pytest.approx([2, 2 * 147 / 201, 2 * 147 / 201], rel=1e-5)
+    few = text.replace("steps: 65", "steps: 10")
+    shutil.rmtree("study")
+    finish(few, FIGURES)
+    assert "whole epochs of + auxiliary, silenced do not come near 10 steps" in study(capsys, few)[1]
+    text = STUDY.replace("loss.lambda_s=1\n", "loss.lambda_s=1 optimizer.epochs=14\n", 1) + "steps: baseline\n"
+    Path("study.yaml").write_text(text)
+    cells = {cell.arm: cell.recipe.optimizer for cell in read_study(Path("study.yaml")).cells}
+    assert [cells[arm].epochs for arm in FIGURES] == [14, 10, 10]
+
+
+def test_two_studies_in_one_folder_are_one_too_many(place, capsys):
+    finish(STUDY, FIGURES)
+    held = hold(Path("study"))
+    _, _, err = study(capsys, STUDY)
+    os.close(held)
+    assert err == ("fastlt: error: another study is running in study: wait, or name another folder with --out.\n")
+    assert study(capsys, STUDY)[0] == 0
+
+
+REAL = """
+base: recipe.yaml
+data: {species: encoded}
+arms:
+  balanced: data.auxiliary=false loss.lambda_s=1 optimizer.epochs=1
+  diverges: optimizer.blr=1e30 log.steps=1
+seeds: [3]
+"""
+
+
+def run(*words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "fastlt", "study", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.medium
+def test_a_run_is_trained_and_judged_as_a_user_would(place):
+    arm = "balanced: #1"
+    Path("study.yaml").write_text(REAL.split("  diverges")[0].replace("balanced", f"'{arm}'") + "seeds: [3]\n")
+    folder = RunFolder(Path("study/runs/species") / arm / "seed3")
+    folder.path.mkdir(parents=True)  # a folder is no run
+    done = run("study.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    (line,) = [json.loads(line) for line in Path("study/runs.jsonl").read_text().splitlines()]
+    evaluation = json.loads(folder.evaluation("val").read_text())
+    for name in ("all", "many", "medium", "few", "top1", "ece"):
+        assert line[name] == evaluation[name]
+    assert (line["arm"], line["seed"], line["data"], line["steps"]) == (arm, 3, "species", 10)
+    assert line["commit"] == COMMIT
+    assert line["versions"]["torch"]
+    assert 0 < line["hours"] < 0.1
+    assert line["command"].startswith("fastlt train recipe.yaml data.path=encoded seed=3 data.auxiliary=false")
+    assert line["command"].endswith("output=runs/repeated --ranks 1")
+
+
+@pytest.mark.slow
+def test_a_failed_arm_stops_no_other_and_is_tried_again(place):
+    arms = re.search(r"  balanced.*\n  diverges.*\n", REAL)[0]
+    Path("study.yaml").write_text(REAL.replace(arms, "".join(reversed(arms.splitlines(keepends=True)))))
+    for done_before in (0, 1):
+        done = run("study.yaml")
+        assert (done.returncode, done.stderr) == (1, "")
+        assert f"2 runs in study, {done_before} of them done" in done.stdout
+        assert "diverges, seed 3: failed: the loss is nan at step" in done.stdout
+        assert "1 of 2 runs failed" in done.stdout
+        table = Path("study/table.md").read_text()
+        assert re.search(r"\| diverges \| 0 of 1 \|.*\| seed 3: the loss is nan at step .*: lower optimizer.blr", table)
+        assert "| species | balanced | 1 of 1 |" in table
+
+
+def start(out: str, *words: str) -> subprocess.Popen:
+    with Path(out).open("w") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fastlt", "study", *words], stdout=stream, stderr=stream, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+
+
+def wait_for_step(folder: RunFolder, process: subprocess.Popen, out: str, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not folder.log.exists() or not any(record["step"] >= step for record in folder.records()):
+        assert process.poll() is None, Path(out).read_text()
+        assert time.monotonic() < deadline, Path(out).read_text()
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_whatever_ends_it_the_same_command_goes_on_and_ends_with_the_same_figures(place, number):
+    text = REAL.replace("optimizer.blr=1e30 log.steps=1", "optimizer.epochs=40")
+    Path("study.yaml").write_text(text)
+    folder = RunFolder(Path("study/runs/species/diverges/seed3"))
+    process = start("first.out", "study.yaml")
+    wait_for_step(folder, process, "first.out", 60)
+    second = run("study.yaml")
+    assert second.stderr == (
+        "fastlt: error: another study is running in study: wait, or name another folder with --out.\n"
+    )
+    os.kill(process.pid, number)  # to this process, not to its group
+    assert process.wait(timeout=60) == (-9 if number == signal.SIGKILL else 130)
+    if number == signal.SIGINT:
+        assert "stopped; the same command goes on" in Path("first.out").read_text()
+        assert "seed 3: not trained yet" in Path("study/table.md").read_text()
+
+    done = run("study.yaml")  # at once: after a kill its training is still saving
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 runs in study, 1 of them done" in done.stdout
+    assert "resumed at step" in (folder.path / "output.txt").read_text()
+    whole = run("study.yaml", "--only", "diverges", "--out", "whole")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    lines = [json.loads(line) for line in Path("study/runs.jsonl").read_text().splitlines()]
+    (alone,) = [json.loads(line) for line in Path("whole/runs.jsonl").read_text().splitlines()]
+    assert [line["arm"] for line in lines] == ["balanced", "diverges"]
+    for name in ("all", "few", "ece", "steps", "recipe", "command"):
+        assert lines[1][name] == alone[name]
+    assert run("study.yaml").stdout.startswith("2 runs in study, 2 of them done; ")
+
+
+@pytest.mark.slow
+def test_stale_runs_are_trained_again_when_asked(place):
+    Path("study.yaml").write_text(REAL.replace("  diverges: optimizer.blr=1e30 log.steps=1\n", ""))
+    assert run("study.yaml").returncode == 0
+    Path("study.yaml").write_text(Path("study.yaml").read_text().replace("optimizer.epochs=1", "optimizer.epochs=2"))
+    refused = run("study.yaml")
+    assert "'balanced' (1 runs; optimizer.epochs: 1 -> 2)" in refused.stderr
+    done = run("study.yaml", "--redo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [json.loads(line) for line in Path("study/runs.jsonl").read_text().splitlines()]
+    assert line["steps"] == 19
+
+
+def test_the_commit_is_the_newest_that_changed_the_code(monkeypatch):
+    monkeypatch.delenv("FASTLT_COMMIT", raising=False)
+    assert commit("no-such-folder") == fastlt.__version__, "where it is installed, or copied without git"
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    command = ["git", "-C", str(ROOT), "log", "-1", "--abbrev=10", "--format=%h", "--", "fastlt", "kernels"]
+    newest = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    assert re.fullmatch(rf"{newest}(-dirty-[0-9a-f]{{6}})?", commit("fastlt", "kernels"))
+
+
+def test_our_studies_name_recipes_and_keys_that_are_known():
+    files = sorted((ROOT / "studies").glob("*.yaml"))
+    assert files
+    for file in files:
+        keys = validated(Study, read_mapping(file, "study"), str(file))
+        for arm in keys.arms:
+            load_recipe(keys.base, ["data.path=x", "output=y", *keys.words(arm, "x")])

@@ -107,7 +107,7 @@ def neighbor_silencing_loss(
         reduction: "mean" over rows that are not ignored (0 when there is none), "sum", "none".
         impl: "triton" (a GPU), "cpu" (numba; float32 and bfloat16), "reference" (plain torch), or
             "auto": the fused one of the device where it takes the dtype, else the reference.
-        inplace: let the gradient take the place of the logits, on a GPU as early as in forward, which
+        inplace: let the gradient take the place of the logits, for a mean or sum as early as in forward, which
             saves their size; nothing else may use the logits. The reference does not do it.
 
     Returns:

@@ -29,9 +29,8 @@ from fastlt.caches import cached
 from .rows import CENTER_BIAS, CENTER_LOGIT, LABEL_LOGIT, MASS, OUTSIDE_SUM, SAVED_ROWS, STATE_ROWS, TOTAL, Rows
 
 _BLOCK = 2048
-_APART = 48  # numbers between blocks, or their stores would seem to overlap with loads, which go by 12 bits
 _CLASSES_AT_ONCE = 2**15  # what a thread takes at a time, and what is too little for two
-_MOST_KEPT = 2**18  # exponentials of a row, which a second-level cache should hold
+_MOST_KEPT = 2**18  # exponentials of a row, 1 MB a thread; of longer rows they are computed again
 _HUGE_PAGE = 2**21
 # Sums may be reordered, which lets them be vectorized; NaN and infinity keep their meaning.
 _sums = cached(njit, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
@@ -358,7 +357,7 @@ def _take_rows(job, kind):
     state = carray(_memory(job.state), (L, STATE_ROWS, B), np.float32)
     saved = carray(_memory(job.saved), (L, SAVED_ROWS, B), np.float32)
     loss, grad_loss = carray(_memory(job.loss), B, np.float32), carray(_memory(job.grad_loss), B, np.float32)
-    blocks, places = np.empty((4, _BLOCK + _APART), np.float32), np.empty((2, L), np.int64)
+    blocks, places = np.empty((4, _BLOCK), np.float32), np.empty((2, L), np.int64)
     keeps = L if job.loss and job.out and job.smoothing == 0 and L * S <= _MOST_KEPT else 0
     kept, centers = np.empty((keeps, S), np.float32), np.empty((2, keeps, -(-S // _BLOCK)), np.float32)
     taken = carray(_memory(job.taken), 1, np.int64)

@@ -32,7 +32,7 @@ def resolve(impl: str, device: torch.device, dtype: torch.dtype) -> str:
 
 
 def passes(impl: str, device: torch.device) -> ModuleType:
-    """The module that computes the two passes of `rows.py`: `accumulate`, `loss_of` and `gradient`.
+    """The module that computes the two passes of `rows.py`: `accumulate`, `loss_of`, `gradient`, `loss_and_gradient`.
 
     Raises:
         ValueError: it cannot run here.

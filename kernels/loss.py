@@ -54,7 +54,7 @@ class Objective:
         if prior is not None:
             if prior.shape != (table.num_classes,):
                 raise ValueError(f"prior must have shape [{table.num_classes}], got {list(prior.shape)}.")
-            if prior.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((prior > 0).all()):
+            if prior.device.type == "cpu" and not torch.compiler.is_compiling() and not prior.min() > 0:
                 raise ValueError("prior must be positive for every class: a class with count 0 cannot be learned.")
         if not tau >= 0:
             raise ValueError(f"tau must be at least 0, got {tau}.")
@@ -107,7 +107,7 @@ def neighbor_silencing_loss(
         reduction: "mean" over rows that are not ignored (0 when there is none), "sum", "none".
         impl: "triton" (a GPU), "cpu" (numba; float32 and bfloat16), "reference" (plain torch), or
             "auto": the fused one of the device where it takes the dtype, else the reference.
-        inplace: let the gradient take the place of the logits, on a GPU as early as in forward, which
+        inplace: let the gradient take the place of the logits, for a mean or sum as early as in forward, which
             saves their size; nothing else may use the logits. The reference does not do it.
 
     Returns:
@@ -248,7 +248,7 @@ def _takes_gradient_in_forward(logits: Tensor, objective: Objective, impl: str) 
     Not for float16, whose small gradients would be lost before the factor of a scaled loss reaches them.
     """
     wanted = objective.reduction != "none" and logits.requires_grad and torch.is_grad_enabled()
-    return wanted and impl == "triton" and logits.dtype != torch.float16 and not torch.compiler.is_compiling()
+    return wanted and logits.dtype != torch.float16 and not torch.compiler.is_compiling()
 
 
 class _InForward(torch.autograd.Function):
@@ -419,7 +419,10 @@ def _check_labels(labels: Tensor, name: str, shape: Any, ignore_index: int) -> N
         )
     if labels.shape != (batch,) or labels.dtype != torch.int64:
         raise ValueError(f"{name} must be int64 [{batch}], got {labels.dtype} {list(labels.shape)}.")
-    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+    if labels.device.type == "cpu" and len(labels) and not torch.compiler.is_compiling():
+        lowest, highest = labels.aminmax()
+        if lowest.item() >= 0 and highest.item() < num_classes:
+            return
         wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= num_classes))]
         if len(wrong):
             raise ValueError(f"{name} holds {int(wrong[0])}, outside the label space 0..{num_classes - 1}.")

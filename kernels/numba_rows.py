@@ -1,39 +1,47 @@
-"""The two passes over a slice of logits on the CPU: compiled by numba, rows split over torch's threads.
+"""The two passes over a slice of logits on the CPU: compiled by numba, rows split over torch's own threads.
 
 A row is taken in blocks that stay in the first-level cache. The weights of silenced classes, and the label's 0, are
 written into a block-sized copy of the logit bias, so the loops over a block are the same for every row, without a
-mask. Exponents are taken as (z_j - z_c) + (b_j - b_c): such differences round at their own size.
+mask. Exponents are taken as (z_j - z_c) + (b_j - b_c): such differences round at their own size. Where both passes
+are wanted, each row is taken through both at once, and the second finds the exponentials of the first in the
+second-level cache.
 
 Shapes as in `rows.py`: B samples, C classes, S classes of a slice, L labels a sample. Letters: z logit, b logit bias.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import ctypes
+import mmap
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from numba import carray, cfunc, from_dtype, njit, types
+from numba.extending import intrinsic
 from torch import Tensor
 
 from fastlt.caches import cached
 
-from .rows import CENTER_BIAS, CENTER_LOGIT, LABEL_LOGIT, MASS, OUTSIDE_SUM, Rows, finish
+from .rows import CENTER_BIAS, CENTER_LOGIT, LABEL_LOGIT, MASS, OUTSIDE_SUM, SAVED_ROWS, STATE_ROWS, TOTAL, Rows
 
-_BLOCK, _LANES = 2048, 64
-_CLASSES_AT_ONCE = 2**17  # what a thread takes, so that calling the compiled code costs little
+_BLOCK = 2048
+_CLASSES_AT_ONCE = 2**15  # what a thread takes at a time, and what is too little for two
+_MOST_KEPT = 2**18  # exponentials of a row, 1 MB a thread; of longer rows they are computed again
+_HUGE_PAGE = 2**21
 # Sums may be reordered, which lets them be vectorized; NaN and infinity keep their meaning.
-_sums = cached(njit, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-_exact = cached(njit, nogil=True, fastmath={"contract"})
+_sums = cached(njit, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+_exact = cached(njit, error_model="numpy", fastmath={"contract"})
 
 _MINUS_INFINITY = np.float32(-np.inf)
 _LOG2E, _LN2_HIGH, _LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
 _SHIFTER = np.float32(1.5 * 2**23)  # adding it rounds to an integer, which then stands in the low bits
 _SHIFTER_BITS = np.int32(np.float32(1.5 * 2**23).view(np.int32) - 127)
-_MANTISSA, _HALF_WORD, _NAN_BITS = np.int32(23), np.uint32(16), np.uint32(0x7FC00000)
-_SMALLEST, _LARGEST = np.float32(-87.3), np.float32(88.3)
+_MANTISSA, _SIGN, _HALF_WORD, _NAN_BITS = np.int32(23), np.int32(31), np.uint32(16), np.uint32(0x7FC00000)
+_SMALLEST, _MAGNITUDE = np.float32(-87.3), np.int32(0x7FFFFFFF)
 _ZERO, _ONE = np.float32(0), np.float32(1)
 # Minimax polynomial of (exp(f) - 1 - f) / f^2 over |f| <= ln(2) / 2, after Cephes' expf.
 _P0, _P1, _P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
@@ -42,28 +50,28 @@ _P3, _P4, _P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.flo
 
 @_exact
 def _exp(x):
-    """exp(x), float32 to 2 units in the last place, 0 below -87.3; math.exp would keep the loops from vectorizing."""
-    t = min(max(x, _SMALLEST), _LARGEST)
+    """exp(x) for x up to 88, float32 to 2 units in the last place, 0 below -87.3, NaN for NaN.
+
+    math.exp would keep the loops from vectorizing.
+    """
+    t = _SMALLEST if x < _SMALLEST else x
     shifted = t * _LOG2E + _SHIFTER
     n = shifted - _SHIFTER
     f = (t - n * _LN2_HIGH) - n * _LN2_LOW
     p = ((((_P0 * f + _P1) * f + _P2) * f + _P3) * f + _P4) * f + _P5
     scale = np.int32((np.float32(shifted).view(np.int32) - _SHIFTER_BITS) << _MANTISSA).view(np.float32)
     y = (p * (f * f) + f + _ONE) * scale
-    if x < _SMALLEST:
-        return _ZERO
-    return y if x <= _LARGEST else x * np.float32(np.inf)  # overflow; NaN stays
+    return _ZERO if x < _SMALLEST else y
 
 
 @_exact
 def _read(logits, z):
-    """A block of logits as float32; uint16 holds the bits of bfloat16."""
-    if logits.itemsize == 2:
-        for j in range(len(z)):
-            z[j] = np.uint32(np.uint32(logits[j]) << _HALF_WORD).view(np.float32)
-    else:
-        for j in range(len(z)):
-            z[j] = logits[j]
+    """A block of logits as float32, in z unless it is that already; uint16 holds the bits of bfloat16."""
+    if logits.itemsize == 4:
+        return logits.view(np.float32)
+    for j in range(len(z)):
+        z[j] = np.uint32(np.uint32(logits[j]) << _HALF_WORD).view(np.float32)
+    return z
 
 
 @_exact
@@ -118,36 +126,27 @@ def _copy_bias(b, logit_bias):
 
 
 @_exact
-def _largest_score(z, b, lanes):
-    """The largest z + b that is no NaN; in lanes, as a running maximum in one variable is not vectorized."""
-    for j in range(len(lanes)):
-        lanes[j] = _MINUS_INFINITY
-    whole = len(z) // len(lanes) * len(lanes)
-    for start in range(0, whole, len(lanes)):
-        z_part, b_part = z[start : start + len(lanes)], b[start : start + len(lanes)]
-        for j in range(len(lanes)):
-            score = z_part[j] + b_part[j]
-            lanes[j] = score if score > lanes[j] else lanes[j]
-    largest = _MINUS_INFINITY
-    for j in range(len(lanes)):
-        largest = max(largest, lanes[j])
-    for j in range(whole, len(z)):
-        largest = max(largest, z[j] + b[j])
-    return largest
+def _largest_score(z, b):
+    """The largest z + b; NaN where a positive one is among them.
+
+    Floats are compared by their bits, as integers of the same order: a running maximum of floats is not vectorized.
+    """
+    largest = _ordered(_MINUS_INFINITY)
+    for j in range(len(z)):
+        largest = max(largest, _ordered(z[j] + b[j]))
+    return np.int32(largest ^ ((largest >> _SIGN) & _MAGNITUDE)).view(np.float32)
+
+
+@_exact
+def _ordered(x):
+    bits = np.float32(x).view(np.int32)
+    return np.int32(bits ^ ((bits >> _SIGN) & _MAGNITUDE))
 
 
 @_exact
 def _above(z, z_c, b, b_c):
     """The score over the center's, by differences of like numbers, which a reordering of sums would undo."""
     return (z - z_c) + (b - b_c)
-
-
-@_sums
-def _mass(z, b, z_c, b_c):
-    total = _ZERO
-    for j in range(len(z)):
-        total += _exp(_above(z[j], z_c, b[j], b_c))
-    return total
 
 
 @_sums
@@ -158,9 +157,17 @@ def _sum(u):
     return total
 
 
-@_exact
-def _buffer():
-    return np.empty(_BLOCK, np.float32)  # its type says that it is contiguous, without which nothing is vectorized
+@_sums
+def _mass(z, b, z_c, b_c, kept):
+    """The sum of exp of the scores over the center's, each of which is kept unless `kept` is empty."""
+    total = _ZERO
+    if len(kept):
+        for j in range(len(kept)):
+            kept[j] = _exp(_above(z[j], z_c, b[j], b_c))
+        return _sum(kept)
+    for j in range(len(z)):
+        total += _exp(_above(z[j], z_c, b[j], b_c))
+    return total
 
 
 @_exact
@@ -173,41 +180,68 @@ def _list_from(label, indptr, neighbors, first_class, log_lambda):
 
 
 @_exact
-def _accumulate(
-    logits, first_class, stacked_labels, logit_bias, indptr, neighbors, auxiliary_start, log_lambda, smooth,
-    ignore_index, state, begin, end,
-):  # fmt: skip
-    width = logits.shape[1]
-    z_block, b_block, u_block, lanes = _buffer(), _buffer(), _buffer(), _buffer()[:_LANES]
-    for row in range(begin, end):
-        if np.any(stacked_labels[:, row] == ignore_index):
-            continue
-        for i in range(len(stacked_labels)):
-            label = stacked_labels[i, row]
-            one = state[i, :, row]
-            z_c, b_c = one[CENTER_LOGIT], one[CENTER_BIAS]
-            mass, outside = np.float64(one[MASS]), np.float64(one[OUTSIDE_SUM])
-            k, k_end = _list_from(label, indptr, neighbors, first_class, log_lambda)
-            for start in range(0, width, _BLOCK):
-                n, first = min(_BLOCK, width - start), first_class + start
-                z, b, u = z_block[:n], b_block[:n], u_block[: n if smooth else 0]
-                _read(logits[row, start : start + n], z)
-                _copy_bias(b, logit_bias[first : first + n])
-                for j in range(len(u)):
-                    u[j] = z[j] + b[j]
-                k = _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda)
-                outside += _sum(u)
-                if first <= label < first + n:
-                    one[LABEL_LOGIT] = z[label - first]
-                largest = _largest_score(z, b, lanes)
-                if largest > z_c + b_c:
-                    best = 0
-                    while z[best] + b[best] != largest:
-                        best += 1
-                    mass *= np.exp((np.float64(z_c) - z[best]) + (np.float64(b_c) - b[best]))
-                    z_c, b_c = z[best], b[best]
-                mass += _mass(z, b, z_c, b_c)
-            one[CENTER_LOGIT], one[CENTER_BIAS], one[MASS], one[OUTSIDE_SUM] = z_c, b_c, mass, outside
+def _accumulate(logits, first_class, rows, row, state, blocks, kept, centers):
+    """Adds a slice [S] of a row's logits to its state.
+
+    What was added is kept in `kept` [L, S] with the centers of its blocks [2, L, blocks], unless `kept` is empty.
+    """
+    stacked_labels, _, logit_bias, indptr, neighbors, auxiliary_start, log_lambda, smoothing = rows
+    for i in range(len(stacked_labels)):
+        label = stacked_labels[i, row]
+        one = state[i, :, row]
+        z_c, b_c = one[CENTER_LOGIT], one[CENTER_BIAS]
+        mass, outside = np.float64(one[MASS]), np.float64(one[OUTSIDE_SUM])
+        k, k_end = _list_from(label, indptr, neighbors, first_class, log_lambda)
+        for start in range(0, len(logits), _BLOCK):
+            n, first = min(_BLOCK, len(logits) - start), first_class + start
+            z = _read(logits[start : start + n], blocks[0, :n])
+            b, u = blocks[1, :n], blocks[2, : n if smoothing > 0 else 0]
+            _copy_bias(b, logit_bias[first : first + n])
+            for j in range(len(u)):
+                u[j] = z[j] + b[j]
+            k = _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda)
+            outside += _sum(u)
+            if first <= label < first + n:
+                one[LABEL_LOGIT] = z[label - first]
+            largest = _largest_score(z, b)
+            if largest > z_c + b_c:
+                best = 0
+                while z[best] + b[best] != largest:
+                    best += 1
+                mass *= np.exp((np.float64(z_c) - z[best]) + (np.float64(b_c) - b[best]))
+                z_c, b_c = z[best], b[best]
+            if kept.size:
+                centers[0, i, start // _BLOCK], centers[1, i, start // _BLOCK] = z_c, b_c
+            mass += _mass(z, b, z_c, b_c, kept[i, start : start + n] if kept.size else u[:0])
+        one[CENTER_LOGIT], one[CENTER_BIAS], one[MASS], one[OUTSIDE_SUM] = z_c, b_c, mass, outside
+
+
+@_exact
+def _finish(rows, num_outside, row, state, saved):
+    """As `rows.finish`, of one row that counts: the loss, and what is saved."""
+    stacked_labels, weights, logit_bias, indptr, _, _, _, smoothing = rows
+    loss = np.float64(0)
+    for i in range(len(stacked_labels)):
+        label, one, mine = stacked_labels[i, row], state[i, :, row], saved[i, :, row]
+        z_c, b_c, z_y, b_y = one[CENTER_LOGIT], one[CENTER_BIAS], one[LABEL_LOGIT], _ZERO
+        if len(logit_bias):
+            b_y = logit_bias[min(max(label, 0), len(logit_bias) - 1)]
+        mass, s_y = np.float64(one[MASS]), np.float64(z_y) + b_y
+        above = (np.float64(z_c) + b_c) - s_y
+        rest = above + np.log(mass) if mass != 0 else -np.inf  # the log of all other mass over the label's
+        ratio = np.exp(-abs(rest))
+        value = np.log1p(ratio) + (rest if rest > 0 else 0.0)
+        outside = np.float64(num_outside[i, row]) if smoothing > 0 else 0.0
+        if smoothing > 0:
+            value -= smoothing * (one[OUTSIDE_SUM] / outside - s_y)
+        known = 0 <= label < len(indptr) - 1
+        loss += value * weights[i, row] if known else np.nan
+        if rest < 0:
+            mine[0], mine[1], mine[TOTAL], mine[3] = z_y, b_y, 1 + ratio, ratio / (1 + ratio)
+        else:
+            mine[0], mine[1], mine[TOTAL], mine[3] = z_c, b_c, mass + np.exp(-above), 1 / (1 + ratio)
+        mine[4] = outside
+    return loss
 
 
 @_exact
@@ -221,50 +255,149 @@ def _add_gradient(g, z, b, u, z_c, b_c, scale):
 
 
 @_exact
-def _gradient(
-    logits, first_class, stacked_labels, weights, logit_bias, indptr, neighbors, auxiliary_start, log_lambda, smoothing,
-    ignore_index, saved, grad_loss, out, begin, end,
-):  # fmt: skip
-    width, L = logits.shape[1], len(stacked_labels)
-    z_block, b_block, u_block, g_block = _buffer(), _buffer(), _buffer(), _buffer()
-    k, k_end = np.empty(L, np.int64), np.empty(L, np.int64)
-    for row in range(begin, end):
-        if grad_loss[row] == 0 or np.any(stacked_labels[:, row] == ignore_index):
-            out[row, :] = 0
-            continue
-        for i in range(L):
-            k[i], k_end[i] = _list_from(stacked_labels[i, row], indptr, neighbors, first_class, log_lambda)
-        for start in range(0, width, _BLOCK):
-            n, first = min(_BLOCK, width - start), first_class + start
-            z, b, g, u = z_block[:n], b_block[:n], g_block[:n], u_block[: n if smoothing > 0 else 0]
-            _read(logits[row, start : start + n], z)
-            for j in range(n):
-                g[j] = _ZERO
-            for i in range(L):
-                label, upstream = stacked_labels[i, row], grad_loss[row] * weights[i, row]
-                z_c, b_c, total, others, outside = saved[i, :, row]
-                _copy_bias(b, logit_bias[first : first + n])
-                for j in range(len(u)):
-                    u[j] = upstream * smoothing / outside
-                k[i] = _weigh(b, u, first, label, neighbors, k[i], k_end[i], auxiliary_start, log_lambda)
-                _add_gradient(g, z, b, u, z_c, b_c, np.float32(upstream / total))
-                if first <= label < first + n:
-                    g[label - first] -= upstream * (others - smoothing)
-            _write(g, out[row, start : start + n])
+def _gradient(logits, first_class, rows, row, saved, grad_loss, out, blocks, places):
+    """The gradient of a slice [S] of a row's logits, for that of its loss."""
+    stacked_labels, weights, logit_bias, indptr, neighbors, auxiliary_start, log_lambda, smoothing = rows
+    for i in range(len(stacked_labels)):
+        places[:, i] = _list_from(stacked_labels[i, row], indptr, neighbors, first_class, log_lambda)
+    for start in range(0, len(logits), _BLOCK):
+        n, first = min(_BLOCK, len(logits) - start), first_class + start
+        z = _read(logits[start : start + n], blocks[0, :n])
+        b, u, g = blocks[1, :n], blocks[2, : n if smoothing > 0 else 0], blocks[3, :n]
+        for j in range(n):
+            g[j] = _ZERO
+        for i in range(len(stacked_labels)):
+            label, upstream = stacked_labels[i, row], grad_loss * weights[i, row]
+            z_c, b_c, total, others, outside = saved[i, :, row]
+            _copy_bias(b, logit_bias[first : first + n])
+            for j in range(len(u)):
+                u[j] = upstream * smoothing / outside
+            k, k_end = places[:, i]
+            places[0, i] = _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda)
+            _add_gradient(g, z, b, u, z_c, b_c, np.float32(upstream / total))
+            if first <= label < first + n:
+                g[label - first] -= upstream * (others - smoothing)
+        _write(g, out[start : start + n])
+
+
+@_exact
+def _gradient_of_kept(kept, centers, rows, row, saved, grad_loss, out, blocks):
+    """As `_gradient` of all classes without smoothing, of the exponentials that `_accumulate` kept."""
+    stacked_labels, weights = rows[0], rows[1]
+    for start in range(0, len(out), _BLOCK):
+        n = min(_BLOCK, len(out) - start)
+        g = blocks[3, :n]
+        for i in range(len(stacked_labels)):
+            z_c, b_c, total, others, _ = saved[i, :, row]
+            upstream, label = grad_loss * weights[i, row], stacked_labels[i, row]
+            z_block, b_block = centers[:, i, start // _BLOCK]
+            scale = np.float32(upstream / total * np.exp((np.float64(z_block) - z_c) + (np.float64(b_block) - b_c)))
+            _scale(g, kept[i, start : start + n], scale, i > 0)
+            if start <= label < start + n:
+                g[label - start] -= upstream * others
+        _write(g, out[start : start + n])
+
+
+@_exact
+def _scale(g, kept, scale, more):
+    if more:
+        for j in range(len(g)):
+            g[j] += kept[j] * scale
+    else:
+        for j in range(len(g)):
+            g[j] = kept[j] * scale
+
+
+@intrinsic
+def _memory(typingctx, address):
+    """What `carray` takes, of an address."""
+    return types.voidptr(address), lambda context, builder, _, arguments: builder.inttoptr(
+        arguments[0], context.get_value_type(types.voidptr)
+    )
+
+
+@intrinsic
+def _add_at_once(typingctx, array, value):
+    """Adds to array[0], which several threads may do at once, and returns what was there."""
+
+    def generate(context, builder, signature, arguments):
+        there = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", there, arguments[1], "monotonic")
+
+    return types.int64(array, types.int64), generate
+
+
+# What the threads share: addresses (0 for what is not there), then numbers.
+_ADDRESSES = (
+    "taken", "stacked_labels", "weights", "indptr", "indices", "logit_bias", "num_outside", "logits", "state", "saved",
+    "loss", "grad_loss", "out",
+)  # fmt: skip
+_NUMBERS = (
+    "B", "C", "L", "S", "at_once", "first_class", "stride", "out_stride", "listed", "auxiliary_start", "ignore_index",
+)  # fmt: skip
+_JOB = np.dtype(
+    [(name, np.int64) for name in (*_ADDRESSES, *_NUMBERS)] + [("log_lambda", np.float32), ("smoothing", np.float32)]
+)
+
+
+@_exact
+def _take_rows(job, kind):
+    """Takes rows, some at a time, until none is left; `kind` is the type of the logits."""
+    B, L, S, stride, out_stride = job.B, job.L, job.S, job.stride, job.out_stride
+    logits = carray(_memory(job.logits), (B - 1) * stride + S, kind)  # type: ignore[call-arg]
+    out = carray(_memory(job.out), (B - 1) * out_stride + S, kind)
+    stacked_labels = carray(_memory(job.stacked_labels), (L, B), np.int64)
+    rows = (
+        stacked_labels, carray(_memory(job.weights), (L, B), np.float32),
+        carray(_memory(job.logit_bias), job.C if job.logit_bias else 0, np.float32),
+        carray(_memory(job.indptr), job.C + 1, np.int64), carray(_memory(job.indices), job.listed, np.int64),
+        job.auxiliary_start, job.log_lambda, job.smoothing,
+    )  # fmt: skip
+    num_outside = carray(_memory(job.num_outside), (L, B), np.int64)
+    state = carray(_memory(job.state), (L, STATE_ROWS, B), np.float32)
+    saved = carray(_memory(job.saved), (L, SAVED_ROWS, B), np.float32)
+    loss, grad_loss = carray(_memory(job.loss), B, np.float32), carray(_memory(job.grad_loss), B, np.float32)
+    blocks, places = np.empty((4, _BLOCK), np.float32), np.empty((2, L), np.int64)
+    keeps = L if job.loss and job.out and job.smoothing == 0 and L * S <= _MOST_KEPT else 0
+    kept, centers = np.empty((keeps, S), np.float32), np.empty((2, keeps, -(-S // _BLOCK)), np.float32)
+    taken = carray(_memory(job.taken), 1, np.int64)
+    begin = _add_at_once(taken, job.at_once)
+    while begin < B:
+        for row in range(begin, min(begin + job.at_once, B)):
+            z, counts = logits[row * stride : row * stride + S], not np.any(stacked_labels[:, row] == job.ignore_index)
+            if job.state and counts:
+                _accumulate(z, job.first_class, rows, row, state, blocks, kept, centers)
+            if job.loss:
+                loss[row] = _finish(rows, num_outside, row, state, saved) if counts else 0
+            if job.out:
+                g = out[row * out_stride : row * out_stride + S]
+                if counts and grad_loss[row] != 0 and keeps:
+                    _gradient_of_kept(kept, centers, rows, row, saved, grad_loss[row], g, blocks)
+                elif counts and grad_loss[row] != 0:
+                    _gradient(z, job.first_class, rows, row, saved, grad_loss[row], g, blocks, places)
+                else:
+                    g[:] = 0
+        begin = _add_at_once(taken, job.at_once)
+
+
+def _take_float32_rows(job):
+    _take_rows(carray(job, 1)[0], np.float32)
+
+
+def _take_bfloat16_rows(job):
+    _take_rows(carray(job, 1)[0], np.uint16)
 
 
 def accumulate(logits: Tensor, first_class: int, rows: Rows, state: Tensor) -> None:
     """Adds a slice of logits [B, S], the classes from `first_class` on, to the state; any order of slices."""
-    arguments = (_array(logits), first_class, rows.stacked_labels.numpy(), *_shared(rows), rows.smoothing > 0)
-    _over_rows(_accumulate, logits.shape, *arguments, rows.ignore_index, state.numpy())
+    _run(logits, first_class, rows, state=state)
 
 
 def loss_of(logits: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     """(loss [B], saved [L, 5, B]), float32, of logits [B, C]."""
-    state = rows.new_state()
-    accumulate(logits, 0, rows, state)
-    loss, saved = finish(state, rows)
-    return loss.float(), saved.float()
+    loss, saved = _new_results(rows)
+    _run(logits, 0, rows, state=rows.new_state(), saved=saved, loss=loss)
+    return loss, saved
 
 
 def gradient(logits: Tensor, first_class: int, rows: Rows, saved: Tensor, grad_loss: Tensor, out: Tensor) -> None:
@@ -273,44 +406,95 @@ def gradient(logits: Tensor, first_class: int, rows: Rows, saved: Tensor, grad_l
     Args:
         grad_loss: gradient of the loss of each row, float32 [B], of any stride.
     """
-    weights = torch.ones(rows.stacked_labels.shape) if rows.weights is None else rows.weights
-    _over_rows(
-        _gradient, logits.shape, _array(logits), first_class, rows.stacked_labels.numpy(), weights.numpy(),
-        *_shared(rows), np.float32(rows.smoothing), rows.ignore_index, saved.numpy(),
-        grad_loss.contiguous().numpy(), _array(out),
-    )  # fmt: skip
+    _run(logits, first_class, rows, saved=saved.contiguous(), grad_loss=grad_loss.contiguous(), out=out)
 
 
-def _shared(rows: Rows) -> tuple:
-    logit_bias = np.empty(0, np.float32) if rows.logit_bias is None else rows.logit_bias.numpy()
-    start = rows.auxiliary_start if rows.silences else rows.num_classes
-    return logit_bias, rows.indptr.numpy(), rows.indices.numpy(), start, np.float32(rows.log_lambda)
+def loss_and_gradient(logits: Tensor, rows: Rows, mean: bool, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(mean or sum of the loss [], saved [L, 5, B], weight of a row's loss []); its gradient to `out` [B, C].
 
-
-def _array(logits: Tensor) -> np.ndarray:
-    """The tensor's memory; bfloat16, which numpy lacks, as its bits."""
-    return logits.view(torch.uint16).numpy() if logits.dtype == torch.bfloat16 else logits.numpy()
-
-
-def _over_rows(work: Callable, shape: Sequence[int], *arguments: object) -> None:
-    """Runs work(*arguments, begin, end) over the rows of [B, S] in torch's number of threads.
-
-    Each takes the next few rows in turn, so that one which starts late, as others still spin after a torch operator,
-    leaves its rows to this one. These are not numba's own threads: two Python threads may not use those at once, and
-    FFCV's loader does.
+    All float32; `out` may be the logits.
     """
-    (rows, classes), threads = shape, torch.get_num_threads()
-    at_once = max(1, min(_CLASSES_AT_ONCE // max(classes, 1), rows // (4 * threads)))
-    begins = iter(range(0, rows, at_once))  # `next` is atomic
+    loss, saved = _new_results(rows)
+    weight = 1 / max(int(rows.counted().sum()), 1) if mean else 1.0
+    grad_loss = torch.full_like(loss, weight)
+    _run(logits, 0, rows, state=rows.new_state(), saved=saved, loss=loss, grad_loss=grad_loss, out=out)
+    return loss.sum() * weight, saved, torch.tensor(weight)
 
-    def take() -> None:
-        for begin in begins:
-            work(*arguments, begin, min(begin + at_once, rows))
 
-    others = [_threads().submit(take) for _ in range(min(threads, -(-rows // at_once)) - 1)]
-    take()
-    for other in others:
-        other.result()
+def rescale(gradient: Tensor, factor: Tensor) -> None:
+    """Multiplies a gradient [B, C] by a factor [] in place; costs nothing where that is 1."""
+    if factor.item() != 1:
+        gradient.mul_(factor)
+
+
+def _new_results(rows: Rows) -> tuple[Tensor, Tensor]:
+    """Memory for (loss [B], saved [L, 5, B]), float32."""
+    L, B = rows.stacked_labels.shape
+    return torch.empty(B), torch.empty(L, SAVED_ROWS, B)
+
+
+def _run(logits: Tensor, first_class: int, rows: Rows, out: Tensor | None = None, **results: Tensor) -> None:
+    """Takes every row through the passes whose results are given: state, loss and saved, out."""
+    (L, B), (_, S), threads = rows.stacked_labels.shape, logits.shape, torch.get_num_threads()
+    weights = torch.ones(L, B) if rows.weights is None else rows.weights
+    outside = rows.num_outside(rows.num_listed()) if rows.smoothing > 0 and "loss" in results else None
+    taken = torch.zeros(1, dtype=torch.int64)
+    tensors = {
+        "taken": taken, "stacked_labels": rows.stacked_labels, "weights": weights, "indptr": rows.indptr,
+        "indices": rows.indices, "logit_bias": rows.logit_bias, "num_outside": outside, **results,
+    }  # fmt: skip
+    assert all(tensor is None or tensor.is_contiguous() for tensor in tensors.values())
+    tensors |= {"logits": logits, "out": out}
+    at_once = max(1, min(_CLASSES_AT_ONCE // max(S, 1), B // (4 * threads)))
+    numbers = (
+        B, rows.num_classes, L, S, at_once, first_class, logits.stride(0), 0 if out is None else out.stride(0),
+        len(rows.indices), rows.auxiliary_start if rows.silences else rows.num_classes, rows.ignore_index,
+        rows.log_lambda, rows.smoothing,
+    )  # fmt: skip
+    if out is not None:
+        _take_huge_pages(out)
+    addresses = (0 if (tensor := tensors.get(name)) is None else tensor.data_ptr() for name in _ADDRESSES)
+    _call(logits.dtype, np.array((*addresses, *numbers), _JOB), threads if logits.numel() > _CLASSES_AT_ONCE else 1)
+
+
+def _take_huge_pages(out: Tensor) -> None:
+    """Asks for pages of 2 MB where the memory is fresh: faults of 4 kB each take longer than the gradient does."""
+    first, end = -(-out.data_ptr() // _HUGE_PAGE), (out.data_ptr() + out.nbytes) // _HUGE_PAGE
+    if end > first and hasattr(mmap, "MADV_HUGEPAGE") and out.is_contiguous():
+        size = ctypes.c_size_t((end - first) * _HUGE_PAGE)
+        _from_c("madvise")(ctypes.c_void_p(first * _HUGE_PAGE), size, mmap.MADV_HUGEPAGE)
+
+
+def _call(dtype: torch.dtype, job: np.ndarray, threads: int) -> None:
+    """Has that many threads take the rows of a job, torch's own where it computes with OpenMP.
+
+    Those are at hand at once: after an operator of torch they wait for the next one in a loop, which keeps threads of
+    others off their cores for milliseconds.
+    """
+    function, memory = _compiled(dtype), ctypes.c_void_p(job.ctypes.data)
+    if threads == 1:
+        function(memory)
+    elif in_parallel := _from_c("GOMP_parallel"):
+        in_parallel(function, memory, ctypes.c_uint(threads), ctypes.c_uint(0))
+    else:
+        others = [_threads().submit(function, memory) for _ in range(threads - 1)]
+        function(memory)
+        for other in others:
+            other.result()
+
+
+@cache
+def _from_c(name: str) -> Any:
+    """A function of a library that torch has loaded, or of C's; None where there is none."""
+    return getattr(ctypes.CDLL(None), name, None)
+
+
+@cache
+def _compiled(dtype: torch.dtype) -> Callable:
+    """What takes the rows of a job, called without Python's lock."""
+    take = _take_bfloat16_rows if dtype == torch.bfloat16 else _take_float32_rows
+    address = cached(cfunc, types.void(types.CPointer(from_dtype(_JOB))))(take).address
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
 
 @cache

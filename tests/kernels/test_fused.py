@@ -263,7 +263,7 @@ def test_gradient_in_place_of_the_logits(impl, device):
 @pytest.mark.parametrize("mixed", [False, True], ids=["one label", "mixed"])
 @pytest.mark.parametrize("shape", [(5, 17, 9), (7, 2050, 600)], ids=str)
 def test_mean_and_sum(shape, mixed, inplace, reduction, impl, device):
-    """A scalar loss, whose gradient Triton computes in forward."""
+    """A scalar loss, whose gradient is computed in forward."""
     case = make_case(*shape, seed=4, interval=mixed)
     case.labels[1] = -100
     options = {"reduction": reduction, "label_smoothing": 0.1 if mixed else 0.0}
@@ -282,6 +282,25 @@ def test_mean_and_sum(shape, mixed, inplace, reduction, impl, device):
         results.append((loss.detach().cpu().double(), leaf.grad.cpu().double()))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_threads_take_every_row_once(reduction, dtype):
+    """Torch's threads take some rows at a time; what comes out does not depend on how many there are."""
+    case = make_case(61, 5003, 4000, seed=6)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            logits = case.logits.to(dtype).requires_grad_()
+            loss = neighbor_silencing_loss(logits, case.labels, case.table, case.prior, reduction=reduction, impl="cpu")
+            loss.sum().backward()
+            results.append((loss.detach(), logits.grad))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("impl", FUSED)

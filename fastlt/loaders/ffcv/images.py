@@ -2,6 +2,11 @@
 
 The files are FFCV's, its loader is not used: that compiles anew at each start, which takes longer than anything else
 there, decodes images whole, draws from a generator in each thread, and shows a damaged image as what was there before.
+
+Pixels are Pillow's to the bit, but with `data.scaled_decoding`. Of photographs of 500 px read at 112 px, that decodes
+half of the crops to a half or less: their pixels differ by 1.7 levels of 255 on average (38 dB), and have 4 % less
+contrast to their neighbors. At 224 px it is one crop in 25, by 0.9 levels (43 dB). Entropy decoding, 0.6 of the time of
+the whole, stays.
 """
 
 from __future__ import annotations

@@ -176,8 +176,8 @@ def test_scaled_decoding_of_a_crop_is_the_crop(waves):
     keys = np.concatenate([join_keys(np.arange(8), epoch) for epoch in range(40)])
     scaled, exact = (read_crops(waves, keys, 32, scaled_decoding=how) for how in (True, False))
     differences = np.abs(scaled - exact)
-    assert differences.mean() < 0.7  # 0.33; half a pixel beside it would be 2
-    assert differences.mean(axis=(1, 2, 3)).max() < 2.5
+    assert differences.mean() < 2, "a pixel beside it would be 11"
+    assert differences.mean(axis=(1, 2, 3)).max() < 6
     unchanged = (differences == 0).all(axis=(1, 2, 3))
     choices = Choices.of(Transform(32, train=True, flip=0.0, seed=5))
     crops = choices.of_batch(keys, np.full((len(keys), 2), 200))[0]

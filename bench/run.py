@@ -70,6 +70,7 @@ def main() -> int:
     suite = importlib.import_module(f"bench.suites.{arguments.suite}")
     names = {
         "kernels": ("cases", "without", "seconds"),
+        "loaders": ("cases", "seconds"),
         "filter": ("data", "weights", "trained"),
         "hostile": ("hosts",),
     }
@@ -84,10 +85,12 @@ def _add(suites: argparse._SubParsersAction, name: str, what: str, devices: tupl
     suite.add_argument("--device", choices=devices, default=only, help=f"default: {only or 'cuda where there is one'}")
     suite.add_argument("--quick", action="store_true", help="small cases only, ends within a minute")
     results = Path(__file__).parent / "results"
+    if name in ("kernels", "loaders"):
+        example = "131k, D=768" if name == "kernels" else "crop, tin_lt, encode"
+        suite.add_argument("--cases", nargs="+", default=[""], metavar="TEXT", help=f"only cases named so: {example}")
+        suite.add_argument("--seconds", type=float, metavar="S", help="for a pass or a pipeline (default 3 or 4)")
     if name == "kernels":
-        suite.add_argument("--cases", nargs="+", default=[""], metavar="TEXT", help="only cases named so: 131k, D=768")
         suite.add_argument("--without", nargs="+", default=[], metavar="IMPL", help="what to leave out: compiled")
-        suite.add_argument("--seconds", type=float, metavar="S", help="for a pass of an implementation (default 3)")
     if name == "filter":
         suite.add_argument("--data", type=Path, metavar="ZIP", help="tin_wide.zip (default: in shared/data)")
         suite.add_argument("--weights", type=Path, metavar="FILE", help="of tf_efficientnet_lite0 (default: the same)")

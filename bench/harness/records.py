@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 VERSIONED = (
     "torch", "triton", "numpy", "numba", "deepspeed", "liger-kernel", "cut-cross-entropy", "aiohttp", "timm",
-    "torchvision", "pillow", "ffcv", "opencv-python", "nvidia-dali-cuda130", "nvidia-dali-cuda120",
+    "torchvision", "pillow", "ffcv", "spdl-io", "opencv-python", "nvidia-dali-cuda130", "nvidia-dali-cuda120",
 )  # fmt: skip
 CODE = ("fastlt", "kernels", "data_prep", "bench")
-OUR_LOADERS = ("ffcv", "dali", "plain")
+OUR_LOADERS = ("ffcv", "ffcv scaled", "dali", "plain")
 Record = dict[str, Any]
 
 
@@ -73,3 +73,10 @@ def append(folder: Path, suite: str, device: torch.device | str, records: list[R
         for record in records:
             out.write(json.dumps(about | record) + "\n")
     return file
+
+
+def of_last_commit(file: Path) -> list[Record]:
+    """The last record of each measurement in a file, of those that were made at the commit of its last line."""
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    found = [record for record in found if record["commit"] == found[-1]["commit"]]
+    return list({tuple(record.get(part) for part in ("case", "impl", "storage")): record for record in found}.values())

@@ -31,24 +31,24 @@ SETTINGS = {
     "turbojpeg": "decodes alone, full scale, TJFLAG_FASTDCT, its fastest",
 }
 PRELOAD = ("torchvision.datasets", "timm.data", "fastlt.loaders.readers", "fastlt.dataset.encoded")
-_MANY = 10**9  # samples; a peer whose epoch ended would stop reading ahead
+MANY = 10**9  # samples; a peer whose epoch ended would stop reading ahead
 
 
-def fastlt(data: Path, backend: str, size: int, transform: str, tick: Tick) -> None:
-    """Ours, from an encoded data set."""
+def fastlt(data: Path, backend: str, size: int, transform: str, scaled: bool, tick: Tick) -> None:
+    """Ours, from an encoded data set; `scaled`: with `data.scaled_decoding`."""
     from fastlt.dataset.encoded import EncodedDataset
     from fastlt.loaders.readers import open_reader
     from fastlt.loaders.sampler import EpochPlan
     from fastlt.loaders.transform import Transform
 
     encoded = EncodedDataset.open(data)
-    wanted = Transform(size, train=True, rand_augment=RAND_AUGMENT[transform])
+    wanted = Transform(size, train=True, rand_augment=RAND_AUGMENT[transform], scaled_decoding=scaled)
     try:
         reader = open_reader(encoded, "train", wanted, BATCH, CORES, backend)  # type: ignore[arg-type]
     except ValueError as error:  # not installed, or without this transform
         raise Unavailable(str(error)) from None
     plan = EpochPlan.of(encoded.label_space, 10**6, seed=0)
-    _tick_batches(reader.batches(plan.keys(start, BATCH) for start in itertools.count(0, BATCH)), tick)
+    tick_batches(reader.batches(plan.keys(start, BATCH) for start in itertools.count(0, BATCH)), tick)
 
 
 def timm(folder: Path, size: int, transform: str, tick: Tick) -> None:
@@ -70,7 +70,7 @@ def timm(folder: Path, size: int, transform: str, tick: Tick) -> None:
         num_workers=CORES,
         device=torch.device("cpu"),
     )
-    _tick_batches((images for images, _ in loader.loader), tick)
+    tick_batches((images for images, _ in loader.loader), tick)
 
 
 def authors(folder: Path, size: int, transform: str, tick: Tick) -> None:
@@ -88,9 +88,9 @@ def authors(folder: Path, size: int, transform: str, tick: Tick) -> None:
     )
     dataset = ImageFolder(str(folder), made)
     loader = DataLoader(
-        dataset, BATCH, sampler=RandomSampler(dataset, num_samples=_MANY), num_workers=CORES, drop_last=True
+        dataset, BATCH, sampler=RandomSampler(dataset, num_samples=MANY), num_workers=CORES, drop_last=True
     )
-    _tick_batches((images for images, _ in loader), tick)
+    tick_batches((images for images, _ in loader), tick)
 
 
 def turbojpeg(source: Path, tick: Tick) -> None:
@@ -110,7 +110,7 @@ def turbojpeg(source: Path, tick: Tick) -> None:
         tick(call)
 
 
-def _tick_batches(batches: Iterable, tick: Tick) -> None:
+def tick_batches(batches: Iterable, tick: Tick) -> None:
     for images in batches:
         tick(len(images))
 

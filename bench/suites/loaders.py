@@ -2,7 +2,8 @@
 
 Pipelines read photographs of ordinary size and Tiny-ImageNet-LT, in two transforms: "crop" is decoding, random resized
 crop and flip; "full" adds the authors' RandAugment. A storage is what a pipeline reads: the original files, or JPEGs or
-raw pixels of a .beton file, capped at so many pixels on the longer side.
+raw pixels of a .beton file, capped at so many pixels on the longer side. "ffcv scaled" is our loader with
+`data.scaled_decoding`, which is also measured on photographs for images of half the size.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from bench.harness.records import Record
 from bench.harness.turns import Arm, take_turns
 from bench.inputs import image_sets
 from bench.inputs.image_sets import BUILD, ImageSet
-from bench.peers import pipelines, recompress
+from bench.peers import pipelines, recompress, uint8_pipelines
 from fastlt.loaders.loader import Normalize, TrainLoader
 from fastlt.loaders.sampler import EpochPlan
 
@@ -38,6 +39,14 @@ PHOTOGRAPHS, ENCODED_PHOTOGRAPHS = 2048, 8192
 SAMPLES, QUICK_SAMPLES = 10_000_000, 100_000
 CAP = 400  # pixels
 ENCODING, RESUMING = "encode", "resume"
+SCALED, PHOTOGRAPH_SIZE = "ffcv scaled", 224
+PEERS = {
+    "timm": pipelines.timm,
+    "authors": pipelines.authors,
+    "torchvision v2": uint8_pipelines.torchvision_v2,
+    "spdl": uint8_pipelines.spdl,
+}
+SETTINGS = pipelines.SETTINGS | uint8_pipelines.SETTINGS
 
 
 @dataclass(frozen=True)
@@ -61,19 +70,32 @@ CAPPED = [
 ]
 
 
-def run(device: torch.device, quick: bool, results: Path) -> None:
-    """Measures everything; appends the records, prints the tables and targets, draws the picture."""
+def run(
+    device: torch.device, quick: bool, results: Path, cases: Sequence[str] = ("",), seconds: float | None = None
+) -> None:
+    """Measures what is chosen; appends the records, prints the tables and targets, draws the picture.
+
+    Args:
+        device, quick, results: see `bench/run.py`.
+        cases: texts, one of which the name of a case contains.
+        seconds: of each pipeline in each round; None for the usual.
+    """
     console, found = Console(width=120), []
     BUILD.mkdir(exist_ok=True)  # on the disk, as data sets are
     with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
         for images, storages in _image_sets(Path(scratch), quick):
-            found += measure_pipelines(console, images, storages, Path(scratch), quick)
-            found += measure_encoding(images, Path(scratch), quick)
-    found += measure_resuming(QUICK_SAMPLES if quick else SAMPLES)
+            measured = partial(measure_pipelines, console, images, storages, Path(scratch), quick, cases, seconds)
+            found += measured()
+            if _is_chosen(f"{ENCODING} {images.name}", cases):
+                found += measure_encoding(images, Path(scratch), quick)
+    if _is_chosen(RESUMING, cases):
+        found += measure_resuming(QUICK_SAMPLES if quick else SAMPLES)
     file = records.append(results, "loaders", device, found)
     tables.print_rates(console, f"loaders, on {records.device_name(device)}", found)
     _print_targets(console, found)
-    picture = bars.draw(found, records.path(results, "loaders", device, ".png"), "loaders", device)
+    picture = bars.draw(
+        records.of_last_commit(file), records.path(results, "loaders", device, ".png"), "loaders", device
+    )
     console.print(f"appended {len(found)} records to {file}\ndrew {picture}", highlight=False, soft_wrap=True)
 
 
@@ -93,10 +115,43 @@ def _image_sets(scratch: Path, quick: bool) -> Iterator[tuple[ImageSet, list[Sto
             print(f"{name}: skipped, there is no {image_sets.DATA.name}/ with them beside the checkout.")
 
 
+def _is_chosen(case: str, cases: Sequence[str]) -> bool:
+    return any(text in case for text in cases)
+
+
 def measure_pipelines(
-    console: Console, images: ImageSet, storages: list[Storage], scratch: Path, quick: bool
+    console: Console,
+    images: ImageSet,
+    storages: list[Storage],
+    scratch: Path,
+    quick: bool,
+    cases: Sequence[str],
+    seconds: float | None,
 ) -> list[Record]:
     """Every pipeline on every storage that it reads, in both transforms."""
+    transforms = [(images.size, transform) for transform in pipelines.RAND_AUGMENT]
+    transforms += [(images.size // 2, "crop")] if images.size == PHOTOGRAPH_SIZE else []
+    chosen = {f"{images.name} {size} px, {transform}": (size, transform) for size, transform in transforms}
+    chosen = {case: what for case, what in chosen.items() if _is_chosen(case, cases)}
+    encoded = _encode(console, images, storages, scratch) if chosen else {}
+    turn, warm_up = (QUICK_SECONDS, QUICK_WARM_UP) if quick else (seconds or SECONDS, min(WARM_UP, seconds or WARM_UP))
+    found = []
+    for case, (size, transform) in chosen.items():
+        arms = _arms(images, encoded, size, transform)
+        if quick and transform == "full":
+            arms = {key: arm for key, arm in arms.items() if key[0] in ("ffcv", "authors")}
+        turns = take_turns(arms, 2 if quick else ROUNDS, turn, warm_up, pipelines.PRELOAD)
+        for (impl, of), reason in turns.skipped.items():
+            console.print(f"skipped: {impl} of {of} on {case}: {reason}", highlight=False)
+        for (impl, of), rates in turns.rates.items():
+            record = {"case": case, "impl": impl, "storage": of, **records.rate(rates)}
+            record |= {"peak_bytes": turns.peaks[impl, of], "workers": pipelines.CORES}
+            found.append(record | ({"note": SETTINGS[impl]} if impl in SETTINGS else {}))
+    return found
+
+
+def _encode(console: Console, images: ImageSet, storages: list[Storage], scratch: Path) -> dict[Storage, Path]:
+    """The images in each storage that can be had."""
     encoded = {}
     for storage in storages:
         out = scratch / f"{images.name}_{storage.backends[0]}_{storage.folder}"
@@ -108,30 +163,23 @@ def measure_pipelines(
             console.print(f"skipped: {storage.backends[0]} on {storage.name}: {said}", highlight=False)
         else:
             encoded[storage] = out
-    found = []
-    for transform in pipelines.RAND_AUGMENT:
-        case = f"{images.name} {images.size} px, {transform}"
-        seconds, warm_up = (QUICK_SECONDS, QUICK_WARM_UP) if quick else (SECONDS, WARM_UP)
-        arms = _arms(images, encoded, transform)
-        if quick and transform == "full":
-            arms = {key: arm for key, arm in arms.items() if key[0] in ("ffcv", "authors")}
-        turns = take_turns(arms, 2 if quick else ROUNDS, seconds, warm_up, pipelines.PRELOAD)
-        for (impl, of), reason in turns.skipped.items():
-            console.print(f"skipped: {impl} of {of} on {case}: {reason}", highlight=False)
-        for (impl, of), rates in turns.rates.items():
-            record = {"case": case, "impl": impl, "storage": of, **records.rate(rates)}
-            record |= {"peak_bytes": turns.peaks[impl, of], "workers": pipelines.CORES}
-            found.append(record | ({"note": pipelines.SETTINGS[impl]} if impl in pipelines.SETTINGS else {}))
-    return found
+    return encoded
 
 
-def _arms(images: ImageSet, encoded: dict[Storage, Path], transform: str) -> dict[tuple[str, str], Arm]:
+def _arms(images: ImageSet, encoded: dict[Storage, Path], size: int, transform: str) -> dict[tuple[str, str], Arm]:
+    """By pipeline and storage; of another size than the usual one only what scaled decoding is held against."""
     arms: dict[tuple[str, str], Arm] = {}
     for storage, out in encoded.items():
         for backend in storage.backends:
-            arms[backend, storage.name] = partial(pipelines.fastlt, out, backend, images.size, transform)
-    arms["timm", "files"] = partial(pipelines.timm, images.train, images.size, transform)
-    arms["authors", "files"] = partial(pipelines.authors, images.train, images.size, transform)
+            arms[backend, storage.name] = partial(pipelines.fastlt, out, backend, size, transform, False)
+        if storage.backends == ("ffcv",):
+            arms["ffcv's loader", storage.name] = partial(uint8_pipelines.ffcv_loader, out, size, transform)
+        if storage.name.startswith("jpg") and transform == "crop" and images.size == PHOTOGRAPH_SIZE:
+            arms[SCALED, storage.name] = partial(pipelines.fastlt, out, "ffcv", size, transform, True)
+    for impl, peer in PEERS.items():
+        arms[impl, "files"] = partial(peer, images.train, size, transform)
+    if size != images.size:
+        arms = {(impl, of): arm for (impl, of), arm in arms.items() if impl in ("ffcv", SCALED) and "jpg" in of}
     if transform == "crop":
         arms["turbojpeg", "files"] = partial(pipelines.turbojpeg, images.train)
         for storage, out in encoded.items():
@@ -148,7 +196,7 @@ def measure_encoding(images: ImageSet, scratch: Path, quick: bool) -> list[Recor
         images = more
     elif not quick:
         return []
-    cap = CAP if images.size == 224 else images.size // 2
+    cap = CAP if images.size == PHOTOGRAPH_SIZE else images.size // 2
     folders = [str(folder) for folder in images.splits]
     number = sum(1 for folder in images.splits for _ in folder.glob("*/*"))
     found = []
@@ -212,6 +260,8 @@ def _print_targets(console: Console, found: list[Record]) -> None:
             tables.print_target(console, f"{what}, over turbojpeg", rate / limit, 0.8)
         if impl == "ffcv" and case.endswith("crop") and authors:
             tables.print_target(console, f"{what}, over authors", rate / authors, 3)
+        if impl == SCALED and limit and f" {PHOTOGRAPH_SIZE // 2} px" in case:
+            tables.print_target(console, f"{what}, over turbojpeg", rate / limit, 1.5)
         if impl in ("ffcv", "dali") and case.endswith("full") and authors:
             tables.print_target(console, f"{what}, over authors", rate / authors, 2)
         if impl == "fastlt" and recompressed:

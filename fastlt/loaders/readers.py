@@ -52,6 +52,11 @@ def open_reader(
         wanted = next(b for b in fitting if is_installed(b))
     if wanted not in fitting:
         raise ValueError(f"{data.path} was encoded with --format {data.format}; the {wanted} loader cannot read it.")
+    if transform.scaled_decoding and wanted != "ffcv":
+        raise ValueError(
+            f"data.scaled_decoding=true: the {wanted} loader decodes images whole; leave it out, or encode with "
+            "--format ffcv."
+        )
     if wanted == "ffcv":
         from fastlt.loaders.ffcv.images import FFCVImages  # here, as it loads compiled code
 

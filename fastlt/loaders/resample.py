@@ -19,61 +19,78 @@ _FEW, _MANY = 16, 64  # rows at a time
 def _cubic(x):
     """Keys' kernel with a = -0.5."""
     x = abs(x)
-    if x < 1:
-        return (1.5 * x - 2.5) * x * x + 1
-    if x < 2:
-        return (((x - 5) * x + 8) * x - 4) * -0.5
-    return 0.0
+    near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
+    return near if x < 1 else (far if x < 2 else 0.0)
 
 
 @compiled
-def _weights(length, start, size, out_length):
-    """(first input int64 [O], fixed-point weights int32 [O, a multiple of 4], zeros behind the last) of each output.
+def _weights(inputs, begin, length, start, size, out_length):
+    """(first input int64 [O], fixed-point weights int32 [a multiple of 4, O], zeros behind the last) of each output.
 
-    These are the outputs `start` to `start + size` of `out_length` that `length` inputs are resized to. Inputs beyond
-    the last have weight 0, but are named.
+    These are the outputs `start` to `start + size` of `out_length` that the stretch of `length` inputs from `begin` on
+    is resized to; it may begin and end within an input. Inputs beyond the last have weight 0, but are named.
     """
     scale = length / out_length
     stretch = max(scale, 1.0)
     support = 2.0 * stretch
-    most = 4 * int(np.ceil((np.ceil(support) * 2 + 1) / 4))
-    first, weights, taps = np.empty(size, np.int64), np.zeros((size, most), np.int32), np.empty(most)
+    first, counts = np.empty(size), np.empty(size)  # whole numbers, but processors turn no vectors of those to floats
+    centers, totals, most = np.empty(size), np.zeros(size), 0
     for i in range(size):
-        center = (start + i + 0.5) * scale
+        center = begin + (start + i + 0.5) * scale
         low = max(int(center - support + 0.5), 0)
-        count = min(int(center + support + 0.5), length) - low
-        total = 0.0
-        for k in range(count):
-            taps[k] = _cubic((k + low - center + 0.5) * (1.0 / stretch))
-            total += taps[k]
-        for k in range(count):
-            weight = taps[k] / total * (1 << _BITS)
-            weights[i, k] = int(weight - 0.5) if weight < 0 else int(weight + 0.5)
-        first[i] = low
-    return first, weights
+        count = min(int(center + support + 0.5), inputs) - low
+        centers[i], first[i], counts[i], most = center, low, count, max(most, count)
+    taps = np.empty((-(-most // 4) * 4, size))
+    for k in range(len(taps)):  # of all outputs at once, which vectorizes
+        _add_taps(float(k), first, counts, centers, 1.0 / stretch, taps[k], totals)
+    for k in range(len(taps)):
+        _scale(taps[k], totals)
+    return first.astype(np.int64), taps.astype(np.int32)
+
+
+@compiled
+def _add_taps(k, first, counts, centers, squeeze, taps, totals):
+    """The k-th tap of each output, 0 where that has none, and their sum with those before it."""
+    for i in range(len(taps)):
+        tap = _cubic((k + first[i] - centers[i] + 0.5) * squeeze)
+        taps[i] = tap if k < counts[i] else 0.0
+        totals[i] += taps[i]
+
+
+@compiled
+def _scale(taps, totals):
+    """Taps whose sum is given to fixed point, in place; what is behind the point means nothing."""
+    taps[:] = taps / totals * (1 << _BITS)  # of arrays, as one number's looks for a division by zero
+    for i in range(len(taps)):
+        taps[i] += -0.5 if taps[i] < 0 else 0.5
 
 
 @compiled
 def _weigh(rows, last, left, first, weights, out):
-    """out[o, x] = sum over k of weights[o, k] * rows[first[o] + k, left + x], rounded to 8 bits.
+    """out[o, x] = sum over k of weights[k, o] * rows[first[o] + k, left + x], rounded to 8 bits.
 
     rows: uint8 [N, M], of which `last` is the last; out: uint8 [O, X].
     """
     width = out.shape[1]
     sums = np.empty(width, np.int32)
     for o in range(len(first)):
-        sums[:] = 1 << (_BITS - 1)
-        for k in range(0, weights.shape[1], 4):
-            a, b, c, d = weights[o, k], weights[o, k + 1], weights[o, k + 2], weights[o, k + 3]
-            if a == 0 and b == 0 and c == 0 and d == 0:
-                continue
+        end = len(weights)
+        while end > 4 and weights[end - 4, o] == weights[end - 3, o] == weights[end - 2, o] == weights[end - 1, o] == 0:
+            end -= 4
+        for k in range(0, end, 4):
+            a, b, c, d = weights[k, o], weights[k + 1, o], weights[k + 2, o], weights[k + 3, o]
             i = first[o] + k
             p = rows[min(i, last)][left : left + width]
             q = rows[min(i + 1, last)][left : left + width]
             r = rows[min(i + 2, last)][left : left + width]
             s = rows[min(i + 3, last)][left : left + width]
-            for x in range(width):
-                sums[x] += a * np.int32(p[x]) + b * np.int32(q[x]) + c * np.int32(r[x]) + d * np.int32(s[x])
+            if k == 0:
+                for x in range(width):
+                    sum = a * np.int32(p[x]) + b * np.int32(q[x]) + c * np.int32(r[x]) + d * np.int32(s[x])
+                    sums[x] = sum + (1 << (_BITS - 1))
+            else:
+                for x in range(width):
+                    sums[x] += a * np.int32(p[x]) + b * np.int32(q[x]) + c * np.int32(r[x]) + d * np.int32(s[x])
         row = out[o]
         for x in range(width):
             row[x] = min(max(np.int32(sums[x] >> _BITS), np.int32(0)), np.int32(255))
@@ -141,26 +158,15 @@ def _turn_back(memory, count, rows, other):
 
 
 @compiled
-def resize_crop(image, top, left, height, width, out_height, out_width, out_top, out_left, flip, out):
-    """Writes a window of a resized crop.
+def _narrow(rows, top, last, x, inputs, begin, end, first, weights, flip, w):
+    """The horizontal pass over rows `begin` to `end` behind `top` and columns behind `x`: uint8 [end - begin.., 3 w].
 
-    Args:
-        image: uint8 [H, W, 3].
-        top, left, height, width: of the crop, which is resized as if nothing lay around it.
-        out_height, out_width: what it is resized to, in pixels.
-        out_top, out_left: where in that the window begins, which is as large as `out`.
-        flip: mirror the window from left to right.
-        out: uint8 [h, w, 3].
+    rows: uint8 [H, 3 W], of which `last` is the last; first, weights: of each output, among `inputs` columns.
     """
-    h, w = out.shape[0], out.shape[1]
-    first_y, weights_y = _weights(height, out_top, h, out_height)
-    first_x, weights_x = _weights(width, out_left, w, out_width)
-    begin, end = first_y[0], min(first_y[-1] + weights_y.shape[1], height)  # the rows that matter
-    first_column, columns = first_x[0], min(first_x[-1] + weights_x.shape[1], width) - first_x[0]
-    first_x -= first_column
+    first_column, columns = first[0], min(first[-1] + len(weights), inputs) - first[0]
+    first = first - first_column
     if flip:
-        first_x, weights_x = first_x[::-1].copy(), weights_x[::-1].copy()
-    rows = image.reshape(image.shape[0], -1)  # [H, 3 W]
+        first, weights = first[::-1].copy(), weights[:, ::-1].copy()
     narrow = np.empty((end - begin + _MANY, 3 * w), np.uint8)
     turned, other = np.empty(3 * columns * _MANY, np.uint8), np.empty(3 * columns * _MANY, np.uint8)
     weighed, another = np.empty(3 * w * _MANY, np.uint8), np.empty(3 * w * _MANY, np.uint8)
@@ -168,11 +174,55 @@ def resize_crop(image, top, left, height, width, out_height, out_width, out_top,
     while y < end:
         count = _MANY if end - y > 2 * _FEW else _FEW
         size, narrow_size = 3 * columns * count, 3 * w * count
-        memory = _turn(rows, top + y, top + height - 1, 3 * (left + first_column), count, turned[:size], other[:size])
+        memory = _turn(rows, top + y, last, 3 * (x + first_column), count, turned[:size], other[:size])
         _weigh(
-            memory.reshape(columns, 3 * count), columns - 1, 0, first_x, weights_x,
+            memory.reshape(columns, 3 * count),
+            columns - 1,
+            0,
+            first,
+            weights,
             weighed[:narrow_size].reshape(w, 3 * count),
-        )  # fmt: skip
+        )
         _turn_back(weighed[:narrow_size], count, narrow[y - begin : y - begin + count], another[:narrow_size])
         y += count
-    _weigh(narrow, end - begin - 1, 0, first_y - begin, weights_y, out.reshape(h, 3 * w))
+    return narrow
+
+
+@compiled
+def _mirror(out):
+    """From left to right, in place."""
+    h, w = out.shape[0], out.shape[1]
+    for y in range(h):
+        for x in range(w // 2):
+            for c in range(3):
+                out[y, x, c], out[y, w - 1 - x, c] = out[y, w - 1 - x, c], out[y, x, c]
+
+
+@compiled
+def resize_crop(image, top, left, height, width, out_height, out_width, out_top, out_left, flip, out):
+    """Writes a window of a resized crop.
+
+    Args:
+        image: uint8 [H, W, 3].
+        top, left, height, width: of the crop, float64, as it may begin and end within a pixel. It is resized as if
+            nothing lay around the pixels that it touches.
+        out_height, out_width: what it is resized to, in pixels.
+        out_top, out_left: where in that the window begins, which is as large as `out`.
+        flip: mirror the window from left to right.
+        out: uint8 [h, w, 3].
+    """
+    h, w = out.shape[0], out.shape[1]
+    y, x = int(np.floor(top)), int(np.floor(left))
+    inputs_y, inputs_x = int(np.ceil(top + height)) - y, int(np.ceil(left + width)) - x
+    last, as_wide = y + inputs_y - 1, width == out_width and left == x
+    rows, outs = image.reshape(image.shape[0], -1), out.reshape(h, 3 * w)
+    first_y, weights_y = _weights(inputs_y, top - y, height, out_top, h, out_height)
+    if as_wide:  # nothing to do across
+        _weigh(rows, last, 3 * (x + out_left), first_y + y, weights_y, outs)
+        if flip:
+            _mirror(out)
+        return
+    begin, end = first_y[0], min(first_y[-1] + len(weights_y), inputs_y)  # the rows that matter
+    first_x, weights_x = _weights(inputs_x, left - x, width, out_left, w, out_width)
+    narrow = _narrow(rows, y, last, x, inputs_x, begin, end, first_x, weights_x, flip, w)
+    _weigh(narrow, end - begin - 1, 0, first_y - begin, weights_y, outs)

@@ -22,6 +22,7 @@ class Transform:
         color_jitter: brightness, contrast and saturation vary by up to this fraction; 0 for none.
         fill: RGB, 0..255, of what a shifted or turned image leaves empty.
         crop_pct: side of the center crop over the shorter side of the image.
+        scaled_decoding: see `DataRecipe`; of training images.
         seed: with the sample's key it determines every random choice.
     """
 
@@ -34,6 +35,7 @@ class Transform:
     color_jitter: float = 0.0
     fill: tuple[int, int, int] = (124, 116, 104)
     crop_pct: float = 0.875
+    scaled_decoding: bool = False
     seed: int = 0
 
 
@@ -49,6 +51,7 @@ def train_transform(recipe: Recipe, mean: tuple[float, ...]) -> Transform:
         rand_augment=augment.rand_augment,
         color_jitter=augment.color_jitter,
         fill=(round(255 * mean[0]), round(255 * mean[1]), round(255 * mean[2])),
+        scaled_decoding=recipe.data.scaled_decoding,
         seed=recipe.seed,
     )
 

@@ -111,6 +111,8 @@ def test_quick_loaders_leave_whole_records_and_a_picture(tmp_path):
     assert (full, "authors", "files") in by
     assert (crop, "ffcv", "jpg") in by or "skipped: ffcv" in done.stdout
     assert (crop, "turbojpeg", "files") in by or "skipped: turbojpeg" in done.stdout
+    for peer, of in (("torchvision v2", "files"), ("spdl", "files"), ("ffcv's loader", "jpg")):
+        assert (crop, peer, of) in by or f"skipped: {peer}" in done.stdout
     assert {impl for case, impl, _ in by if case.startswith("encode")} == {"fastlt", "recompress"}
     assert sum(case.startswith("resume") for case, *_ in by) == 2
     assert "over authors" in done.stdout

@@ -95,7 +95,7 @@ def _resize_crop(out, image, height, width, placed, size):
     out_height, out_width, top, left, _, mirror = carray(placed, (6,))
     window = carray(out, (size, size, 3))
     pixels = carray(image, (height, width, 3))
-    resize_crop(pixels, 0, 0, height, width, out_height, out_width, top, left, mirror > 0, window)
+    resize_crop(pixels, 0.0, 0.0, float(height), float(width), out_height, out_width, top, left, mirror > 0, window)
 
 
 resize_crop_at = _resize_crop.ctypes

@@ -2,6 +2,11 @@
 
 The files are FFCV's, its loader is not used: that compiles anew at each start, which takes longer than anything else
 there, decodes images whole, draws from a generator in each thread, and shows a damaged image as what was there before.
+
+Pixels are Pillow's to the bit, but with `data.scaled_decoding`. Of photographs of 500 px read at 112 px, that decodes
+half of the crops to a half or less: their pixels differ by 1.7 levels of 255 on average (38 dB), and have 4 % less
+contrast to their neighbors. At 224 px it is one crop in 25, by 0.9 levels (43 dB). Entropy decoding, 0.6 of the time of
+the whole, stays.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ from fastlt.loaders.sample_keys import sample_index, split_keys
 from fastlt.loaders.transform import Transform
 
 _AHEAD = 2  # batches that are read while one is used
-_TOGETHER = 8  # images that a thread takes at once
+_TOGETHER = 8  # images that a thread takes at once, at least
 
 
 class FFCVImages:
@@ -46,6 +51,10 @@ class FFCVImages:
         self._rows = rows["image"]
         say_that_nothing_is_kept()
         if (self._rows["mode"] == JPEG).any():
+            if transform.scaled_decoding and jpeg.MISSING:
+                raise ValueError(
+                    f"data.scaled_decoding needs the C part of the decoder: {jpeg.MISSING}; {jpeg.GET_IT}."
+                )
             jpeg.say_what_is_missing()
         self._num_bytes, whole = find_images(self._file, rows, allocations)
         if not whole.all():  # compiled code would read whatever lies there
@@ -62,7 +71,8 @@ class FFCVImages:
             try:
                 for buffer, batch in zip(cycle(buffers), keys, strict=False):
                     images = buffer[: len(batch)]
-                    parts = [slice(i, i + _TOGETHER) for i in range(0, len(batch), _TOGETHER)]
+                    together = max(math.ceil(len(batch) / self._threads), _TOGETHER)  # handing out takes time, too
+                    parts = [slice(i, i + together) for i in range(0, len(batch), together)]
                     futures = [pool.submit(self._read, batch[part], images[part].numpy()) for part in parts]
                     reading.append((images, futures))
                     if len(reading) > _AHEAD:
@@ -101,7 +111,7 @@ class FFCVImages:
         )
         how = choices.seed, crop, layers, np.array(self._transform.fill, np.uint8)
         if not jpeg.MISSING:
-            return read_augmented(keys, *stored, *how, images)
+            return read_augmented(keys, *stored, *how, self._transform.scaled_decoding, images)
         return self._read_whole(keys, lambda pixels, key, image: augment(pixels, key, *how, image), images)
 
     def _read_whole(self, keys: np.ndarray, finish: Callable[..., None], images: np.ndarray) -> int:
@@ -135,28 +145,42 @@ def _memory(keys, rows):
 
 
 @compiled
-def _pixels(mapped, row, num_bytes, top, left, h, w, memory):
+def _pixels(mapped, row, num_bytes, shrink, top, left, h, w, memory):
     """A window of a sample, with more around it where that costs nothing, given its row in FFCV's table.
 
+    A JPEG's is `shrink` times smaller: 1, 2, 4 or 8.
+
     Returns:
-        (uint8 [H, W, 3], top and left of the window in these, whether they could be decoded).
+        (uint8 [H, W, 3], top, left, height and width of the window in these, whether they could be decoded).
     """
     content = mapped[row["data_ptr"] : row["data_ptr"] + num_bytes]
     height, width = np.int64(row["height"]), np.int64(row["width"])
     if row["mode"] == JPEG:
-        pixels, first, decoded = decode_window(content, height, width, top, left, h, w, memory)
-        return pixels, 0, left - first, decoded
-    return content.reshape(height, width, 3), top, left, True
+        above, before = top // shrink, left // shrink  # whole pixels that hold all of the window
+        rows, columns = -(-(top + h) // shrink) - above, -(-(left + w) // shrink) - before
+        pixels, first, decoded = decode_window(content, height, width, shrink, above, before, rows, columns, memory)
+        return pixels, (top / shrink - above, left / shrink - first, h / shrink, w / shrink), decoded
+    return content.reshape(height, width, 3), (float(top), float(left), float(h), float(w)), True
 
 
 @compiled
-def read_augmented(keys, mapped, rows, num_bytes, seed, crop, layers, fill, images):
+def _shrink(length, target):
+    """By how much a JPEG may be made smaller as it is decoded, where `length` of its pixels are to become `target`."""
+    for shrink in (8, 4, 2):
+        if length >= shrink * target:
+            return shrink
+    return 1
+
+
+@compiled
+def read_augmented(keys, mapped, rows, num_bytes, seed, crop, layers, fill, scaled, images):
     """Training images: decodes, crops, resizes, flips and augments.
 
     Args:
         keys: uint64 [B].
         mapped, rows, num_bytes: the file uint8 [bytes], its table of images, and the bytes that each of them takes.
         seed, crop, layers, fill: fields of `Choices` and `Transform`; layers are None where there are none.
+        scaled: `Transform.scaled_decoding`.
         images: uint8 [B, h, w, 3], overwritten.
 
     Returns:
@@ -170,10 +194,11 @@ def read_augmented(keys, mapped, rows, num_bytes, seed, crop, layers, fill, imag
         height, width = np.int64(rows[index]["height"]), np.int64(rows[index]["width"])
         numbers = uniform_numbers(seed, keys[i])
         top, left, h, w = random_crop(height, width, scale, log_ratio, numbers)
-        pixels, top, left, decoded = _pixels(mapped, rows[index], num_bytes[index], top, left, h, w, memory)
+        shrink = _shrink(min(h, w), images.shape[1]) if scaled else 1
+        pixels, window, decoded = _pixels(mapped, rows[index], num_bytes[index], shrink, top, left, h, w, memory)
         if not decoded:
             return index
-        _finish(pixels, top, left, h, w, numbers, flip, layers, fill, images[i], scratch)
+        _finish(pixels, window, numbers, flip, layers, fill, images[i], scratch)
     return -1
 
 
@@ -183,12 +208,14 @@ def augment(pixels, key, seed, crop, layers, fill, image):
     scale, log_ratio, flip = crop
     numbers = uniform_numbers(seed, key)
     top, left, h, w = random_crop(pixels.shape[0], pixels.shape[1], scale, log_ratio, numbers)
-    _finish(pixels, top, left, h, w, numbers, flip, layers, fill, image, np.empty(image.shape, np.uint8))
+    window = float(top), float(left), float(h), float(w)
+    _finish(pixels, window, numbers, flip, layers, fill, image, np.empty(image.shape, np.uint8))
 
 
 @compiled
-def _finish(pixels, top, left, h, w, numbers, flip, layers, fill, image, scratch):
+def _finish(pixels, window, numbers, flip, layers, fill, image, scratch):
     """Resizes and flips a window of the pixels into `image`, and augments that."""
+    top, left, h, w = window
     flipped = is_flipped(numbers, flip)
     resize_crop(pixels, top, left, h, w, image.shape[0], image.shape[1], 0, 0, flipped, image)
     if layers is not None:
@@ -203,7 +230,7 @@ def read_center_crops(keys, mapped, rows, num_bytes, shorter, images):
     for i in range(len(keys)):
         index = sample_index(keys[i])
         height, width = np.int64(rows[index]["height"]), np.int64(rows[index]["width"])
-        pixels, _, _, decoded = _pixels(mapped, rows[index], num_bytes[index], 0, 0, height, width, memory)
+        pixels, _, decoded = _pixels(mapped, rows[index], num_bytes[index], 1, 0, 0, height, width, memory)
         if not decoded:
             return index
         center_crop(pixels, shorter, images[i])
@@ -219,4 +246,4 @@ def center_crop(pixels, shorter, image):
     else:
         h, w = int(shorter * height / width), shorter
     top, left = round((h - image.shape[0]) / 2), round((w - image.shape[1]) / 2)
-    resize_crop(pixels, 0, 0, height, width, h, w, top, left, False, image)
+    resize_crop(pixels, 0.0, 0.0, float(height), float(width), h, w, top, left, False, image)

@@ -23,15 +23,16 @@ static void fail_if_warning(j_common_ptr decoder, int level) {
 
 /* Args:
        content, num_bytes: the file.
-       height, width: of the whole image, in pixels.
-       top, left, rows, columns: of the window, in pixels.
+       height, width: of the whole image as it is stored, in pixels.
+       shrink: 1, or 2, 4 or 8: each block of 8 x 8 becomes so much smaller in the DCT domain, before it is pixels.
+       top, left, rows, columns: of the window, in pixels of the image shrunk so.
        pixels: room for the whole image, uint8 [height, width, 3]; RGB rows of the window are written to its start.
        span: the first column of these rows and how many they have: those of the window, and some beside them.
 
    Returns 0, or -1 where the file is damaged or not of that size. */
 int fastlt_decode_jpeg(
-    const unsigned char *content, unsigned long num_bytes, int height, int width, int top, int left, int rows,
-    int columns, unsigned char *pixels, int *span
+    const unsigned char *content, unsigned long num_bytes, int height, int width, int shrink, int top, int left,
+    int rows, int columns, unsigned char *pixels, int *span
 ) {
     struct jpeg_decompress_struct decoder;
     Errors errors;
@@ -49,22 +50,26 @@ int fastlt_decode_jpeg(
     if (decoder.image_height != (JDIMENSION)height || decoder.image_width != (JDIMENSION)width)
         fail((j_common_ptr)&decoder);
     decoder.out_color_space = JCS_RGB;
+    decoder.scale_num = 1;
+    decoder.scale_denom = shrink;
     jpeg_start_decompress(&decoder);
 
     JDIMENSION first = left > MARGIN ? left - MARGIN : 0;
-    JDIMENSION end = left + columns + MARGIN < width ? left + columns + MARGIN : width;
+    JDIMENSION end = left + columns + MARGIN, bottom = top + rows;
+    if (end > decoder.output_width) end = decoder.output_width;
     JDIMENSION count = end - first;
-    if (count < (JDIMENSION)width) jpeg_crop_scanline(&decoder, &first, &count); /* to the left, to a block's border */
+    if (count < decoder.output_width) jpeg_crop_scanline(&decoder, &first, &count); /* left, to a block's border */
     span[0] = first;
     span[1] = count;
     if (top) jpeg_skip_scanlines(&decoder, top);
-    while (decoder.output_scanline < (JDIMENSION)(top + rows)) {
+    while (decoder.output_scanline < bottom) {
         JSAMPROW row = pixels + (size_t)(decoder.output_scanline - top) * 3 * count;
         jpeg_read_scanlines(&decoder, &row, 1);
     }
-    if (top + rows < height) {
+    if (bottom < decoder.output_height) {
         JSAMPROW last = pixels + (size_t)rows * 3 * count;
-        jpeg_skip_scanlines(&decoder, height - 1 - (top + rows)); /* skipping to the end would not read what is there */
+        /* Skipping to the end would not read what is there. */
+        jpeg_skip_scanlines(&decoder, decoder.output_height - 1 - bottom);
         jpeg_read_scanlines(&decoder, &last, 1);
     }
     jpeg_finish_decompress(&decoder);

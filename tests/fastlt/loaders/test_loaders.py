@@ -107,13 +107,25 @@ def test_evaluation_sees_each_sample_once(data, world_size, batch_size):
     assert len(lengths) == 1, "ranks must take the same number of steps"
 
 
-@pytest.mark.parametrize(("size", "crop_pct"), [(32, 1.0), (24, 0.875), (45, 0.9)])
+@pytest.mark.parametrize(("size", "crop_pct"), [(32, 1.0), (16, 1.0), (64, 1.0), (24, 0.875), (45, 0.9)])
 def test_both_read_the_same_pixels(workshop, size, crop_pct):
     """Lossless storage: FFCV and PIL must agree to the bit, in order and content, resized or not."""
     batches = []
     for name in ("encoded", "plain"):
         data = EncodedDataset.open(workshop.folder / name)
         source = open_reader(data, "val", Transform(size, train=False, crop_pct=crop_pct), 45, 1)
+        batches += [next(iter(source.batches([np.arange(45, dtype=np.uint64)]))).clone()]
+    assert batches[0].equal(batches[1])
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize("size", [32, 16, 64, 31])  # unchanged, by a whole number, and neither
+def test_both_train_on_the_same_pixels(workshop, size, flip):
+    """Of whole images, as the rest of a crop is random in two ways."""
+    batches = []
+    transform = Transform(size, train=True, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=flip)
+    for name in ("encoded", "plain"):
+        source = open_reader(EncodedDataset.open(workshop.folder / name), "train", transform, 45, 1)
         batches += [next(iter(source.batches([np.arange(45, dtype=np.uint64)]))).clone()]
     assert batches[0].equal(batches[1])
 

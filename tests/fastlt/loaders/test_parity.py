@@ -103,6 +103,21 @@ def test_training_images_are_spread_as_the_definitions(photographs, loader, augm
     np.testing.assert_allclose(other.std(axis=0), plain.std(axis=0), rtol=0.15)
 
 
+@pytest.mark.parametrize("size", [64, 112])
+def test_scaled_decoding_shows_nearly_the_same(photographs, size):
+    """As sharp and as bright, and not beside it; what no step leaves large enough is the same to the bit."""
+    keys = np.arange(PHOTOGRAPHS, dtype=np.uint64) | np.uint64(3 << 40)
+    exact, scaled = (
+        read(photographs, "ffcv", Transform(size, train=True, seed=9, scaled_decoding=how), keys)
+        for how in (False, True)
+    )
+    differences = (exact.int() - scaled.int()).abs().float().mean(dim=(1, 2, 3))
+    assert 0.2 < (differences > 0).float().mean() < 1
+    assert differences.mean() < 3
+    assert differences.max() < 8
+    np.testing.assert_allclose(statistics(scaled).mean(axis=0), statistics(exact).mean(axis=0), rtol=0.05)
+
+
 def test_ffcv_and_dali_make_the_same_choices(photographs):
     """Not only the same distribution: the same crop and flip of each sample."""
     keys = np.arange(PHOTOGRAPHS, dtype=np.uint64) | np.uint64(3 << 40)

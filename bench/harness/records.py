@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ VERSIONED = (
     "torch", "triton", "numpy", "numba", "deepspeed", "liger-kernel", "cut-cross-entropy", "aiohttp", "timm",
     "torchvision", "pillow", "ffcv", "opencv-python", "nvidia-dali-cuda130", "nvidia-dali-cuda120",
 )  # fmt: skip
+DIRTY = "-dirty"  # ends what a record has for its commit, where the tree had changes
 OUR_LOADERS = ("ffcv", "dali", "plain")
 Record = dict[str, Any]
 
@@ -29,6 +30,22 @@ Record = dict[str, Any]
 def is_ours(record: Record) -> bool:
     """Whether the record is of this project and not of a peer."""
     return record["impl"].startswith("fastlt") or record["impl"] in OUR_LOADERS
+
+
+def parse(text: str, where: str) -> Iterator[Record]:
+    """The records of a file's text.
+
+    Raises:
+        ValueError: a line is no record.
+    """
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if not isinstance(record, dict) or not {"suite", "case", "impl", "device"} <= record.keys():
+            raise ValueError(f"{where} has a line that is not a record: {line[:60]!r}.")
+        yield record
 
 
 def spread(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
@@ -72,7 +89,7 @@ def append(folder: Path, suite: str, device: torch.device | str, records: list[R
     """Appends the records to `<suite>-<device>.jsonl`; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = path(folder, suite, device, ".jsonl")
-    about = {"suite": suite, "device": device_name(device), "versions": _versions(), "commit": _commit()}
+    about = {"suite": suite, "device": device_name(device), "versions": _versions(), "commit": commit()}
     with file.open("a") as out:
         for record in records:
             out.write(json.dumps(about | record) + "\n")
@@ -91,12 +108,28 @@ def _versions() -> dict[str, str]:
 
 
 @cache
-def _commit() -> str:
-    """What FASTLT_COMMIT says, for a copy of a checkout; else the checkout's commit."""
+def commit() -> str:
+    """What FASTLT_COMMIT says, for a copy of a checkout; else the checkout's commit, and whether it had changes.
+
+    As it was when first asked: later changes are not in what has been imported.
+    """
     if told := os.environ.get("FASTLT_COMMIT"):
         return told
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    named = _git("describe", "--always").strip()
+    return named + DIRTY if named and changes() else named
+
+
+@cache
+def changes() -> list[str]:
+    """The files whose changes are not committed, but for records, which suites that follow each other write."""
+    kept = ":(exclude)bench/results"
+    return [line[3:] for line in _git("status", "--porcelain", "--untracked-files=no", "--", ".", kept).splitlines()]
+
+
+def _git(*words: str) -> str:
+    """What git says of this checkout; nothing where there is no git, or no repository."""
+    command = ["git", "-C", str(Path(__file__).resolve().parents[2]), *words]
     try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True).stdout
     except FileNotFoundError:
         return ""

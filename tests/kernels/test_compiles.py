@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.last_record import hold_to_the_last_record
 from support.paths import ROOT
 
 pytestmark = pytest.mark.medium
@@ -35,11 +36,17 @@ def test_every_variant_compiles_for_gpus(tmp_path):
     assert done.stdout.count("compiled") == 4 * (4 + 3)
 
 
-def test_machine_code_keeps_its_line(tmp_path):
-    done = compile_in(tmp_path, ROOT / "bench" / "run.py", "sass", "--quick", "--results", tmp_path)
+@pytest.fixture(scope="module")
+def machine_code(tmp_path_factory) -> Path:
+    """Records of the kernels' machine code on an H100."""
+    folder = tmp_path_factory.mktemp("sass")
+    done = compile_in(folder, ROOT / "bench" / "run.py", "sass", "--quick", "--results", folder)
     assert done.returncode == 0, done.stderr
-    lines = (tmp_path / "sass-nvidia-h100-80gb-hbm3.jsonl").read_text().splitlines()
-    records = {(r["pass"], r["C"]): r for r in map(json.loads, lines)}
+    return folder / "sass-nvidia-h100-80gb-hbm3.jsonl"
+
+
+def test_machine_code_keeps_its_line(machine_code):
+    records = {(r["pass"], r["C"]): r for r in map(json.loads, machine_code.read_text().splitlines())}
     assert records.keys() == RESIDENT.keys()
     assert {case: r["narrowest"] for case, r in records.items()} == dict.fromkeys(RESIDENT, 16)
     assert all(r["single"] <= r["shape"][0] for r in records.values())  # the logit of each row's label
@@ -48,3 +55,7 @@ def test_machine_code_keeps_its_line(tmp_path):
     assert not fewer
     found = [r["predicted/measured"] for r in records.values() if "measured_ms" in r]
     assert all(0.75 < ratio < 1.35 for ratio in found)  # see bench/harness/gpu_model.py
+
+
+def test_machine_code_got_no_worse_than_the_last_record(machine_code):
+    hold_to_the_last_record(machine_code)

@@ -37,6 +37,8 @@ from fastlt.loaders.workers import WORKERS, end_with_parent, start_server
 from fastlt.recipe import ModelRecipe
 
 _Sample = tuple[Tensor | None, tuple[int, int] | None, str]
+_Part = tuple[Tensor, np.ndarray, list[str]]
+"""Whole images uint8 [b, 3, H, W], their hashes int64 [b, 2], and why each of B is broken or ""."""
 
 
 class Encoder:
@@ -166,14 +168,19 @@ def embed(
     """
     missing = np.flatnonzero(store.find(keys) < 0)
     batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
+    workers = workers if len(batches) > 1 else 0  # starting them takes longer than a batch
+    shares = 1
     if encoder.device.type == "cpu":
         keep_freed_memory()
-    workers = workers if len(batches) > 1 else 0  # starting them takes longer than a batch
+        shares = max(workers, 1)  # a core that reads has the others wait with the model: so all read, at the same time
+    parts = [np.array_split(batch, min(shares, len(batch))) for batch in batches]
     if workers:
         start_server(__name__)
     loader = DataLoader(
         EmbeddedImages(encoder.transform),
-        batch_sampler=[[names[i] for i in batch] for batch in batches],  # names travel with the batch, not in copies
+        batch_sampler=[
+            [names[i] for i in part] for batch in parts for part in batch
+        ],  # names travel with the batch, not in copies
         collate_fn=_collate,
         num_workers=workers,
         pin_memory=encoder.device.type == "cuda",
@@ -182,7 +189,9 @@ def embed(
     )
     broken: dict[str, str] = {}
     with tqdm(desc=f"embedding {what}", total=len(missing), unit=" images", disable=None) as progress:
-        for batch, (pixels, hashes, why) in zip(batches, loader, strict=True):
+        loaded = iter(loader)
+        for batch, split in zip(batches, parts, strict=True):
+            pixels, hashes, why = _joined([next(loaded) for _ in split])
             whole = np.array([not reason for reason in why])
             if whole.any():
                 rows = np.empty(int(whole.sum()), store.dtype)
@@ -227,8 +236,14 @@ class EmbeddedImages(Dataset):
         return torch.from_numpy(cropped).permute(2, 0, 1)
 
 
-def _collate(samples: list[_Sample]) -> tuple[Tensor, np.ndarray, list[str]]:
-    """The whole images of a batch (uint8 [b, 3, H, W]), their hashes (int64 [b, 2]), and why each of B is broken."""
+def _collate(samples: list[_Sample]) -> _Part:
     pixels = [image for image, _, _ in samples if image is not None]
-    hashes = np.array([both for _, both, _ in samples if both is not None], np.int64)
-    return torch.stack(pixels) if pixels else torch.empty(0), hashes, [why for _, _, why in samples]
+    hashes = np.array([both for _, both, _ in samples if both is not None], np.int64).reshape(-1, 2)
+    return torch.stack(pixels) if pixels else torch.empty(0, dtype=torch.uint8), hashes, [why for _, _, why in samples]
+
+
+def _joined(parts: list[_Part]) -> _Part:
+    if len(parts) == 1:
+        return parts[0]  # in pinned memory, where there is a GPU
+    pixels, hashes, why = zip(*parts, strict=True)
+    return torch.cat(pixels), np.concatenate(hashes), [reason for part in why for reason in part]

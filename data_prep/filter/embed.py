@@ -176,11 +176,10 @@ def embed(
     parts = [np.array_split(batch, min(shares, len(batch))) for batch in batches]
     if workers:
         start_server(__name__)
+    named = [[names[i] for i in part] for batch in parts for part in batch]  # they travel with it, not in copies
     loader = DataLoader(
         EmbeddedImages(encoder.transform),
-        batch_sampler=[
-            [names[i] for i in part] for batch in parts for part in batch
-        ],  # names travel with the batch, not in copies
+        batch_sampler=named,
         collate_fn=_collate,
         num_workers=workers,
         pin_memory=encoder.device.type == "cuda",

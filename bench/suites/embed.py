@@ -28,7 +28,7 @@ from fastlt.data_prep.filter.embed import Encoder, embed, open_embeddings, timm_
 from fastlt.data_prep.filter.embedding_store import file_keys
 from fastlt.data_prep.filter.options import FilterOptions
 
-IMAGES, QUICK_IMAGES, ROUNDS = 14_000, 512, 2
+IMAGES, QUICK_IMAGES, ROUNDS = 4_000, 512, 3
 SIZE, BATCH = 128, FilterOptions.batch_size
 GOAL = 0.95
 

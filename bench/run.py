@@ -2,18 +2,22 @@
 
 Each suite appends one JSON line per measurement to <results>/<suite>-<device>.jsonl (median, p20, p80 in ms or
 images/s, peak bytes, device, versions, commit), prints a table, and answers its targets; kernels, loaders and train
-also draw <results>/<suite>-<device>.png. Peers that are not installed are skipped with a line: pip install -e .[bench]
-gets those of the kernels.
+also draw <results>/<suite>-<device>.png. What is measured with changes that are not committed is of no commit: it goes
+to build/results, unless --results says where. `history` shows how the headline figures went from commit to commit.
+Peers that are not installed are skipped with a line: pip install -e .[bench] gets those of the kernels.
 
 examples:
   python bench/run.py kernels                  on the GPU where there is one
   python bench/run.py kernels --device cpu --quick
   python bench/run.py sass                     needs Triton and no GPU: what is predicted for some
+  python bench/run.py counts                   what CI compares with the last record
   python bench/run.py crawl                    needs shared/data beside the checkout
   python bench/run.py hostile                  needs root or user namespaces; --hosts 1000 for a smaller one
-  python bench/run.py filter                   the same; --run RUN adds a run's backbone
+  python bench/run.py filter                   needs shared/data; --run RUN adds a run's backbone
+  python bench/run.py embed                    the same
   python bench/run.py loaders                  the same; DALI where it is installed
   python bench/run.py train                    the same; on the GPU where there is one
+  python bench/run.py history                  draws bench/results/history.png; measures nothing
   python bench/run.py --compare OLD.jsonl NEW.jsonl
   python bench/run.py --compare bench/results/loaders-CPU.jsonl@COMMIT bench/results/loaders-CPU.jsonl
 """
@@ -27,14 +31,18 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this checkout, not what happens to be installed
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH")]))  # commands, too
 
+RESULTS = Path(__file__).resolve().parent / "results"
+
 # One module of bench/suites each: what it measures, and on which devices.
 SUITES = {
     "kernels": ("the loss against other implementations", ("cpu", "cuda")),
     "shapes": ("the kernels in every shape worth trying, on a GPU: their own tuning", ("cuda",)),
     "sass": ("the kernels' machine code, and what is predicted of it for GPUs that need not be there", ("cpu",)),
+    "counts": ("operators, bytes and page faults of a loss call and a step, which no busy machine changes", ("cpu",)),
     "crawl": ("the crawler beside img2dataset, on the CPU", ("cpu",)),
     "hostile": ("a crawl of 10,000 hosts, a tenth of them hostile, beside one without these", ("cpu",)),
     "filter": ("what filter keeps of mislabeled images, by default", ("cpu", "cuda")),
+    "embed": ("filter's embedding beside its bare model", ("cpu", "cuda")),
     "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),
     "train": ("the trainer beside its bare model", ("cpu", "cuda")),
 }
@@ -50,6 +58,8 @@ def main() -> int:
     suites = parser.add_subparsers(dest="suite", metavar="suite")
     for name, (what, devices) in SUITES.items():
         _add(suites, name, what, devices)
+    history = suites.add_parser("history", help="how the headline figures went from commit to commit")
+    history.add_argument("--results", type=Path, default=RESULTS, help="folder of records (default: bench/results)")
     arguments = parser.parse_args()
     if bool(arguments.compare) == bool(arguments.suite):
         parser.error("give a suite, or --compare A B.")
@@ -60,6 +70,14 @@ def main() -> int:
             return 0 if compare(*arguments.compare) else 1
         except ValueError as error:
             parser.error(str(error))
+    if arguments.suite == "history":
+        from bench.harness.history import show
+
+        try:
+            return 0 if show(arguments.results) else parser.error(f"{arguments.results} has no headline figures.")
+        except ValueError as error:
+            parser.error(str(error))
+    results = arguments.results or _results()
 
     import torch
 
@@ -75,8 +93,25 @@ def main() -> int:
         "hostile": ("hosts",),
     }
     chosen = {name: value for name in names.get(arguments.suite, ()) if (value := getattr(arguments, name)) is not None}
-    suite.run(torch.device(device), arguments.quick, arguments.results, **chosen)
+    suite.run(torch.device(device), arguments.quick, results, **chosen)
     return 0
+
+
+def _results() -> Path:
+    """bench/results, unless the tree has changes that no commit has."""
+    from bench.harness.records import CODE
+    from fastlt.messages import listed
+    from fastlt.provenance import changed_files
+
+    if not (changed := changed_files(*CODE)):
+        return RESULTS
+    aside = RESULTS.parents[1] / "build" / "results"
+    print(
+        f"Not committed: {listed(changed)}. What is measured now is of no commit, so its records go to {aside}; "
+        "commit first, or say --results bench/results to have them there, marked -dirty.",
+        file=sys.stderr,
+    )
+    return aside
 
 
 def _add(suites: argparse._SubParsersAction, name: str, what: str, devices: tuple[str, ...]) -> None:
@@ -84,7 +119,6 @@ def _add(suites: argparse._SubParsersAction, name: str, what: str, devices: tupl
     only = devices[0] if len(devices) == 1 else None
     suite.add_argument("--device", choices=devices, default=only, help=f"default: {only or 'cuda where there is one'}")
     suite.add_argument("--quick", action="store_true", help="small cases only, ends within a minute")
-    results = Path(__file__).parent / "results"
     if name in ("kernels", "loaders"):
         example = "131k, D=768" if name == "kernels" else "crop, tin_lt, encode"
         suite.add_argument("--cases", nargs="+", default=[""], metavar="TEXT", help=f"only cases named so: {example}")
@@ -97,7 +131,8 @@ def _add(suites: argparse._SubParsersAction, name: str, what: str, devices: tupl
         suite.add_argument("--run", dest="trained", type=Path, metavar="RUN", help="a run of tin_wide's targets too")
     if name == "hostile":
         suite.add_argument("--hosts", type=int, metavar="N", help="default: 10,000; two good images for each")
-    suite.add_argument("--results", type=Path, default=results, help="folder of records (default: bench/results)")
+    what = "folder of records (default: bench/results; build/results where changes are not committed)"
+    suite.add_argument("--results", type=Path, help=what)
 
 
 if __name__ == "__main__":

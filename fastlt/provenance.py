@@ -28,9 +28,20 @@ def commit(*folders: str) -> str:
     if not newest:
         return __version__
     changed = _git("diff", "HEAD", "--", *folders)
-    for name in _git("ls-files", "-z", "--others", "--exclude-standard", "--", *folders).split("\0")[:-1]:
+    for name in _new_files(folders):
         changed += name + (_ROOT / name).read_text(errors="replace")
     return f"{newest}-dirty-{hashlib.sha256(changed.encode()).hexdigest()[:6]}" if changed else newest
+
+
+def changed_files(*folders: str) -> list[str]:
+    """The files of these folders whose changes no commit has; none for a copy of a checkout that FASTLT_COMMIT names."""
+    if os.environ.get("FASTLT_COMMIT"):
+        return []
+    return _git("diff", "HEAD", "--name-only", "-z", "--", *folders).split("\0")[:-1] + _new_files(folders)
+
+
+def _new_files(folders: Sequence[str]) -> list[str]:
+    return _git("ls-files", "-z", "--others", "--exclude-standard", "--", *folders).split("\0")[:-1]
 
 
 def _git(*words: str) -> str:

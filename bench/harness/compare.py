@@ -1,8 +1,7 @@
-"""Compares two sets of records: what got slower or faster beyond its spread."""
+"""Compares two sets of records: what got slower or faster beyond its spread, and what more is counted than before."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,15 @@ from bench.harness.records import Record
 
 SLOWER = 0.05  # of ours, from which a comparison fails
 _IDENTITY = ("device", "suite", "case", "impl", "pass", "storage")
+COUNTED_WITH = {  # suite: what its counts hang on, all of which two records must have had alike
+    "counts": ("torch", "numpy", "numba", "deepspeed", "timm", "instructions"),
+    "sass": ("triton",),
+}
+_FEWER_ARE_BETTER = (
+    "operators", "allocated_bytes", "page_faults", "plain", "mixed", "exponentials", "loaded", "stored", "single",
+    "spills", "registers",
+)  # fmt: skip
+_MORE_ARE_BETTER = ("narrowest", "resident")
 Key = tuple[str, ...]
 
 
@@ -40,7 +48,7 @@ class Change:
 
 
 def compare(before: str, after: str) -> bool:
-    """Prints the changes; whether none of ours got slower by more than 5 %, beyond its spread.
+    """Prints the changes; whether none of ours got slower by more than 5 %, beyond its spread, and no count worse.
 
     Args:
         before, after: a .jsonl file of records, FILE@COMMIT for it as it was then, or a folder of such files.
@@ -57,27 +65,57 @@ def compare(before: str, after: str) -> bool:
             f"{', '.join(sorted(devices[1]))}: only records of one device compare."
         )
     if not common:
-        raise ValueError(f"{before} and {after} have no measurement in common.")
-    changes = [_change(key, old[key], new[key]) for key in common]
+        with_ = [" or ".join(sorted({_conditions(r) for r in found.values()} - {""})) for found in (old, new)]
+        counted = f" Counts compare where these are alike: {with_[0]}, and {with_[1]}." if all(with_) else ""
+        raise ValueError(f"{before} and {after} have no measurement in common.{counted}")
+    changes = [_change(key, old[key], new[key]) for key in common if _is_timed(old[key]) and _is_timed(new[key])]
     moved = sorted((c for c in changes if c.is_beyond_spread), key=lambda c: c.gain)
     console = Console(width=140)
     if moved:
         console.print(_table(moved, before, after))
+    worse = [line for key in common if records.is_ours(new[key]) for line in _worse(old[key], new[key])]
+    for line in worse:
+        print(f"WORSE: {line}")
+    if worse:
+        suites = " and ".join(f"`bench/run.py {suite}`" for suite in sorted({new[key]["suite"] for key in common}))
+        print(f"If that has to be, commit the change, run {suites}, and commit the records: they are the line.")
     slow = sum(c.is_too_slow for c in moved)
     print(
         f"{len(common)} measurements: {sum(c.gain < 1 for c in moved)} slower and {sum(c.gain > 1 for c in moved)} "
-        f"faster beyond their spread; {slow} of ours slower by more than {SLOWER:.0%}; "
+        f"faster beyond their spread; {slow} of ours slower by more than {SLOWER:.0%}; {len(worse)} counts worse; "
         f"{len(old) - len(common)} only before, {len(new) - len(common)} only after"
     )
-    return not slow
+    return not slow and not worse
 
 
 def _latest(where: str) -> dict[Key, Record]:
-    """The last record of each measurement."""
-    found = [record for text in _texts(where) for record in _parse(text, where)]
+    """The last record of each measurement, of counts also of each set of versions that they hang on."""
+    found = [record for text in _texts(where) for record in records.parse(text, where)]
+    found = [record for record in found if _is_timed(record) or record["suite"] in COUNTED_WITH]
     if not found:
         raise ValueError(f"{where} holds no measurement.")
-    return {tuple(str(record.get(part, "")) for part in _IDENTITY): record for record in found}
+    return {(*(str(record.get(part, "")) for part in _IDENTITY), _conditions(record)): record for record in found}
+
+
+def _is_timed(record: Record) -> bool:
+    return "median_ms" in record or "images_per_s" in record
+
+
+def _conditions(record: Record) -> str:
+    """What a record's counts hang on, in words."""
+    versions = record.get("versions", {}) | record
+    return ", ".join(f"{what} {versions.get(what, 'absent')}" for what in COUNTED_WITH.get(record["suite"], ()))
+
+
+def _worse(before: Record, after: Record) -> Iterator[str]:
+    """A sentence for each count that got worse."""
+    for what in (*_FEWER_ARE_BETTER, *_MORE_ARE_BETTER):
+        old, new = before.get(what), after.get(what)
+        if old is None or new is None or (new <= old if what in _FEWER_ARE_BETTER else new >= old):
+            continue
+        by = f" ({(new - old) / old:+.1%})" if old else ""
+        at = f" at {before['commit']}" if "commit" in before else ""
+        yield f"{what.replace('_', ' ')} of {after['case']}, {after['impl']}: {new:,}{by}, and {old:,} before{at}"
 
 
 def _texts(where: str) -> Iterator[str]:
@@ -102,18 +140,6 @@ def _texts(where: str) -> Iterator[str]:
             yield Path(where).read_text()
         except OSError as error:
             raise ValueError(f"{where} cannot be read: {error.strerror}.") from None
-
-
-def _parse(text: str, where: str) -> Iterator[Record]:
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if not isinstance(record, dict) or not {"suite", "case", "impl", "device"} <= record.keys():
-            raise ValueError(f"{where} has a line that is not a record: {line[:60]!r}.")
-        if "median_ms" in record or "images_per_s" in record:
-            yield record
 
 
 def _change(key: Key, old: Record, new: Record) -> Change:

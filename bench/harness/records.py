@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ VERSIONED = (
     "torch", "triton", "numpy", "numba", "deepspeed", "liger-kernel", "cut-cross-entropy", "aiohttp", "timm",
     "torchvision", "pillow", "ffcv", "spdl-io", "opencv-python", "nvidia-dali-cuda130", "nvidia-dali-cuda120",
 )  # fmt: skip
-CODE = ("fastlt", "kernels", "data_prep", "bench")
+CODE = ("fastlt", "kernels", "data_prep", "bench", ":(exclude)bench/results")  # suites follow each other
 OUR_LOADERS = ("ffcv", "ffcv scaled", "dali", "plain")
 Record = dict[str, Any]
 
@@ -27,6 +27,22 @@ Record = dict[str, Any]
 def is_ours(record: Record) -> bool:
     """Whether the record is of this project and not of a peer."""
     return record["impl"].startswith("fastlt") or record["impl"] in OUR_LOADERS
+
+
+def parse(text: str, where: str) -> Iterator[Record]:
+    """The records of a file's text.
+
+    Raises:
+        ValueError: a line is no record.
+    """
+    for line in text.splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if not isinstance(record, dict) or not {"suite", "case", "impl", "device"} <= record.keys():
+            raise ValueError(f"{where} has a line that is not a record: {line[:60]!r}.")
+        yield record
 
 
 def spread(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:

@@ -98,7 +98,7 @@ def measure_case(
             continue
         try:
             impl = peers.build(name, case)
-            passes = _works(impl.loss, case, inputs)
+            passes = passes_of(impl.loss, case, inputs)
             loss = _trial(passes)
         except Unavailable as reason:
             skipped.append(f"{name} on {case.name}: {reason}")
@@ -153,7 +153,7 @@ def measure_ceilings(device: torch.device, seconds: float) -> list[Record]:
     ]
 
 
-def _works(loss: Loss, case: Case, inputs: tuple[Tensor, ...]) -> dict[str, Work]:
+def passes_of(loss: Loss, case: Case, inputs: tuple[Tensor, ...]) -> dict[str, Work]:
     """The three passes on `inputs`, which are the case's, or logits to be overwritten.
 
     Backward follows a forward of its own, outside of the clock: several implementations allow only one.

@@ -43,7 +43,6 @@ SPACES = ("1k", "inat18", "262k")  # of bench/inputs/label_spaces.py: 1,000, 32,
 WHOLE = "forward+backward"
 PHOTOGRAPHS, PHOTOGRAPH_CLASSES = 8192, 1000
 INAT18_IMAGES = 437_513
-FOREVER = ["optimizer.epochs=1000000", "log.eval_epochs=0", "checkpoint.epochs=0", "checkpoint.minutes=0"]
 VIT = [
     "model.name=vit_base_patch16_224", "model.pretrained=false", "optimizer.batch_size=256",
     "optimizer.head_only_epochs=0", "engine.precision=bfloat16", "engine.compile=true", "data.workers=0",
@@ -101,7 +100,7 @@ def measure_training(setting: Setting, scratch: Path, device: torch.device, quic
     encoded = scratch / "encoded"
     words = [*FASTLT, "encode", str(encoded), *setting.images.encode_words(), *setting.storage]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
-    words = [*setting.words, *FOREVER, f"data.path={encoded}"]
+    words = [*setting.words, *train_arms.FOREVER, f"data.path={encoded}"]
     arms: dict[str, Arm] = {
         impl: partial(arm, setting.recipe, [*words, f"output={scratch / impl}"], device.type)
         for impl, arm in {

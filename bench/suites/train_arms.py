@@ -14,6 +14,7 @@ from pathlib import Path
 from bench.harness.turns import Tick
 
 KEPT_BATCHES = 4
+FOREVER = ("optimizer.epochs=1000000", "log.eval_epochs=0", "checkpoint.epochs=0", "checkpoint.minutes=0")
 
 
 def real(recipe: Path, words: list[str], device: str, tick: Tick) -> None:
@@ -35,7 +36,7 @@ def resident(recipe: Path, words: list[str], device: str, tick: Tick) -> None:
 
 def bare(recipe: Path, words: list[str], device: str, tick: Tick) -> None:
     """The same backbone with a linear layer and plain cross-entropy, in a loop of a few lines."""
-    _settle(device)
+    settle(device)
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -74,14 +75,14 @@ def bare(recipe: Path, words: list[str], device: str, tick: Tick) -> None:
 
 
 def _trainer(recipe: Path, words: list[str], device: str):
-    _settle(device)
+    settle(device)
     from fastlt.recipe import load_recipe
     from fastlt.training.trainer import Trainer
 
     return Trainer(load_recipe(recipe, words))
 
 
-def _settle(device: str) -> None:
+def settle(device: str) -> None:
     """Says nothing, and takes no GPU where the CPU is meant; to be called before torch looks for one."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     os.environ["DS_ACCELERATOR"] = device

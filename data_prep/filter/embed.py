@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
+from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
@@ -23,15 +26,19 @@ from tqdm import tqdm
 from fastlt.atomic import write_text
 from fastlt.backbone.create import create_backbone
 from fastlt.classifier import device_dtype
+from fastlt.cores import keep_freed_memory
 from fastlt.data_prep.filter.embedding_store import RowStore
 from fastlt.data_prep.filter.options import EncoderOptions
 from fastlt.data_prep.perceptual.hash import perceptual_hash
-from fastlt.dataset.images import BrokenImageError, read_image
+from fastlt.dataset.images import BrokenImageError, read_pixels
+from fastlt.loaders.ffcv.images import center_crop
 from fastlt.loaders.normalize import Normalize
 from fastlt.loaders.workers import WORKERS, end_with_parent, start_server
 from fastlt.recipe import ModelRecipe
 
 _Sample = tuple[Tensor | None, tuple[int, int] | None, str]
+_Part = tuple[Tensor, np.ndarray, list[str]]
+"""Whole images uint8 [b, 3, H, W], their hashes int64 [b, 2], and why each of B is broken or ""."""
 
 
 class Encoder:
@@ -114,7 +121,7 @@ def run_encoder(run: Path) -> Encoder:
     Raises:
         ValueError: no run, or no weights in it.
     """
-    from fastlt.evaluation.finished_run import FinishedRun  # loads numba, which the workers do without
+    from fastlt.evaluation.finished_run import FinishedRun  # loads what the workers do without
 
     finished = FinishedRun(run)
     data, crop = finished.recipe.data, finished.recipe.augment.crop_pct
@@ -149,7 +156,7 @@ def embed(
 
     Args:
         encoder: whose store it is.
-        names: images, as `read_image` takes them.
+        names: images, as `read_pixels` takes them.
         keys: int64 [N], unique.
         store: what they are added to.
         batch_size: images at once.
@@ -162,20 +169,28 @@ def embed(
     missing = np.flatnonzero(store.find(keys) < 0)
     batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
     workers = workers if len(batches) > 1 else 0  # starting them takes longer than a batch
+    shares = 1
+    if encoder.device.type == "cpu":
+        keep_freed_memory()
+        shares = max(workers, 1)  # a core that reads has the others wait with the model: so all read, at the same time
+    parts = [np.array_split(batch, min(shares, len(batch))) for batch in batches]
     if workers:
         start_server(__name__)
+    named = [[names[i] for i in part] for batch in parts for part in batch]  # they travel with it, not in copies
     loader = DataLoader(
-        _Images(encoder.transform),
-        batch_sampler=[[names[i] for i in batch] for batch in batches],  # names travel with the batch, not in copies
+        EmbeddedImages(encoder.transform),
+        batch_sampler=named,
         collate_fn=_collate,
         num_workers=workers,
         pin_memory=encoder.device.type == "cuda",
-        worker_init_fn=end_with_parent,
+        worker_init_fn=_settle,
         multiprocessing_context=WORKERS if workers else None,
     )
     broken: dict[str, str] = {}
     with tqdm(desc=f"embedding {what}", total=len(missing), unit=" images", disable=None) as progress:
-        for batch, (pixels, hashes, why) in zip(batches, loader, strict=True):
+        loaded = iter(loader)
+        for batch, split in zip(batches, parts, strict=True):
+            pixels, hashes, why = _joined([next(loaded) for _ in split])
             whole = np.array([not reason for reason in why])
             if whole.any():
                 rows = np.empty(int(whole.sum()), store.dtype)
@@ -186,24 +201,48 @@ def embed(
     return broken
 
 
-class _Images(Dataset):
+def _settle(worker: int) -> None:
+    cv2.setNumThreads(1)  # there is a process for each core
+    end_with_parent(worker)
+
+
+class EmbeddedImages(Dataset):
     """Images by name: (uint8 [3, H, W], both hashes, "") or, of a broken one, (None, None, why)."""
 
     def __init__(self, transform: dict[str, Any]) -> None:
-        self.transform = create_transform(**transform, is_training=False, use_prefetcher=True)  # uint8 out
+        self._transform = create_transform(**transform, is_training=False, use_prefetcher=True)  # uint8 out
+        self._size, self._shorter = transform["input_size"], math.floor(transform["input_size"] / transform["crop_pct"])
+        is_usual = transform["interpolation"] == "bicubic" and transform["crop_mode"] == "center"
+        self._is_compiled = is_usual and self._shorter >= self._size  # or it pads
 
     def __getitem__(self, name: str) -> _Sample:
         try:
-            image = read_image(name)
+            pixels = read_pixels(name)  # [H, W, 3]
         except BrokenImageError as error:
             return None, None, str(error)
-        pixels = np.asarray(image)  # [H, W, 3]
-        hashes = perceptual_hash(pixels), perceptual_hash(np.ascontiguousarray(pixels[:, ::-1]))
-        return torch.as_tensor(self.transform(image)), hashes, ""
+        gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        hashes = perceptual_hash(gray), perceptual_hash(np.ascontiguousarray(gray[:, ::-1]))
+        return self._transformed(pixels), hashes, ""
+
+    def _transformed(self, pixels: np.ndarray) -> Tensor:
+        """What timm's transform makes of an image; the usual one takes an eighth of the time where it is compiled."""
+        if not self._is_compiled:
+            return torch.as_tensor(self._transform(Image.fromarray(pixels)))
+        cropped = np.empty((self._size, self._size, 3), np.uint8)
+        center_crop(
+            np.require(pixels, requirements=["C", "W"]), self._shorter, cropped
+        )  # numba compiles for writable memory
+        return torch.from_numpy(cropped).permute(2, 0, 1)
 
 
-def _collate(samples: list[_Sample]) -> tuple[Tensor, np.ndarray, list[str]]:
-    """The whole images of a batch (uint8 [b, 3, H, W]), their hashes (int64 [b, 2]), and why each of B is broken."""
+def _collate(samples: list[_Sample]) -> _Part:
     pixels = [image for image, _, _ in samples if image is not None]
-    hashes = np.array([both for _, both, _ in samples if both is not None], np.int64)
-    return torch.stack(pixels) if pixels else torch.empty(0), hashes, [why for _, _, why in samples]
+    hashes = np.array([both for _, both, _ in samples if both is not None], np.int64).reshape(-1, 2)
+    return torch.stack(pixels) if pixels else torch.empty(0, dtype=torch.uint8), hashes, [why for _, _, why in samples]
+
+
+def _joined(parts: list[_Part]) -> _Part:
+    if len(parts) == 1:
+        return parts[0]  # in pinned memory, where there is a GPU
+    pixels, hashes, why = zip(*parts, strict=True)
+    return torch.cat(pixels), np.concatenate(hashes), [reason for part in why for reason in part]

@@ -16,7 +16,8 @@ def perceptual_hash(pixels: np.ndarray) -> int:
     # By way of 128 px: area averaging is fast where it is by a whole number.
     small = cv2.resize(cv2.resize(gray, (128, 128)), (32, 32), interpolation=cv2.INTER_AREA)
     waves = cv2.dct(small.astype(np.float32))[:8, :8]
-    bits = waves > np.median(waves)
+    low, high = np.partition(waves, (31, 32), axis=None)[31:33]  # np.median would take as long as all before
+    bits = waves > (low + high) / 2
     return int(np.packbits(bits).view(">i8")[0])
 
 

@@ -102,6 +102,18 @@ def read_image(name: ImageName, max_pixels: int | None = MAX_PIXELS) -> Image.Im
         return decode_image(read_bytes(name), max_pixels=max_pixels)
 
 
+def read_pixels(name: ImageName) -> np.ndarray:
+    """As `read_image`: uint8 [H, W, 3], which may be read-only.
+
+    Raises:
+        BrokenImageError: as `read_image`.
+    """
+    with broken_if_it_fails(name):
+        content = read_bytes(name)
+        with open_image(content) as opened:
+            return decode_pixels(opened, content)
+
+
 def decode_image(content: bytes, longest: int | None = None, max_pixels: int | None = MAX_PIXELS) -> Image.Image:
     """As `read_image`, from the bytes of the file, shrunk to `longest` pixels on its longer side where it is larger.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import socket
@@ -10,9 +9,7 @@ import socket
 import deepspeed
 import torch
 
-from fastlt.cores import share_of_cores
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+from fastlt.cores import keep_freed_memory, share_of_cores
 
 
 def join_process_group() -> torch.device:
@@ -68,12 +65,7 @@ def _require_gpu() -> None:
 
 
 def prepare_cpu() -> None:
-    """Has torch compute on this rank's share of the cores, in memory that it keeps from step to step.
-
-    glibc would give back what a step has freed, and clearing the pages again costs the next one 3% or more.
-    """
+    """Has torch compute on this rank's share of the cores, in memory that it keeps from step to step."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(share_of_cores())
-    if set_option := getattr(ctypes.CDLL(None), "mallopt", None):  # glibc's alone
-        set_option(_M_TRIM_THRESHOLD, -1)  # never
-        set_option(_M_MMAP_MAX, 0)
+    keep_freed_memory()

@@ -28,6 +28,18 @@ def rate_of(impl: str, middle: float, spread: float = 0.02, **about: object) -> 
     return {"suite": "loaders", "case": "photographs", "impl": impl, "device": "CPU", **rates} | about
 
 
+def counts_of(impl: str = "fastlt", **about: object) -> dict:
+    counted = {"operators": 100, "allocated_bytes": 10**6, "page_faults": 0, "versions": {"torch": "2.15.0"}}
+    return {"suite": "counts", "case": "a step", "impl": impl, "device": "cpu", "commit": "abc", **counted} | about
+
+
+def code_of(triton: str = "3.9.0", **about: object) -> dict:
+    counted = {"plain": 12.5, "narrowest": 16, "registers": 60, "spills": 0, "resident": 8}
+    return {"suite": "sass", "case": "loss", "impl": "fastlt", "device": "H100", "versions": {"triton": triton}} | (
+        counted | about
+    )
+
+
 @pytest.fixture
 def written(tmp_path):
     def write(name: str, *records: dict) -> Path:
@@ -119,3 +131,46 @@ def test_what_cannot_be_compared_is_one_clear_sentence(written, tmp_path, after,
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (counts_of(), counts_of(operators=101), "operators of a step, fastlt: 101 (+1.0%), and 100 before at abc"),
+        (counts_of(), counts_of(page_faults=7), "page faults of a step, fastlt: 7, and 0 before at abc"),
+        (counts_of(), counts_of(allocated_bytes=1_500_000), "1,500,000 (+50.0%), and 1,000,000 before"),
+        (code_of(), code_of(plain=13.0), "plain of loss, fastlt: 13.0 (+4.0%), and 12.5 before"),
+        (code_of(), code_of(narrowest=2), "narrowest of loss, fastlt: 2 (-87.5%), and 16 before"),
+        (code_of(), code_of(resident=7), "resident of loss, fastlt: 7"),
+    ],
+)
+def test_a_count_that_got_worse_fails_and_says_by_how_much_and_what_to_do(written, before, after, said):
+    done = compare(written("a.jsonl", before), written("b.jsonl", after))
+    assert done.returncode == 1, done.stderr
+    assert said in done.stdout
+    assert "1 counts worse" in done.stdout
+    assert f"run `bench/run.py {before['suite']}`" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (counts_of(), counts_of(operators=99, allocated_bytes=1)),
+        (counts_of("eager"), counts_of("eager", operators=200)),  # not ours
+        (code_of(), code_of(plain=12.0, narrowest=16, resident=9)),
+    ],
+)
+def test_counts_that_got_better_and_those_of_peers_pass(written, before, after):
+    done = compare(written("a.jsonl", before), written("b.jsonl", after))
+    assert done.returncode == 0, done.stderr
+    assert "0 counts worse" in done.stdout
+
+
+def test_counts_compare_with_the_last_of_their_own_versions_alone(written):
+    newer = counts_of(operators=150, versions={"torch": "2.16.0"})
+    before = written("a.jsonl", counts_of(operators=120), counts_of(), newer)
+    assert compare(before, written("b.jsonl", counts_of(operators=110))).returncode == 1
+    assert compare(before, written("b.jsonl", newer)).returncode == 0
+    done = compare(before, written("b.jsonl", counts_of(operators=500, versions={"torch": "2.11.0"})))
+    assert done.returncode == 2
+    assert "no measurement in common. Counts compare where these are alike: torch 2.15.0" in done.stderr

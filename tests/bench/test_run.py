@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from support.last_record import hold_to_the_last_record
 from support.paths import ROOT, SHARED
 
 pytestmark = pytest.mark.medium
@@ -59,6 +61,104 @@ def test_quick_kernels_leave_whole_records_and_a_picture(tmp_path):
     assert "extra memory" in done.stdout
 
 
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory) -> Path:
+    """Records of what loss and trainer cost, of this checkout."""
+    folder = tmp_path_factory.mktemp("counts")
+    done = run("counts", "--results", folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "counts-cpu.jsonl"
+
+
+def test_counts_are_of_the_loss_and_of_a_step(counts):
+    records = {(r["case"].split()[0], r["impl"]): r for r in map(json.loads, counts.read_text().splitlines())}
+    assert records.keys() == {("A", "fastlt"), ("A", "fastlt-inplace"), ("B", "fastlt"), ("step", "fastlt")}
+    gradient = 64 * 3000 * 4
+    assert gradient <= records["A", "fastlt"]["allocated_bytes"] < 1.1 * gradient
+    assert records["A", "fastlt-inplace"]["allocated_bytes"] < 0.2 * gradient
+    assert all(r["operators"] > 10 for r in records.values())
+    assert records["step", "fastlt"]["page_faults"] < 100  # its memory is kept from step to step
+
+
+def test_loss_and_step_cost_no_more_than_in_the_last_record(counts):
+    hold_to_the_last_record(counts)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A repository with a commit of these sources in it."""
+    folder = tmp_path_factory.mktemp("repository") / "checkout"
+    for name in ("bench", "fastlt", "kernels", "configs", "data_prep"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
+    (folder / "bench" / "results").mkdir()
+    (folder / "bench" / "results" / "old.jsonl").write_text("")
+    author = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "sources"]):
+        subprocess.run(["git", "-C", str(folder), *words], check=True)
+    return folder
+
+
+def run_in(checkout: Path, *words: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-B", str(checkout / "bench" / "run.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_a_tree_with_changes_is_said_to_have_some(checkout):
+    (checkout / "bench" / "results" / "old.jsonl").write_text("\n")  # as suites that follow each other do
+    done = run_in(checkout, "filter", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "Not committed" not in done.stderr
+    changed = checkout / "data_prep" / "names.py"
+    changed.write_text(changed.read_text() + "\n")
+    done = run_in(checkout, "filter", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "Not committed: data_prep/names.py. What is measured now is of no commit" in done.stderr
+
+
+@pytest.mark.slow
+def test_what_is_measured_of_no_commit_stays_out_of_the_records(checkout):
+    changed = checkout / "data_prep" / "names.py"
+    changed.write_text(changed.read_text() + "\n")
+    done = run_in(checkout, "counts")
+    assert done.returncode == 0, done.stderr
+    assert [file.name for file in (checkout / "bench" / "results").iterdir()] == ["old.jsonl"]
+    lines = (checkout / "build" / "results" / "counts-cpu.jsonl").read_text().splitlines()
+    assert all("-dirty-" in json.loads(line)["commit"] for line in lines)
+
+
+def test_history_shows_every_headline_figure_in_order_of_commits(checkout, tmp_path):
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "later"], check=True)
+    listed = subprocess.run([*git, "log", "--format=%h"], capture_output=True, text=True, check=True).stdout.split()
+    newer, older = listed[0], listed[-1]
+    about = {"suite": "loaders", "device": "CPU", "case": "photographs"}
+    rates = [
+        about | {"impl": impl, "images_per_s": rate, "commit": commit, "storage": "jpg"}
+        for impl, rate, commit in (("ffcv", 1500, newer), ("timm", 500, newer), ("ffcv", 1000, older))
+    ]
+    kept = about | {"suite": "filter", "impl": "fastlt", "commit": f"{older}-dirty", "precision": [0.9, 0.8]}
+    results = checkout / "bench" / "history"
+    results.mkdir()
+    (results / "any.jsonl").write_text("".join(json.dumps(record) + "\n" for record in [*rates, kept]))
+    done = run_in(checkout, "history", "--results", str(results))
+    assert done.returncode == 0, done.stderr
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    assert ["photographs", "ffcv jpg", "images/s", "1,000", "1,500", "1.50x", "3.00x timm"] in cells
+    assert ["photographs", "fastlt", "precision", "0.85", "", ""] in cells
+    assert done.stdout.index(older) < done.stdout.index(newer)
+    assert f"{older}-dirty" in done.stdout
+    assert (results / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("written", "said"), [("", "has no headline figures"), ("{}\n", "not a record")])
+def test_history_without_records_is_one_clear_sentence(tmp_path, written, said):
+    (tmp_path / "a.jsonl").write_text(written)
+    done = run("history", "--results", tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_hostile_hosts_cost_no_good_image(tmp_path):
     done = run("hostile", "--quick", "--results", tmp_path)
@@ -99,6 +199,18 @@ def test_quick_filter_leaves_a_record(tmp_path):
     assert done.returncode == 0, done.stderr
     (record,) = records_of(tmp_path, "filter")
     assert min(record["precision"] + record["recall"]) > 0.9
+
+
+@pytest.mark.slow
+def test_quick_embedding_leaves_whole_records(tmp_path):
+    done = run("embed", "--device", "cpu", "--quick", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    if "skipped: there is no" in done.stdout:
+        pytest.skip("real images are not at hand")
+    ours, bare = records_of(tmp_path, "embed")
+    assert (ours["impl"], bare["impl"]) == ("fastlt", "bare")
+    assert ours["over_bare"] > 0
+    assert "over the bare model" in done.stdout
 
 
 @pytest.mark.slow

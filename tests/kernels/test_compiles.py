@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.last_record import hold_to_the_last_record
 from support.paths import ROOT
 
 pytestmark = pytest.mark.medium
@@ -40,11 +41,17 @@ def test_every_variant_compiles_for_gpus(tmp_path):
     assert done.stdout.count("compiled") == 4 * (4 + 3)
 
 
-def test_machine_code_keeps_its_line(tmp_path):
-    done = compile_in(tmp_path, ROOT / "bench" / "run.py", "sass", "--quick", "--results", tmp_path)
+@pytest.fixture(scope="module")
+def machine_code(tmp_path_factory) -> Path:
+    """Records of the kernels' machine code on an H100."""
+    folder = tmp_path_factory.mktemp("sass")
+    done = compile_in(folder, ROOT / "bench" / "run.py", "sass", "--quick", "--results", folder)
     assert done.returncode == 0, done.stderr
-    lines = (tmp_path / "sass-nvidia-h100-80gb-hbm3.jsonl").read_text().splitlines()
-    found = list(map(json.loads, lines))
+    return folder / "sass-nvidia-h100-80gb-hbm3.jsonl"
+
+
+def test_machine_code_keeps_its_line(machine_code):
+    found = [json.loads(line) for line in machine_code.read_text().splitlines()]
     variants = {r["case"]: r["spills"] for r in found if "pass" not in r}
     assert variants == dict.fromkeys(variants, 0)
     assert len(variants) == 3
@@ -60,3 +67,7 @@ def test_machine_code_keeps_its_line(tmp_path):
     assert not {case: us for case, us in few.items() if us > FEW_ROWS[case]}
     ratios = [r["predicted/measured"] for r in records.values() if "measured_ms" in r]
     assert all(0.75 < ratio < 1.35 for ratio in ratios)  # see bench/harness/gpu_model.py
+
+
+def test_machine_code_got_no_worse_than_the_last_record(machine_code):
+    hold_to_the_last_record(machine_code)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,11 +17,12 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
+from timm.data import create_transform
 from torch import nn
 
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.filter.contact_sheet import write_sheet
-from fastlt.data_prep.filter.embed import Encoder, RowStore, timm_encoder
+from fastlt.data_prep.filter.embed import EmbeddedImages, Encoder, RowStore, timm_encoder
 from fastlt.data_prep.filter.filter import judge
 from fastlt.data_prep.filter.judgment import write_report, write_states
 from fastlt.data_prep.filter.options import FilterOptions
@@ -239,6 +241,40 @@ def encoder_words(tmp_path_factory) -> list[str]:
 def filtered(path: Path, paintings: Path, encoder: list[str], *words: str) -> subprocess.CompletedProcess:
     command = ["filter", str(path), *encoder, *NEAR_DUPLICATES_OF_NO_MATTER, *words]
     return run_here([*command, "--train", str(paintings / "train"), "--val", str(paintings / "val")])
+
+
+def test_a_batch_is_embedded_in_the_memory_of_the_one_before(tmp_path, paintings, encoder_words):
+    """Clearing the pages of what a batch computes takes as long as computing it."""
+    words, rng = [*encoder_words[:-1], "320", "--batch-size", "16", "--workers", "0"], np.random.default_rng(7)
+    faults = []
+    for batches in (2, 5):
+        images = [("crimson", jpeg(painted("red", rng))) for _ in range(16 * batches)]
+        path = make_catalog(tmp_path / f"{batches}.db", images, {"red": ["crimson"]})
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+        done = filtered(path, paintings, words)
+        assert done.returncode in (0, 1), done.stderr
+        faults.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - before)
+    per_batch = (faults[1] - faults[0]) / 3
+    assert per_batch * resource.getpagesize() < 16 * 32 * 160 * 160 * 4 / 4  # of one layer's output, a quarter
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(("size", "crop"), [(32, 0.875), (45, 0.95), (64, 1.0), (33, 1.1)])
+def test_images_are_those_of_timms_transform(tmp_path, size, crop, interpolation):
+    rng = np.random.default_rng(size)
+    how = {"input_size": size, "crop_pct": crop, "interpolation": interpolation, "crop_mode": "center"}
+    transform, images = create_transform(**how, is_training=False, use_prefetcher=True), EmbeddedImages(how)
+    for mode, shape in (("RGB", (90, 50)), ("RGB", (31, 64)), ("L", (70, 70)), ("RGBA", (40, 120)), ("RGB", (1, 3))):
+        noise = rng.integers(0, 256, (*shape[::-1], len(mode)), np.uint8).squeeze(-1 if mode == "L" else ())
+        for kind in ("png", "jpg") if mode != "RGBA" else ("png",):
+            file = tmp_path / f"{mode}{shape}.{kind}"
+            Image.fromarray(noise, mode).save(file)
+            pixels, hashes, why = images[str(file)]
+            expected = read_image(file)
+            assert not why
+            np.testing.assert_array_equal(pixels, torch.as_tensor(transform(expected)))
+            mirrored = ImageOps.mirror(expected)
+            assert hashes == (perceptual_hash(np.asarray(expected)), perceptual_hash(np.asarray(mirrored)))
 
 
 def mislabeled(share: float, per_category: int = 25, shown: dict | None = None) -> tuple[list, np.ndarray]:

@@ -34,7 +34,7 @@ def commit(*folders: str) -> str:
 
 
 def changed_files(*folders: str) -> list[str]:
-    """The files of these folders whose changes no commit has; none of a copy of a checkout, which FASTLT_COMMIT names."""
+    """Files of these folders with changes that no commit has; none of a copy, which FASTLT_COMMIT names."""
     if os.environ.get("FASTLT_COMMIT"):
         return []
     return _git("diff", "HEAD", "--name-only", "-z", "--", *folders).split("\0")[:-1] + _new_files(folders)

@@ -161,7 +161,7 @@ def _draw_panel(panel: Axes, figures: list[Figure]) -> None:
         for place, commit in zip(places, figure.values, strict=True):
             if "-dirty" in commit:
                 panel.plot(place, figure.values[commit], "o", color=color, markerfacecolor="white")
-    panel.set_yscale("log")
+    panel.set_yscale("log" if all(min(figure.values.values()) > 0 for figure in figures) else "linear")
     panel.set_xticks(range(len(commits)), [_bare(commit) for commit in commits])
     panel.margins(x=0.1, y=0.1)
     panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))

@@ -68,7 +68,7 @@ def measure(files: list[Path], folder: Path, device: str) -> list[Record]:
     for _ in range(ROUNDS):
         ours.append(_embedding(encoder, files, folder))
         bare.append(_bare(encoder, len(files) // 4))
-    shares = [2 * rate / (before + after) for rate, before, after in zip(ours, bare, bare[1:], strict=True)]
+    shares = [2 * rate / (before + after) for rate, before, after in zip(ours, bare[:-1], bare[1:], strict=True)]
     about = {"case": f"embedding {len(files):,} images, {encoder.title}", "peak_bytes": tree_bytes(os.getpid())}
     return [
         about | {"impl": "fastlt", **records.rate(ours), "over_bare": float(np.median(shares))},

@@ -6,10 +6,11 @@ import base64
 import json
 import re
 from collections.abc import Iterable
+from html.entities import html5
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qsl, unquote
 
 from fastlt.messages import harmless
 
@@ -22,6 +23,10 @@ _SHORTEST_SECRET = 6  # shorter ones are "none" and the like, and parts of words
 _NOT_A_MARK = bytes(set(range(256)) - set(b'[]{}"'))
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _HALF_A_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+_BACKSLASHES = r"(?:\\|u005c|x5c|%(?:25)*5c|&(?:amp;)*(?:#0*92|#x0*5c|bsol);?)++"
+_NAMES: dict[str, list[str]] = {}  # of web pages, for each character
+for _name, _meant in html5.items():
+    _NAMES.setdefault(_meant, []).append(_name.rstrip(";"))
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"]+@|(?<=\bbearer )\S+|(?<=\bbasic )[\w+/=-]{8,}", re.IGNORECASE)
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the last four are Japanese spreadsheets'
 
@@ -110,9 +115,8 @@ class Secrets:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {form for secret in secrets if len(secret) >= _SHORTEST_SECRET for form in _forms(secret)}
-        longest_first = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(_however_escaped, longest_first)), re.IGNORECASE) if forms else None
+        patterns = [_however_written(secret) for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+        self._pattern = re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
 
     def hide(self, text: str) -> str:
         """The text with *** where a secret was."""
@@ -129,33 +133,33 @@ class Secrets:
         return value
 
 
-def _forms(secret: str) -> set[str]:
-    """A secret as it is, and as URLs, headers, JSON and web pages may write it."""
-    spelled = "".join(f"\\u{ord(c):04x}" for c in secret)
-    return {
-        secret,
-        quote(secret),
-        quote(secret, safe=""),
-        spelled,
-        base64.b64encode(secret.encode()).decode().rstrip("="),
-        secret.encode().hex(),
-        "".join(f"%{byte:02x}" for byte in secret.encode()),
-    }
-
-
-def _however_escaped(form: str) -> str:
-    """The pattern of a text that may be in JSON, in JSON in JSON and so on."""
-    pattern = "".join(map(_character, form))
-    return rf"(?<!\\){pattern}" if form[0] in "\\'\"" else pattern  # or each of many backslashes would be begun at
+def _however_written(secret: str) -> str:
+    """The pattern of a secret as it is, and as URLs, headers, JSON (also in JSON) and web pages may write it."""
+    content = secret.encode(errors="replace")
+    coded = {content.hex()}
+    for sent in (content, b"Bearer " + content):
+        coded |= {encode(sent).decode().rstrip("=") for encode in (base64.b64encode, base64.urlsafe_b64encode)}
+    parts = [part for part in re.split(r"(\\+)", secret) if part]
+    written = [_BACKSLASHES if part[0] == "\\" else r"\\*+".join(map(_character, part)) for part in parts]
+    # What a run of backslashes begins is not begun again in its middle: that would take the square of its length.
+    begin = r"(?<![\\;])(?<!5c)" if secret[0] == "\\" else r"\\?"
+    return "|".join([re.escape(secret), *map(_escaped, sorted(coded)), begin + "".join(written)])
 
 
 def _character(c: str) -> str:
-    """A character as it is, behind any backslashes where JSON puts some, or as a web page may write it."""
-    if c.isalnum():
-        return c
-    plain = r"\\+" if c == "\\" else rf"\\*{c}" if c in "'\"" else re.escape(c)
-    name = {'"': "&quot;|", "&": "&amp;|", "<": "&lt;|", ">": "&gt;|"}.get(c, "")
-    return rf"(?:{plain}|{name}&#0*{ord(c)};|&#x0*{ord(c):x};)"
+    """A character as it is, or as JSON, URLs and web pages may write it, each of these also within its own kind."""
+    wide = c.encode("utf-16-be", errors="replace")
+    spelled = r"\\++".join(f"u{wide[i : i + 2].hex()}" for i in range(0, len(wide), 2))  # its backslashes come before
+    python = f"x{ord(c):02x}|u{ord(c):08x}"
+    percent = "".join(f"%(?:25)*{byte:02x}" for byte in c.encode(errors="replace"))
+    names = "".join(f"|{name}" for name in _NAMES.get(c, ()))
+    web = f"&(?:amp;)*(?:#0*{ord(c)}|#x0*{ord(c):x}{names});?"
+    space = r"|\+" if c == " " else ""
+    return f"(?>{spelled}|{python}|{percent}|{web}|{re.escape(c)}{space})"
+
+
+def _escaped(base64_or_hex: str) -> str:
+    return re.sub(r"[+/]", lambda found: rf"\\*+(?:\{found[0]}|%{ord(found[0]):x})", base64_or_hex)
 
 
 def without_credentials(text: str) -> str:
@@ -169,10 +173,13 @@ def shown_url(url: str) -> str:
 
 
 def passwords_of(url: str) -> tuple[str, ...]:
-    """The secrets in a URL: its password and what Basic authentication makes of it, or a user who is a token."""
+    """The secrets in a URL: its password and what Basic authentication makes of it, or a user who is a token; keys
+    in its query."""
     user, colon, password = url.partition("://")[2].partition("/")[0].rpartition("@")[0].partition(":")
     user, password = unquote(user), unquote(password)
-    return (password, f"{user}:{password}") if colon else (user, f"{user}:")
+    query = parse_qsl(url.partition("?")[2].partition("#")[0])
+    keys = [value for name, value in query if re.search("key|token|secret|sig|pass|auth", name, re.IGNORECASE)]
+    return (password, f"{user}:{password}", *keys) if colon else (user, f"{user}:", *keys)
 
 
 def require_class_name(name: object) -> None:

@@ -81,16 +81,20 @@ def run(
         seconds: of each pipeline in each round; None for the usual.
     """
     console, found = Console(width=120), []
+
+    def keep(made: list[Record]) -> Path:  # at once: what comes next may be killed
+        found.extend(made)
+        return records.append(results, "loaders", device, made)
+
     BUILD.mkdir(exist_ok=True)  # on the disk, as data sets are
     with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
         for images, storages in _image_sets(Path(scratch), quick):
             measured = partial(measure_pipelines, console, images, storages, Path(scratch), quick, cases, seconds)
-            found += measured()
+            for made in measured():
+                keep(made)
             if _is_chosen(f"{ENCODING} {images.name}", cases):
-                found += measure_encoding(images, Path(scratch), quick)
-    if _is_chosen(RESUMING, cases):
-        found += measure_resuming(QUICK_SAMPLES if quick else SAMPLES)
-    file = records.append(results, "loaders", device, found)
+                keep(measure_encoding(images, Path(scratch), quick))
+    file = keep(measure_resuming(QUICK_SAMPLES if quick else SAMPLES) if _is_chosen(RESUMING, cases) else [])
     tables.print_rates(console, f"loaders, on {records.device_name(device)}", found)
     _print_targets(console, found)
     picture = bars.draw(
@@ -127,16 +131,16 @@ def measure_pipelines(
     quick: bool,
     cases: Sequence[str],
     seconds: float | None,
-) -> list[Record]:
-    """Every pipeline on every storage that it reads, in both transforms."""
+) -> Iterator[list[Record]]:
+    """Every pipeline on every storage that it reads, transform by transform."""
     transforms = [(images.size, transform) for transform in pipelines.RAND_AUGMENT]
     transforms += [(images.size // 2, "crop")] if images.size == PHOTOGRAPH_SIZE else []
     chosen = {f"{images.name} {size} px, {transform}": (size, transform) for size, transform in transforms}
     chosen = {case: what for case, what in chosen.items() if _is_chosen(case, cases)}
     encoded = _encode(console, images, storages, scratch) if chosen else {}
     turn, warm_up = (QUICK_SECONDS, QUICK_WARM_UP) if quick else (seconds or SECONDS, min(WARM_UP, seconds or WARM_UP))
-    found = []
     for case, (size, transform) in chosen.items():
+        found: list[Record] = []
         arms = _arms(images, encoded, size, transform)
         if quick and transform == "full":
             arms = {key: arm for key, arm in arms.items() if key[0] in ("ffcv", "authors")}
@@ -147,7 +151,7 @@ def measure_pipelines(
             record = {"case": case, "impl": impl, "storage": of, **records.rate(rates)}
             record |= {"peak_bytes": turns.peaks[impl, of], "workers": pipelines.CORES}
             found.append(record | ({"note": SETTINGS[impl]} if impl in SETTINGS else {}))
-    return found
+        yield found
 
 
 def _encode(console: Console, images: ImageSet, storages: list[Storage], scratch: Path) -> dict[Storage, Path]:

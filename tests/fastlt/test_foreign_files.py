@@ -266,6 +266,26 @@ def test_a_text_that_parquet_repeats_for_nothing_is_refused(tmp_path):
     assert "has a text of more than 1,048,576 characters: it is no list of URLs." in done.stderr
 
 
+def test_nothing_that_parquet_repeats_for_nothing_is_refused(tmp_path):
+    """A kilobyte of lists with millions of missing values, which take no bytes in Arrow and 750 MB in Python."""
+    missing = pa.ListArray.from_arrays([0, 20_000_000], pa.nulls(20_000_000))
+    table = pa.table({"url": ["http://127.0.0.1:9/a.jpg"], "label": ["a"], "x": missing})
+    pq.write_table(table, tmp_path / "l.parquet", compression="zstd")
+    words = command(tmp_path / "c.sqlite", "--urls", tmp_path / "l.parquet")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "has 1 rows of 20,000,003 values together: it is no list of URLs." in done.stderr
+
+
+def test_json_of_millions_of_empty_lists_is_refused(tmp_path):
+    content = b'{"url": "http://127.0.0.1:9/a.jpg", "x": [' + b"[]," * 10_000_000 + b"[]]}"
+    (tmp_path / "l.json.gz").write_bytes(gzip.compress(content, 1))
+    words = command(tmp_path / "c.sqlite", "--urls", tmp_path / "l.json.gz")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "l.json.gz is too long for one JSON value: write a record a line" in done.stderr
+
+
 @pytest.mark.medium
 def test_a_value_on_one_line_may_be_long(tmp_path):
     rows = [{"url": f"http://127.0.0.1:9/{i}.jpg", "label": "a", "text": "b" * 2000} for i in range(35_000)]

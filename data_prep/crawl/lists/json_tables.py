@@ -14,6 +14,7 @@ from fastlt.data_prep.crawl.lists.text_file import as_unicode, decoded, text_lin
 from fastlt.foreign import parse_json
 
 _MAX_JSON_BYTES = 2**30
+_MOST_MARKS = 10_000_000  # lists and objects: COCO's largest file has 4 million, and 50 million need 3 GB
 
 
 class JsonLinesTable(Table):
@@ -51,7 +52,7 @@ class JsonTable(Table):
         super().__init__(file)
         with unpacked(file) as stream:
             raw = stream.read(_MAX_JSON_BYTES + 1)
-        if len(raw) > _MAX_JSON_BYTES:
+        if len(raw) > _MAX_JSON_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_MARKS:
             raise ValueError(f"{file} is too long for one JSON value: write a record a line, as .jsonl.")
         try:
             lines = decoded(raw, encoding).splitlines(keepends=True)

@@ -12,6 +12,7 @@ from fastlt.messages import one_line
 
 _AT_ONCE = 64  # rows: a few bytes of a file can stand for a long value in every one of them
 _MOST_BYTES = 2**26  # of these, a megabyte a row; photographs lie in some lists
+_MOST_VALUES = 2**20  # of these: what is missing or false takes no bytes there, and some here
 _MAX_TEXT = 2**20
 _GROUPS = 5  # row groups that are looked into
 
@@ -64,6 +65,8 @@ class ParquetTable(Table):
             raise ValueError(
                 f"{self.file} has {len(batch)} rows of {batch.nbytes / 1e6:,.0f} MB together: it is no list of URLs."
             )
+        if (values := sum(map(_values_in, batch.columns))) > _MOST_VALUES:
+            raise ValueError(f"{self.file} has {len(batch)} rows of {values:,} values together: it is no list of URLs.")
         rows = batch.to_pylist()
         if any(len(value) > _MAX_TEXT for row in rows for value in row.values() if isinstance(value, str)):
             raise ValueError(f"{self.file} has a text of more than {_MAX_TEXT:,} characters: it is no list of URLs.")
@@ -72,6 +75,14 @@ class ParquetTable(Table):
     def _named(self, column: str, value: Any) -> Any:
         classes = self._classes.get(column)
         return classes[value] if classes and isinstance(value, int) and 0 <= value < len(classes) else value
+
+
+def _values_in(array: Any) -> int:
+    """How many values an Arrow array has, those inside of lists and structures with them."""
+    if not hasattr(array, "flatten"):
+        return len(array)
+    inner = array.flatten()
+    return len(array) + sum(map(_values_in, inner if isinstance(inner, list) else [inner]))
 
 
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from fastlt.data_prep.catalog import Catalog
 pytest.importorskip("openai")
 from support.llm_server import LlmServer, Reply, completion, error, names, obliging
 
-KEY = "sk-live-51'Zq\\9876"
+KEY = "sk-live-51'Zq\\9876/&<x"
 FEW = ["--concurrency", 1, "--attempts", 1]
 
 
@@ -198,6 +198,13 @@ def test_the_key_is_nowhere_whatever_an_endpoint_repeats(desk, monkeypatch):
     forms = [KEY, repr(KEY), json.dumps(KEY), base64.b64encode(KEY.encode()).decode()]
     forms += [KEY.upper(), KEY.encode().hex(), html.escape(KEY), "".join(f"%{byte:02X}" for byte in KEY.encode())]
     forms += ["".join(c if c.isalnum() else f"&#{ord(c)};" for c in KEY)]
+    forms += [
+        json.dumps(json.dumps(KEY).replace("/", "\\/").replace("&", "\\u0026").replace("<", "\\u003c")),  # PHP, Go
+        "".join(f"&#{ord(c)};" for c in KEY),
+        KEY.replace("'", "&apos;"),
+        base64.urlsafe_b64encode(KEY.encode()).decode(),
+        base64.b64encode(f"Bearer {KEY}".encode()).decode(),
+    ]
     forms += ["".join(f"\\u{ord(c):04x}" for c in KEY), KEY.replace("\\", "%5C").replace("'", "%27")]
     echoes = iter(
         [

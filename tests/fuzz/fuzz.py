@@ -401,10 +401,10 @@ DECODER = r"""
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
-int fastlt_decode_jpeg(const unsigned char *, unsigned long, int, int, int, int, int, int, unsigned char *, int *);
+int fastlt_decode_jpeg(const unsigned char *, unsigned long, int, int, int, int, int, int, int, unsigned char *, int *);
 int main(int argc, char **words) {
-    int n[6], span[2] = {0, 0};
-    for (int i = 0; i < 6; i++) n[i] = atoi(words[i + 2]);
+    int n[7], span[2] = {0, 0};
+    for (int i = 0; i < 7; i++) n[i] = atoi(words[i + 2]);
     FILE *file = fopen(words[1], "rb");
     unsigned char *content = malloc(1 << 20);
     size_t size = fread(content, 1, 1 << 20, file), room = (size_t)n[0] * n[1] * 3, page = getpagesize();
@@ -413,8 +413,9 @@ int main(int argc, char **words) {
     unsigned char *memory = mmap(0, whole + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     mprotect(memory + whole, page, PROT_NONE); /* libjpeg writes, which no sanitizer sees */
     unsigned char *pixels = memory + whole - room;
-    int failed = fastlt_decode_jpeg(content, size, n[0], n[1], n[2], n[3], n[4], n[5], pixels, span);
-    if (!failed && (span[0] < 0 || span[1] < n[5] || span[0] + span[1] > n[1] || span[0] > n[3])) return 3;
+    int failed = fastlt_decode_jpeg(content, size, n[0], n[1], n[2], n[3], n[4], n[5], n[6], pixels, span);
+    int wide = (n[1] + n[2] - 1) / n[2];
+    if (!failed && (span[0] < 0 || span[1] < n[6] || span[0] + span[1] > wide || span[0] > n[4])) return 3;
     free(content);
     return 0;
 }
@@ -450,8 +451,10 @@ def fuzz_decoder(draw: random.Random, folder: Path) -> None:
         if draw.random() < 0.8:
             content = draw.choice([damaged, with_numbers])(draw, content)
         (folder / "i.jpg").write_bytes(content)
-        rows, columns = draw.randint(1, height), draw.randint(1, width)
-        numbers = height, width, draw.randint(0, height - rows), draw.randint(0, width - columns), rows, columns
+        shrink = draw.choice([1, 1, 2, 4, 8])
+        high, wide = -(-height // shrink), -(-width // shrink)  # of the image shrunk so
+        rows, columns = draw.randint(1, high), draw.randint(1, wide)
+        numbers = height, width, shrink, draw.randint(0, high - rows), draw.randint(0, wide - columns), rows, columns
         words = [decoder(), str(folder / "i.jpg"), *map(str, numbers)]
         how = {"env": os.environ | SANITIZER, "preexec_fn": _without_limit}
         done = subprocess.run(words, capture_output=True, text=True, errors="replace", **how)

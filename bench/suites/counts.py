@@ -1,7 +1,7 @@
 """What `bench/run.py counts` counts: what a call of the loss and a step of the trainer cost a CPU, however busy it is.
 
 All of it is counted on one thread, after calls that warm up: operators that torch runs, bytes that its allocator gives,
-and pages that are touched for the first time. `tests/bench/test_line.py` holds the line of the last record.
+and pages that are touched for the first time. `tests/bench/test_run.py` holds the line of the last record.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def test_quick_kernels_leave_whole_records_and_a_picture(tmp_path):
         assert 0 <= record["extra_bytes"] <= record["peak_bytes"]
     by = {(r["case"][0], r["impl"], r["pass"]): r for r in records}
     gradient = 256 * 3000 * 4
-    assert by["A", "fastlt", "backward"]["peak_bytes"] > 0.9 * gradient
+    assert by["A", "fastlt", "forward+backward"]["peak_bytes"] > 0.9 * gradient
     assert by["A", "eager", "forward+backward"]["extra_bytes"] > gradient  # torch holds more than one [B, C]
     (picture,) = tmp_path.glob("kernels-*.png")
     assert picture.read_bytes().startswith(b"\x89PNG")

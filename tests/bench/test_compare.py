@@ -137,7 +137,7 @@ def test_what_cannot_be_compared_is_one_clear_sentence(written, tmp_path, after,
     ("before", "after", "said"),
     [
         (counts_of(), counts_of(operators=101), "operators of a step, fastlt: 101 (+1.0%), and 100 before at abc"),
-        (counts_of(), counts_of(page_faults=7), "page faults of a step, fastlt: 7, and 0 before at abc"),
+        (counts_of(), counts_of(page_faults=70), "page faults of a step, fastlt: 70, and 0 before at abc"),
         (counts_of(), counts_of(allocated_bytes=1_500_000), "1,500,000 (+50.0%), and 1,000,000 before"),
         (code_of(), code_of(plain=13.0), "plain of loss, fastlt: 13.0 (+4.0%), and 12.5 before"),
         (code_of(), code_of(narrowest=2), "narrowest of loss, fastlt: 2 (-87.5%), and 16 before"),

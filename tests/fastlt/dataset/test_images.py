@@ -12,7 +12,7 @@ from fastlt.data_prep.crawl.prepare import UnusableImageError, prepare
 from fastlt.data_prep.encode.encode import encode
 from fastlt.data_prep.encode.inputs import EncodeInputs
 from fastlt.data_prep.encode.options import EncodeOptions
-from fastlt.data_prep.filter.embed import _Images as FilterImages
+from fastlt.data_prep.filter.embed import EmbeddedImages
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.dataset.images import BrokenImageError, read_image
 from fastlt.loaders.readers import open_reader
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.medium
 KINDS = kinds_of_images()
 AS_IT_IS = ImageOptions(size=0, quality=100, min_side=1)
 SIDE = 32
+SEEN = {"input_size": SIDE, "crop_pct": 1.0, "interpolation": "bicubic", "crop_mode": "center"}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_decoder_crawler_and_filter_see_the_same(name, folder):
     pixels = np.asarray(Image.open(io.BytesIO(made.jpeg)), float)
     assert pixels.shape == expected.shape
     assert np.median(np.abs(pixels - expected)) <= 2
-    seen, _, why = FilterImages({"input_size": SIDE, "crop_pct": 1.0, "interpolation": "bicubic"})[str(file)]
+    seen, _, why = EmbeddedImages(SEEN)[str(file)]
     assert why == ""
     height, width = expected.shape[:2]
     small = Image.fromarray(expected.astype(np.uint8)).resize(
@@ -94,7 +95,7 @@ def test_gray_of_32_bits_is_refused_by_all(name, image, tmp_path):
         read_image(file)
     with pytest.raises(UnusableImageError, match="unsupported colors"):
         prepare(file.read_bytes(), AS_IT_IS, 10**9)
-    assert "no white that all agree on" in FilterImages({"input_size": SIDE})[str(file)][2]
+    assert "no white that all agree on" in EmbeddedImages(SEEN)[str(file)][2]
     for split in ("train", "val"):
         (tmp_path / split / "a").mkdir(parents=True)
         (tmp_path / split / "a" / name).write_bytes(file.read_bytes())

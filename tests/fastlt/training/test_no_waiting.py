@@ -5,6 +5,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+pytest.importorskip("deepspeed")  # which a machine that cannot install anything may lack
+
 from fastlt.kernels import NeighborSilencingHead, NeighborTable
 from fastlt.loaders.loader import Normalize
 from fastlt.recipe import AugmentRecipe
@@ -12,7 +14,6 @@ from fastlt.training.batch_augment import BatchAugment
 from fastlt.training.step_stats import StepStats
 from support.paths import ROOT
 
-pytest.importorskip("deepspeed")  # which a machine that cannot install anything may lack
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 B, C, SIDE = 8, 30, 16
 

@@ -15,6 +15,7 @@ from fastlt.foreign import parse_json
 
 _MAX_JSON_BYTES = 2**30
 _MOST_MARKS = 10_000_000  # lists and objects: COCO's largest file has 4 million, and 50 million need 3 GB
+_MOST_COMMAS = 100_000_000  # of iNaturalist 2021's largest file, an estimate: 45 million; as many floats need 3 GB
 
 
 class JsonLinesTable(Table):
@@ -52,7 +53,8 @@ class JsonTable(Table):
         super().__init__(file)
         with unpacked(file) as stream:
             raw = stream.read(_MAX_JSON_BYTES + 1)
-        if len(raw) > _MAX_JSON_BYTES or raw.count(b"[") + raw.count(b"{") > _MOST_MARKS:
+        marks = raw.count(b"[") + raw.count(b"{")
+        if len(raw) > _MAX_JSON_BYTES or marks > _MOST_MARKS or raw.count(b",") > _MOST_COMMAS:
             raise ValueError(f"{file} is too long for one JSON value: write a record a line, as .jsonl.")
         try:
             lines = decoded(raw, encoding).splitlines(keepends=True)

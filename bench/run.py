@@ -91,6 +91,7 @@ def main() -> int:
         "loaders": ("cases", "seconds"),
         "filter": ("data", "weights", "trained"),
         "hostile": ("hosts",),
+        "train": ("ranks",),
     }
     chosen = {name: value for name in names.get(arguments.suite, ()) if (value := getattr(arguments, name)) is not None}
     suite.run(torch.device(device), arguments.quick, results, **chosen)
@@ -131,6 +132,8 @@ def _add(suites: argparse._SubParsersAction, name: str, what: str, devices: tupl
         suite.add_argument("--run", dest="trained", type=Path, metavar="RUN", help="a run of tin_wide's targets too")
     if name == "hostile":
         suite.add_argument("--hosts", type=int, metavar="N", help="default: 10,000; two good images for each")
+    if name == "train":
+        suite.add_argument("--ranks", type=int, nargs="+", metavar="N", help="default: 1, 2, 4, ... up to the GPUs")
     what = "folder of records (default: bench/results; build/results where changes are not committed)"
     suite.add_argument("--results", type=Path, help=what)
 

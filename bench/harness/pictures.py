@@ -17,9 +17,9 @@ from matplotlib.ticker import LogFormatter
 
 IMPLS = (
     "fastlt", "fastlt-inplace", "fastlt-sliced", "fastlt-unsilenced", "authors", "eager", "compiled", "torch-linear",
-    "liger", "cce",
+    "liger", "cce", "fastlt-graphed",
 )  # fmt: skip
-COLORS = dict(zip(IMPLS, matplotlib.color_sequences["tab10"], strict=True))
+COLORS = dict(zip(IMPLS, (*matplotlib.color_sequences["tab10"], "black"), strict=True))
 
 
 def draw_kernels(measured: list[Record], file: Path, device: str) -> Path:

@@ -29,6 +29,7 @@ from fastlt.kernels import (
 LAMBDA = 0.1
 MASK_LIMIT = {"cpu": 8 * 10**9, "cuda": 40 * 10**9}  # bytes of the authors' two masks beyond which they are not built
 SLICED_LIMIT = {"cpu": 2**24, "cuda": 2**30}  # bytes of logits from which fastlt-sliced is tried; its `memory_limit`
+GRAPHED_LIMIT = 2**29  # bytes of logits up to which a call is so short that launching it may take longer
 FREE_SHARE = 0.6  # of the GPU's free memory, what whole logits may take
 IN_FORWARD = "computes its gradient in forward"
 Loss = Callable[..., Tensor]
@@ -52,11 +53,13 @@ class Implementation:
 def names(case: Case, quick: bool) -> list[str]:
     """What is compared on this case, fastlt first."""
     gpu = case.device.type == "cuda"
+    graphed = gpu and case.logits_bytes <= GRAPHED_LIMIT
     if case.linear:
         ours = ["fastlt"] + ["fastlt-sliced"] * (case.logits_bytes >= SLICED_LIMIT[case.device.type])
+        ours += ["fastlt-graphed"] * graphed
         peers = ["torch-linear", "liger", "cce"]
     else:
-        ours = ["fastlt", "fastlt-inplace"] + ["fastlt-unsilenced"] * gpu
+        ours = ["fastlt", "fastlt-inplace"] + ["fastlt-unsilenced"] * gpu + ["fastlt-graphed"] * graphed
         peers = ["liger"]
     return [*ours, "authors", "eager", *([] if quick else ["compiled"]), *peers]
 
@@ -104,6 +107,16 @@ def _linear(case: Case, memory_limit: int) -> Implementation:
         )
 
     return Implementation(loss, note=f"memory_limit={memory_limit}")
+
+
+def _fastlt_graphed(case: Case) -> Implementation:
+    """`fastlt` as CUDA graphs, one a pass: what is left of it where the host's time is none."""
+    sample = (*(torch.empty_like(t, requires_grad=True) for t in case.inputs), case.labels)
+    try:
+        graphed = torch.cuda.make_graphed_callables(build("fastlt", case).loss, sample)
+    except RuntimeError as error:
+        raise Unavailable(f"cannot be captured: {str(error).splitlines()[0]}") from None
+    return Implementation(graphed, note="CUDA graphs, which copy their inputs to where they were captured")
 
 
 def _authors(case: Case) -> Implementation:
@@ -209,6 +222,7 @@ _ANY: dict[str, Callable[[Case], Implementation]] = {
     "fastlt": _fastlt,
     "fastlt-inplace": _fastlt_inplace,
     "fastlt-unsilenced": _fastlt_unsilenced,
+    "fastlt-graphed": _fastlt_graphed,
     "authors": _authors,
     "eager": _eager,
     "compiled": _compiled,

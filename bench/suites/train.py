@@ -28,7 +28,7 @@ from bench.inputs import image_sets
 from bench.inputs import label_spaces as cases
 from bench.inputs.image_sets import BUILD, ROOT, ImageSet
 from bench.suites import kernels as kernel_suite
-from bench.suites import train_arms
+from bench.suites import train_arms, train_ranks
 from fastlt.backbone.create import create_backbone
 from fastlt.classifier import device_dtype
 from fastlt.recipe import Recipe, load_recipe
@@ -36,6 +36,7 @@ from fastlt.training.flops import forward_flops, peak_flops
 
 # Many, as a machine's own ups and downs are larger than what is looked for; a GPU has few.
 ROUNDS, SECONDS, WARM_UP = {"cpu": 15, "cuda": 5}, 4.0, 1.0
+RANKS_SECONDS = 10.0
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_WARM_UP = 2, 0.3, 0.1
 LOSS_SECONDS, QUICK_LOSS_SECONDS = {"cpu": 1.0, "cuda": 0.2}, 0.05
 _LONG_TO_COMPILE: dict[str, tuple[str, ...]] = {"cpu": (), "cuda": ("compiled",)}
@@ -59,15 +60,31 @@ class Setting:
     storage: list[str]
 
 
-def run(device: torch.device, quick: bool, results: Path) -> None:
-    """Measures everything; appends the records, prints the tables and targets, draws the picture."""
+def run(device: torch.device, quick: bool, results: Path, ranks: list[int] | None = None) -> None:
+    """Measures everything; appends the records, prints the tables and targets, draws the picture.
+
+    Args:
+        ranks: numbers of ranks to train on, the smallest first; by default 1, 2, 4 and so on up to the GPUs.
+    """
     console = Console(width=120)
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
         setting = _setting(Path(scratch), device, quick)
         recipe, found = measure_training(setting, Path(scratch), device, quick)
-    tables.print_rates(console, f"train, on {records.device_name(device)}", found)
-    file = records.append(results, "train", device, found)  # now, in case the time is up before the rest is measured
+        tables.print_rates(console, f"train, on {records.device_name(device)}", found)
+        # At once, in case the time is up before the rest is measured.
+        file = records.append(results, "train", device, found)
+        ranks = ranks or (train_ranks.default_ranks() if device.type == "cuda" else [1])
+        if len(ranks) > 1:
+            seconds, batch_size = QUICK_SECONDS if quick else RANKS_SECONDS, recipe.optimizer.batch_size
+            words = [*setting.words, *train_arms.FOREVER, f"data.path={Path(scratch) / 'encoded'}"]
+            command, case = [*FASTLT, "train", str(setting.recipe), *words], found[0]["case"]
+            scaling = train_ranks.measure(case, command, batch_size, ranks, device.type, Path(scratch), seconds)
+            tables.print_rates(console, "fastlt train on several ranks", scaling)
+            each = ", ".join(f"{r['efficiency']:.3g} on {r['ranks']}" for r in scaling[1:])
+            console.print(f"images/s a rank, over those of {ranks[0]}: {each}", highlight=False)
+            records.append(results, "train", device, scaling)
+            found += scaling
     bare_ms = 1000 * recipe.optimizer.batch_size / next(r["images_per_s"] for r in found if r["impl"] == "bare")
     shares = measure_loss(console, recipe, bare_ms, device, quick)
     _print_shares(console, shares, bare_ms)

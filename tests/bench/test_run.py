@@ -236,10 +236,12 @@ def test_quick_loaders_leave_whole_records_and_a_picture(tmp_path):
 @pytest.mark.slow
 def test_quick_train_leaves_whole_records_and_a_picture(tmp_path):
     # One thread: on a busy machine, several would wait for each other most of the time.
-    done = run("train", "--device", "cpu", "--quick", "--results", tmp_path, OMP_NUM_THREADS="1")
+    done = run("train", "--device", "cpu", "--quick", "--ranks", "1", "2", "--results", tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     records = records_of(tmp_path, "train")
-    assert {r["impl"] for r in records if "images_per_s" in r} == {"fastlt", "fastlt-resident", "bare"}
+    layers, ranks = {"fastlt", "fastlt-resident", "bare"}, {"fastlt-1-ranks", "fastlt-2-ranks"}
+    assert {r["impl"] for r in records if "images_per_s" in r} == layers | ranks
+    assert [r["ranks"] for r in records if r.get("efficiency", 0) > 0] == [1, 2]
     shares = {r["impl"]: r["share"] for r in records if "share" in r}
     assert shares.keys() >= {"fastlt", "eager"}
     assert all(share > 0 for share in shares.values())

@@ -74,3 +74,26 @@ def test_no_step_waits_for_the_gpu(limit):
         head(features, labels).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("limit", [None, 0], ids=["materialized", "sliced"])
+def test_a_captured_graph_learns_other_batches(limit):
+    """Forward and backward of the head as CUDA graphs, replayed with batches that were not captured."""
+    case = make_case(64, 5000, 3000)
+    head = NeighborSilencingHead(32, case.table, case.prior, label_smoothing=0.1, memory_limit=limit).cuda()
+    eager = NeighborSilencingHead(32, case.table, case.prior, label_smoothing=0.1, memory_limit=limit).cuda()
+    eager.load_state_dict(head.state_dict())
+    labels = case.labels.cuda()
+    sample = torch.randn(64, 32, device="cuda", requires_grad=True), labels.clone()
+    graphed = torch.cuda.make_graphed_callables(head, sample)
+    for shift in (0, 1, 7):
+        features = torch.randn(64, 32, device="cuda", requires_grad=True)
+        losses, gradients = [], []
+        for module in (graphed, eager):
+            loss = 3 * module(features, labels.roll(shift))
+            gradients.append([g.clone() for g in torch.autograd.grad(loss, [features, *module.parameters()])])
+            losses.append(loss.detach().clone())
+        torch.testing.assert_close(*losses)
+        torch.testing.assert_close(*gradients)

@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ from fastlt.loaders.dali.resize import resize
 from fastlt.loaders.sample_keys import split_keys
 from fastlt.loaders.transform import Transform
 
-_QUEUE = 3  # batches that DALI works on; one of them is the one that is waited for
+_QUEUE = 3  # runs that DALI works on; one of them is the one that is waited for
+_PIXELS = 2**22  # of a run, at least: starting its operators takes as long as they take for 90 images of 64 px
 
 
 class DALIImages:
@@ -53,16 +55,17 @@ class DALIImages:
         self._choices = Choices.of(transform)
         self._tar = np.memmap(data.file(split), np.uint8, mode="c")  # DALI takes no read-only memory
         self._places = np.array([name.rpartition("#")[2].split("+") for name in self._names], dtype=np.int64)
+        self._batches_a_run = math.ceil(_PIXELS / transform.size**2 / batch_size)
         self._settings = {
-            "batch_size": batch_size,
+            "batch_size": batch_size * self._batches_a_run,
             "num_threads": max(workers, 1),
             "device_id": _gpu(device),
             "prefetch_queue_depth": _QUEUE,
         }
         self._pipeline: Pipeline | None = None
         self._ended = True  # whether DALI has nothing to do
-        self._keys: Iterator[np.ndarray] = iter(())
-        self._at_work: deque[tuple[np.ndarray, tuple]] = deque()  # indices and inputs, which DALI does not copy
+        self._keys: Iterator[list[np.ndarray]] = iter(())  # of the batches of a run
+        self._at_work: deque[tuple[np.ndarray, list[int], tuple]] = deque()  # inputs last, which DALI does not copy
 
     def batches(self, keys: Iterable[np.ndarray]) -> Iterator[Tensor]:
         """See `ImageReader`; channels last in memory."""
@@ -70,14 +73,15 @@ class DALIImages:
         while not self._ended:  # what nobody waits for any more
             with suppress(ValueError):
                 self._next()
-        self._keys, self._ended = iter(keys), False
+        self._keys, self._ended = _runs(keys, self._batches_a_run), False
         still_valid: deque[Tensor] = deque(maxlen=2)
-        while (images := self._next()) is not None:
+        while (run := self._next()) is not None:
+            images, sizes = run
             still_valid.append(images)
-            yield images
+            yield from images.split(sizes)
 
-    def _next(self) -> Tensor | None:
-        """The next batch, with others begun behind it; None after the last one."""
+    def _next(self) -> tuple[Tensor, list[int]] | None:
+        """The images of the next run and the sizes of its batches, with others begun behind it; None after the last."""
         if self._pipeline is None:
             size, fill, layers = self._transform.size, self._transform.fill, self._choices.num_layers
             self._pipeline = _pipeline(
@@ -90,21 +94,22 @@ class DALIImages:
             self._ended = True
             return None
         except Exception as error:
-            suspects = [index for indices, _ in self._at_work for index in indices]
+            suspects = [index for indices, _, _ in self._at_work for index in indices]
             self._pipeline, self._ended = None, True  # DALI does not go on after an error
             self._at_work.clear()
             raise ValueError(self._diagnosis(suspects, error)) from error
-        self._at_work.popleft()
-        return torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2)
+        _, sizes, _ = self._at_work.popleft()
+        return torch.from_dlpack(images.as_tensor()).permute(0, 3, 1, 2), sizes
 
     def _inputs(self) -> tuple:
-        """What DALI asks for at the start of each batch, in the order of `_pipeline`."""
-        keys = next(self._keys)
+        """What DALI asks for at the start of each run, in the order of `_pipeline`."""
+        batches = next(self._keys)
+        keys = np.concatenate(batches)
         indices = split_keys(keys)[1]
         files = [self._tar[start : start + size] for start, size in self._places[indices]]
         sizes = np.array([self._image_size(index, file) for index, file in zip(indices, files, strict=True)])
         inputs = (files, *(self._train(keys, sizes) if self._transform.train else self._evaluate(sizes)))
-        self._at_work.append((indices, inputs))
+        self._at_work.append((indices, [len(batch) for batch in batches], inputs))
         return inputs
 
     def _image_size(self, index: int, file: np.ndarray) -> tuple[int, int]:
@@ -143,6 +148,13 @@ class DALIImages:
             except BrokenImageError as broken:
                 return f"sample {index} is a {broken}"
         return f"DALI cannot read one of {', '.join(self._names[index] for index in suspects)}: {error}"
+
+
+def _runs(keys: Iterable[np.ndarray], batches: int) -> Iterator[list[np.ndarray]]:
+    """So many batches at a time, and what is left at the end."""
+    left = iter(keys)
+    while run := list(islice(left, batches)):
+        yield run
 
 
 def _gpu(device: torch.device | None) -> int | None:

@@ -191,7 +191,7 @@ def loss_of_logits(
         return reduce_rows(_reference(logits, stacked_labels, weights, objective), stacked_labels, objective)
     _refuse_forward_mode(logits)
     arguments = row_arguments(stacked_labels, weights, objective, resolved)
-    if _takes_gradient_in_forward(logits, objective, resolved):
+    if _takes_gradient_in_forward(logits, objective):
         return _InForward.apply(logits, Rows(*arguments[:-1]), objective.reduction == "mean", inplace, resolved)
     if inplace and not torch.compiler.is_compiling():
         loss = _InPlace.apply(logits, *arguments)
@@ -242,8 +242,8 @@ def log_prior(counts: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return n.log() - n.sum().log()
 
 
-def _takes_gradient_in_forward(logits: Tensor, objective: Objective, impl: str) -> bool:
-    """Whether one kernel computes loss and gradient, which a scalar loss later multiplies by one number at most.
+def _takes_gradient_in_forward(logits: Tensor, objective: Objective) -> bool:
+    """Whether the gradient is computed with the loss; a scalar loss later multiplies it by one number at most.
 
     Not for float16, whose small gradients would be lost before the factor of a scaled loss reaches them.
     """

@@ -455,6 +455,8 @@ def _run(logits: Tensor, first_class: int, rows: Rows, out: Tensor | None = None
         _take_huge_pages(out)
     addresses = (0 if (tensor := tensors.get(name)) is None else tensor.data_ptr() for name in _ADDRESSES)
     _call(logits.dtype, np.array((*addresses, *numbers), _JOB), threads if logits.numel() > _CLASSES_AT_ONCE else 1)
+    if taken.item() < B:  # a thread that finds no memory can only end
+        raise MemoryError(f"the loss of {B} rows of {S} classes found no memory for its threads.")
 
 
 def _take_huge_pages(out: Tensor) -> None:

@@ -81,7 +81,6 @@ def loss_and_gradient(logits: Tensor, rows: Rows, mean: bool, out: Tensor) -> tu
     All float32; `out` may be the logits.
     """
     L, B = rows.stacked_labels.shape
-    loss, saved = _new_results(logits, rows)
     total, scale = (torch.empty((), dtype=torch.float32, device=logits.device) for _ in range(2))
     arrived = torch.empty((), dtype=torch.int32, device=logits.device)
     triton_kernels.count_rows[(1,)](
@@ -92,6 +91,7 @@ def loss_and_gradient(logits: Tensor, rows: Rows, mean: bool, out: Tensor) -> tu
         loss, saved = loss_of(logits, rows)
         gradient(logits, 0, rows, saved, scale.expand(B), out)
         return loss.sum() * scale, saved, scale
+    loss, saved = _new_results(logits, rows)
     _run_loss(logits, rows, loss, saved, (scale, arrived, total, out), _shape(choice, _vector(logits, out)))
     return total, saved, scale
 
@@ -231,9 +231,9 @@ def _for_few(choice: Choice | None, rows_each: float, C: int, classes: int) -> C
     if choice is None:  # so few rows wait for memory, and not for its pace
         return (1, classes, wide, None) if rows_each <= 2 else None
     rows, _, warps, _ = choice
-    if rows > 1 or (wide > warps and rows_each < 4):
+    if rows_each < 4 and (rows > 1 or wide > warps):
         return 1, classes, max(wide, warps), None
-    return choice
+    return 1, *choice[1:]
 
 
 @functools.cache

@@ -36,13 +36,13 @@ GPUS = (A100, H100, H200)
 CAPABILITIES = (90, 80, 100)
 KINDS = {"loss": (1, 1), "gradient": (2, 1), "both": (2, 2)}  # times that rows are read or written, streams
 PARTS = ("loss", "gradient")  # what runs where no kernel does both
+USUAL, MOST, VARIED_CLASSES = "silencing", "two labels, smoothing", 32568
 VARIANTS = {
-    "silencing": {"L": 1, "SILENCE": True, "SMOOTH": False, "HAS_BIAS": True},  # what is predicted, and timed elsewhere
+    USUAL: {"L": 1, "SILENCE": True, "SMOOTH": False, "HAS_BIAS": True},  # what is predicted, and timed elsewhere
     "prior alone": {"L": 1, "SILENCE": False, "SMOOTH": False, "HAS_BIAS": True},
     "smoothing without prior": {"L": 1, "SILENCE": True, "SMOOTH": True, "HAS_BIAS": False},
-    "two labels, smoothing": {"L": 2, "SILENCE": True, "SMOOTH": True, "HAS_BIAS": True},
+    MOST: {"L": 2, "SILENCE": True, "SMOOTH": True, "HAS_BIAS": True},
 }
-USUAL, VARIED_CLASSES = "silencing", 32568
 KERNELS = {
     "loss": triton_kernels.loss_of_rows,
     "gradient": triton_kernels.gradient_of_rows,
@@ -75,6 +75,7 @@ def run(device: torch.device, quick: bool, results: Path) -> None:
     jobs = [(kind, *case, capability, USUAL) for capability in capabilities for case in cases for kind in KINDS]
     varied = ("both",) if quick else KERNELS
     jobs += [(kind, BATCH, VARIED_CLASSES, H100.capability, v) for v in VARIANTS for kind in varied]
+    jobs += [(kind, FEW[0], VARIED_CLASSES, H100.capability, MOST) for kind in varied if kind in KINDS]
     compiled = compile_all(list(dict.fromkeys(jobs)))
     for capability in capabilities:
         lines = [_described(job, *found) for job, found in compiled.items() if job[3] == capability]

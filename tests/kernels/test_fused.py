@@ -1,5 +1,8 @@
 """The fused kernels against the float64 reference: Triton's on the GPU or in the interpreter, numba's on the CPU."""
 
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -434,3 +437,40 @@ def test_a_forward_mode_derivative_raises_rather_than_being_zero(limit, impl, de
         torch.func.jvp(lambda x: loss(x, impl), (features,), (torch.ones_like(features),))
     _, slope = torch.func.jvp(lambda x: loss(x, "reference"), (features,), (torch.ones_like(features),))
     assert slope != 0
+
+
+def test_rows_are_taken_by_other_threads_where_torch_has_none_to_lend(monkeypatch):
+    """As on systems whose OpenMP has no GOMP_parallel."""
+    from fastlt.kernels import numba_rows
+
+    found = numba_rows._from_c
+    monkeypatch.setattr(numba_rows, "_from_c", lambda name: None if name == "GOMP_parallel" else found(name))
+    case = make_case(64, 3000, 1000)
+    inputs = case.logits.float()
+    loss, gradient = loss_and_gradient(inputs, case, "cpu", torch.device("cpu"))
+    expected, expected_gradient = loss_and_gradient(inputs.double(), case, "reference", "cpu")
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-30)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_no_memory_raises(tmp_path):
+    """Where threads find none, no loss of rows that nobody took is returned."""
+    code = """
+import resource
+import torch
+from fastlt.kernels import NeighborTable, neighbor_silencing_loss
+table, labels = NeighborTable.from_pairs(2**18, [(0, 1)]), torch.zeros(8, dtype=torch.int64)
+logits = torch.zeros(8, 2**18, requires_grad=True)
+neighbor_silencing_loss(logits * 1, labels, table, inplace=True, impl="cpu").backward()
+scratch = logits * 1
+torch.set_num_threads(1)  # or one that finds memory takes the rows of others
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (1024 * used, -1))
+try:
+    print(neighbor_silencing_loss(scratch, labels, table, inplace=True, impl="cpu"))
+except MemoryError as error:
+    print("MemoryError:", error)
+"""
+    mapped = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # or memory freed before would do
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=mapped)
+    assert "MemoryError: the loss of 8 rows" in done.stdout, done.stdout + done.stderr

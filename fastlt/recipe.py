@@ -108,8 +108,8 @@ class DataRecipe(Section):
     """ffcv, dali or plain; auto takes the fastest that reads the data set and is installed."""
     scaled_decoding: bool = False
     """Decode JPEGs to a half, a quarter or an eighth, in libjpeg's DCT domain, where a training crop is at least that
-    many times as large as the image: photographs of 500 px are read faster by a tenth at 112 px and by a hundredth at 224
-    px; pixels there differ by 1 to 2 levels of 255 on average (ffcv)."""
+    many times as large as the image: photographs of 500 px are read faster by a tenth at 112 px, by a hundredth at
+    224 px; pixels there differ by 1 to 2 levels of 255 on average (ffcv)."""
     stage_to: UserPath | None = None
     """A folder on each node's own disk: the data set is copied there at the start, read from there, and stays."""
     workers: int = Field(0, ge=0)

@@ -19,7 +19,7 @@ from typing import IO
 import psutil
 
 from fastlt import train
-from fastlt.stopping import signal_when_parent_ends, stop_signals
+from fastlt.stopping import signal_when_parent_ends, wait_for
 
 _TRAIN = Path(train.__file__)
 
@@ -76,12 +76,10 @@ def launch(words: Sequence[str], ranks: int, output: IO[str] | None = None) -> i
         start_new_session=True,
         preexec_fn=lambda: signal_when_parent_ends(end),
     )
-    told: list[int] = []
 
-    def pass_on(number: int, frame: object) -> None:
-        told.append(number)
+    def pass_on(first: bool) -> None:
         training = _training_ranks(process.pid)
-        if len(told) == 1 and len(training) == ranks:
+        if first and len(training) == ranks:
             print("fastlt: saving, then stopping; press again to stop at once", file=sys.stderr, flush=True)
             for rank in training:  # not the launcher, which would kill them
                 rank.send_signal(signal.SIGTERM)
@@ -89,13 +87,7 @@ def launch(words: Sequence[str], ranks: int, output: IO[str] | None = None) -> i
             with suppress(ProcessLookupError):  # it has just ended
                 os.killpg(process.pid, signal.SIGKILL)
 
-    before = {number: signal.signal(number, pass_on) for number in stop_signals()}
-    try:
-        status = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 128 + told[0] if told else status
+    return wait_for(process, pass_on)
 
 
 def _launcher(ranks: int, visible: Sequence[str]) -> list[str]:

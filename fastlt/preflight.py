@@ -16,12 +16,12 @@ from fastlt.recipe import Recipe
 from fastlt.run_folder import RunFolder
 
 
-def check(recipe: Recipe, resume: bool, ranks: int) -> None:
+def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
     """Checks data set, model, file of weights, batch size and run folder.
 
     Args:
         recipe: of the run.
-        resume: whether it is to go on.
+        resume: whether it is to go on; None where the caller sees to what its folder holds.
         ranks: that will be started.
 
     Raises:
@@ -43,7 +43,8 @@ def check(recipe: Recipe, resume: bool, ranks: int) -> None:
         _require_writable("data.stage_to", recipe.data.stage_to)
         require_stageable(data, recipe.data.stage_to)
     _require_writable("output", recipe.output)
-    RunFolder(recipe.output).require_startable(resume)
+    if resume is not None:
+        RunFolder(recipe.output).require_startable(resume)
 
 
 def check_model_name(name: str) -> None:

@@ -47,15 +47,18 @@ class RunFolder:
         """Raises ValueError where there is nothing to resume, or something that a new run would overwrite."""
         if resume and not self.is_begun:
             raise ValueError(f"{self.path} holds no run to resume: start without --resume.")
-        if not resume and self._has_something_to_lose:
+        if not resume and self.has_something_to_lose:
             raise ValueError(f"{self.path} holds a run already: add --resume to continue it or set another output.")
 
     @property
-    def _has_something_to_lose(self) -> bool:
+    def has_something_to_lose(self) -> bool:
         """Not so where a run failed at its start, which may simply be started again."""
-        kept = [self.weights(which) for which in get_args(Weights)]
-        written = self.log.is_file() and self.log.stat().st_size > 0
-        return written or bool(self.all_checkpoints()) or any(file.is_file() for file in kept)
+        return self.has_saved or (self.log.is_file() and self.log.stat().st_size > 0)
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether there is a checkpoint to go on from, or weights to use."""
+        return bool(self.all_checkpoints()) or any(self.weights(which).is_file() for which in get_args(Weights))
 
     def claim(self) -> None:
         """Makes the folder if there is none, and holds it for this process until that ends.

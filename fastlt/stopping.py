@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import signal
+import subprocess
+from collections.abc import Callable
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
@@ -22,3 +25,27 @@ def signal_when_parent_ends(number: int) -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, number)
+
+
+def wait_for(process: subprocess.Popen[Any], end: Callable[[bool], None]) -> int:
+    """Waits for a child, and ends it where this process is told to stop.
+
+    The status is the child's, or 128 and the number of the first signal, as shells have it.
+
+    Args:
+        process: the child.
+        end: ends it; called at each signal, with whether it is the first one.
+    """
+    told: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        told.append(number)
+        end(len(told) == 1)
+
+    before = {number: signal.signal(number, stop) for number in stop_signals()}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + told[0] if told else status

@@ -13,6 +13,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from fastlt.atomic import empty_folder
+
 DATA = Path("data")
 
 
@@ -20,7 +22,10 @@ def main(archive: Path) -> None:
     """Unpacks the archive beside the data sets, and encodes each of them."""
     images = DATA / "tin_wide_images"
     if not images.exists():
-        zipfile.ZipFile(archive).extractall(images)
+        partial = images.with_name(f".{images.name}.partial")  # what a kill leaves is not taken for whole
+        empty_folder(partial)
+        zipfile.ZipFile(archive).extractall(partial)
+        partial.rename(images)
     neighbors: dict[str, list[str]] = json.loads((images / "neighbors.json").read_text())
     all_neighbors = sorted({name for names in neighbors.values() for name in names})
     unrelated = sorted({path.name for path in (images / "auxiliary").iterdir()} - {*all_neighbors})
@@ -31,6 +36,8 @@ def main(archive: Path) -> None:
 
 def _encode(images: Path, name: str, auxiliaries: list[str], neighbors: dict[str, list[str]]) -> None:
     """Encodes all targets, and of the auxiliary classes these with the pairs that they are in."""
+    if (DATA / name).exists():  # whole, by an earlier call
+        return
     links = DATA / f"{name}_auxiliary"
     links.mkdir(exist_ok=True)
     for auxiliary in auxiliaries:

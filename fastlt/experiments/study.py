@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fastlt.atomic import write_text
 from fastlt.experiments.comparison import FIGURES, compare
@@ -21,13 +22,13 @@ from fastlt.experiments.study_file import Cell, Plan, as_word, read_study
 from fastlt.experiments.study_picture import draw
 from fastlt.experiments.study_table import csv_table, markdown
 from fastlt.foreign import load_json, parse_json, read_bytes
-from fastlt.launch import launch
+from fastlt.launch import devices, launch
 from fastlt.messages import listed, one_line
 from fastlt.ownership import open_own
 from fastlt.provenance import commit, gpu, processor, versions
 from fastlt.recipe import load_recipe
 from fastlt.run_folder import RunFolder, hold
-from fastlt.stopping import stop_signals
+from fastlt.stopping import signal_when_parent_ends, stop_signals, wait_for
 
 _CODE = ("fastlt", "kernels")
 _VERSIONED = ("torch", "torchvision", "timm", "deepspeed", "numpy", "numba", "pillow")
@@ -35,6 +36,7 @@ _KEPT = ("top1", "all", "many", "medium", "few", "ece", "mce", "num_images", "sp
 _MADE_BY = ("commit", "data_digest", "ranks")
 """What must be the same, beside the recipe, for a run to be one of this study."""
 _WRITTEN = ("runs.jsonl", "table.md", "table.csv", "picture.png")
+_MOST = 2**63  # what files of records can count
 _FAR = 0.05  # of the baseline's steps
 Line = dict[str, Any]
 Key = tuple[str, str, int]
@@ -49,11 +51,11 @@ def run_study(
         file: the study.
         out: its folder, that of the file's name if None.
         only: arms to train, or none for all.
-        redo: delete stale runs and train them again.
+        redo: delete stale runs of these arms and train them again.
         other_commits: runs of other commits are not stale.
 
     Raises:
-        ValueError: the study cannot be started, or has stale runs.
+        ValueError: the study cannot be started, or has stale runs of these arms.
     """
     plan = read_study(file, out)
     if unknown := [arm for arm in only if arm not in plan.keys.arms]:
@@ -63,8 +65,9 @@ def run_study(
         raise ValueError(f"another study is running in {plan.out}: wait, or name another folder with --out.")
     try:
         study = _Study(plan, other_commits)
-        study.require_fresh(redo)
-        return study.run([cell for cell in plan.cells if not only or cell.arm in only])
+        cells = [cell for cell in plan.cells if not only or cell.arm in only]
+        study.require_fresh(cells, redo)
+        return study.run(cells)
     finally:
         os.close(held)
 
@@ -78,24 +81,31 @@ class _Study:
         self.lines = _read_lines(self.file)
         self.commit = commit(*_CODE)
         self.failed: dict[Key, str] = {}
+        found = {cell.key: self._why_stale(cell) for cell in plan.cells}
+        self.stale = {key: why for key, why in found.items() if why}
 
-    def require_fresh(self, redo: bool) -> None:
-        """Raises ValueError where runs are stale, or deletes them; those that failed are not worth the question."""
-        stale: dict[str, tuple[str, list[Cell]]] = {}
-        for cell in self.plan.cells:
-            if why := self._why_stale(cell):
-                if redo or "failed" in _begun(cell.folder):
-                    print(f"deleted {cell.folder.path}: {why}")
-                    self._delete(cell)
-                else:
-                    stale.setdefault(cell.arm, (why, []))[1].append(cell)
-        if stale:
-            runs = [f"{arm!r} ({len(cells)} runs; {why})" for arm, (why, cells) in stale.items()]
-            keep = " --other-commits takes runs of another commit." * any("commit:" in why for why, _ in stale.values())
+    def require_fresh(self, cells: Sequence[Cell], redo: bool) -> None:
+        """Raises ValueError where some of these runs are stale, or deletes them.
+
+        Those that failed and have saved nothing are not worth the question.
+        """
+        stale = [cell for cell in cells if cell.key in self.stale]
+        asked: dict[str, tuple[str, list[Cell]]] = {}
+        for cell in stale:
+            if not redo and ("failed" not in _begun(cell.folder) or cell.folder.has_saved):
+                asked.setdefault(cell.arm, (self.stale[cell.key], []))[1].append(cell)
+        if asked:
+            runs = [f"{arm!r} ({len(cells)} runs; {why})" for arm, (why, cells) in asked.items()]
+            keep = " --other-commits takes runs of another commit." * any("commit:" in why for why, _ in asked.values())
             raise ValueError(
                 f"{self.plan.out} has stale runs of the arms {listed(runs)}: undo the change, name another folder with "
                 f"--out, or have --redo delete them and train them again.{keep}"
             )
+        if links := [cell.folder.path for cell in stale if cell.folder.path.is_symlink()]:
+            raise ValueError(f"the stale run {links[0]} is a link, behind which nothing is deleted: remove it first.")
+        for cell in stale:
+            print(f"deleted {cell.folder.path}: {self.stale[cell.key]}")
+            self._delete(cell)
 
     def _why_stale(self, cell: Cell) -> str:
         """What differs between a run that was begun or finished and what it would be now; "" for nothing."""
@@ -107,6 +117,8 @@ class _Study:
                 return one_line(error, 300)
             if changed:
                 return listed(changed, 3)
+        elif folder.has_something_to_lose:
+            return f"it has no {folder.recipe.name}"
         if line and line["recipe"] != cell.recipe_digest():
             return "its recipe is another now"
         made = line or _begun(folder)
@@ -127,7 +139,12 @@ class _Study:
         _wait_for(cell.folder)
         if self.lines.pop(cell.key, None):
             self._write_lines()
-        shutil.rmtree(cell.folder.path)
+        gone = cell.folder.path.with_name(f".{cell.folder.path.name}.deleted")  # a kill leaves half of no run
+        if gone.exists():
+            shutil.rmtree(gone)
+        cell.folder.path.rename(gone)
+        shutil.rmtree(gone)
+        del self.stale[cell.key]
 
     def run(self, cells: Sequence[Cell]) -> int:
         """Trains and evaluates those cells that are not done."""
@@ -142,7 +159,7 @@ class _Study:
                 return status
             print(f"failed: {failure}" if failure else _said_of(self.lines[cell.key]), flush=True)
             self._write_tables()
-        print(f"written: {', '.join(str(self.plan.out / name) for name in _WRITTEN)}")
+        print(f"written: {', '.join(str(file) for name in _WRITTEN if (file := self.plan.out / name).exists())}")
         if self.failed:
             print(
                 f"{len(self.failed)} of {len(cells)} runs failed: the table says why; the same command tries them again"
@@ -154,6 +171,9 @@ class _Study:
         print(f"{len(cells)} runs in {self.plan.out}, {done} of them done; what each says is in its output.txt")
         if self.plan.keys.steps is not None:
             self._say_steps()
+        if self.stale:
+            arms = sorted({arm for _, arm, _ in self.stale})
+            print(f"{len(self.stale)} stale runs of other arms are left out of the tables: {listed(arms)}")
         known = {cell.key for cell in self.plan.cells}
         if others := [key for key in self.lines if key not in known]:
             named = sorted({f"{arm} on {data}" for data, arm, _ in others})
@@ -173,19 +193,17 @@ class _Study:
         folder = cell.folder
         _wait_for(folder)
         resume, made_by = folder.is_begun, self._made_by(cell)
-        before = _begun(folder).get("commit")
-        if before and before != made_by["commit"]:
-            made_by["commit"] = f"{before}, {made_by['commit']}"
+        commits = _begun(folder).get("commit", "").split(", ")
+        made_by["commit"] = ", ".join(dict.fromkeys(filter(None, [*commits, self.commit])))
         _begin(folder, made_by)
         words = ["--config", cell.base, *["--resume"] * resume, *cell.words, as_word("output", str(folder.path))]
         with open_own(folder.path / "output.txt", "a") as said:
             start = said.tell()
             status = launch(words, self.plan.ranks, said)
+            if not status:
+                status = _evaluate(folder, said)
             if status - 128 in stop_signals():
                 return status, ""
-            if not status:
-                command = [sys.executable, "-m", "fastlt", "evaluate", str(folder.path)]
-                status = subprocess.run(command, stdout=said, stderr=said).returncode
         if status:
             self.failed[cell.key] = _reason(folder.path / "output.txt", start, status)
             _begin(folder, made_by | {"failed": self.failed[cell.key]})
@@ -201,9 +219,10 @@ class _Study:
         write_text(self.file, "".join(json.dumps(line) + "\n" for line in ordered.values()))
 
     def _write_tables(self) -> None:
-        lines = [self.lines[cell.key] for cell in self.plan.cells if cell.key in self.lines]
-        before = {cell.key: _begun(cell.folder).get("failed") for cell in self.plan.cells}
-        rows = compare(self.plan, lines, {key: why for key, why in before.items() if why})
+        lines = [self.lines[cell.key] for cell in self.plan.cells if cell.key in self.lines.keys() - self.stale]
+        why = {key: f"stale: {why}" for key, why in self.stale.items()}
+        why |= {cell.key: failed for cell in self.plan.cells if (failed := _begun(cell.folder).get("failed"))}
+        rows = compare(self.plan, lines, why)
         write_text(self.plan.out / "table.md", markdown(self.plan, rows))
         csv_table(rows, self.plan.out / "table.csv")
         draw(self.plan, rows, self.plan.out / "picture.png")
@@ -232,10 +251,14 @@ def _read_lines(file: Path) -> dict[Key, Line]:
 def _is_line(line: Line) -> bool:
     """Whether it has what the tables are made of."""
     texts = [line[name] for name in ("data", "arm", "recipe", "split", "weights", "device", "commit", "data_digest")]
-    numbers = [line[name] for name in ("top1", *FIGURES, "hours") if line[name] is not None]
+    percent = [line[name] for name in ("top1", *FIGURES) if line[name] is not None]
     whole = [line[name] for name in ("seed", "steps", "epochs", "ranks")]
-    kinds = [(texts, str), (numbers, int | float), (whole, int)]
-    return all(isinstance(value, kind) for values, kind in kinds for value in values)
+    numbers = [(percent, 100), ([line["hours"]], _MOST), (whole, _MOST)]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(0 <= value <= most for values, most in numbers for value in values)  # not so for NaN
+        and all(isinstance(value, int) for value in whole)
+    )
 
 
 def _begun(folder: RunFolder) -> Line:
@@ -261,16 +284,33 @@ def _begin(folder: RunFolder, made_by: Line) -> None:
     write_text(folder.path / "study.json", json.dumps(made_by) + "\n")
 
 
+def _evaluate(folder: RunFolder, said: IO[str]) -> int:
+    """Judges a run as a user would; returns the exit status, that of a signal which told this process to stop."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastlt", "evaluate", str(folder.path)],
+        stdout=said,
+        stderr=said,
+        start_new_session=True,  # so that Ctrl-C comes here alone
+        preexec_fn=lambda: signal_when_parent_ends(signal.SIGTERM),
+    )
+    return wait_for(process, lambda first: process.terminate())
+
+
 def _line(cell: Cell, made_by: Line) -> Line:
     """The record of a run that was trained and evaluated."""
     folder = cell.folder
     evaluation, log = load_json(folder.evaluation(cell.split)), folder.records()
     figures = {name: evaluation[name] for name in _KEPT}
     about = {"steps": max(record["step"] for record in log), "epochs": cell.recipe.optimizer.epochs}
-    about |= {"hours": round(_hours(log, cell.recipe.optimizer.batch_size), 4), "device": gpu() or processor()}
+    about |= {"hours": round(_hours(log, cell.recipe.optimizer.batch_size), 4), "device": _device()}
     made = made_by | {"recipe": cell.recipe_digest(), "command": f"{cell.command} --ranks {made_by['ranks']}"}
     made["versions"] = versions(_VERSIONED)
     return {"data": cell.data, "arm": cell.arm, "seed": cell.seed} | figures | about | made
+
+
+def _device() -> str:
+    """On what runs are trained."""
+    return (gpu() if devices() else "") or processor()
 
 
 def _hours(log: list[Line], batch_size: int) -> float:

@@ -43,7 +43,8 @@ class Study(Section):
     """The arm with which all others are compared, over two seeds or more; without this key it is the first arm."""
     steps: int | Literal["baseline"] | None = None
     """The same number of optimizer steps for all arms: this one, or `baseline` for those of the baseline's recipe.
-    Each arm gets the whole epochs that come nearest, and a warm-up of as many steps as the baseline's."""
+    Each arm gets the whole epochs that come nearest and, where its warmup_epochs is the baseline's, a warm-up of as
+    many steps. Arms with epochs of different length cannot have head_only_epochs."""
     ranks: int = Field(0, ge=0)
     """Processes of a training; 0 starts one for each GPU, or one on the CPU."""
 
@@ -51,7 +52,20 @@ class Study(Section):
     @classmethod
     def _named(cls, value: Any) -> Any:
         """With names that YAML takes for numbers."""
-        return {str(name): given for name, given in value.items()} if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        names = [str(name) for name in value]
+        if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise ValueError(f"has the name {one_line(twice[0])!r} twice")
+        return dict(zip(names, value.values(), strict=True))
+
+    @field_validator("steps", "ranks", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        """Python takes yes for 1."""
+        if isinstance(value, bool):
+            raise ValueError("must be a number")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
@@ -64,6 +78,11 @@ class Study(Section):
             self.words(arm, "")
         if odd := next((name for name, path in self.data.items() if not isinstance(path, str | int) or not path), None):
             raise ValueError(f"data set {odd!r} must be the path of a folder")
+        for name, path in self.data.items():
+            try:
+                Path(str(path)).expanduser()
+            except RuntimeError:
+                raise ValueError(f"data set {name!r} is {one_line(path)}, of a user whom nobody knows") from None
         return self
 
     @model_validator(mode="after")
@@ -229,7 +248,7 @@ def read_study(file: Path, out: Path | None = None) -> Plan:
     cells = tuple(cell for name in keys.data for cell in _cells(keys, base, out, name))
     for cell in cells:
         with _blaming(f"arm {cell.arm!r} on data set {cell.data!r}"):
-            check(cell.recipe, cell.folder.is_begun, ranks)
+            check(cell.recipe, None, ranks)
     return Plan(file, out, keys, ranks, cells)
 
 
@@ -291,7 +310,13 @@ def _epochs(recipe: Recipe) -> EpochPlan:
 
 
 def _lengths(keys: Study, base_epochs: int, recipes: dict[str, Recipe]) -> dict[str, list[str]]:
-    """For each arm the words that give it as many optimizer steps as the baseline, in the same schedule."""
+    """For each arm the words that give it as many optimizer steps as the baseline, and as many of warm-up.
+
+    A warm-up that is another than the baseline's in epochs stays as it is.
+
+    Raises:
+        ValueError: an arm sets its epochs, or has epochs of another length and some for the head alone.
+    """
     if keys.steps is None:
         return {arm: [] for arm in recipes}
     baseline = recipes[keys.compared_with]
@@ -304,6 +329,12 @@ def _lengths(keys: Study, base_epochs: int, recipes: dict[str, Recipe]) -> dict[
         if asked.epochs != base_epochs and (recipe is not baseline or keys.steps != "baseline"):
             raise ValueError(f"arm {arm!r}: optimizer.epochs follows from `steps`: leave one of them out.")
         longer = len(plan) / asked.batch_size / (len(_epochs(baseline)) / batch_size)  # an epoch of this arm
+        if longer != 1 and asked.head_only_epochs:
+            raise ValueError(
+                f"arm {arm!r}: its epochs have {longer:.3g} times the baseline's steps, so that "
+                f"optimizer.head_only_epochs={asked.head_only_epochs} would train the head alone for other steps: set "
+                "it to 0, or leave `steps` out."
+            )
         found[arm] = [f"optimizer.epochs={plan.epochs_of(steps, asked.batch_size)}"]
         if longer != 1 and asked.warmup_epochs and asked.warmup_epochs == baseline.optimizer.warmup_epochs:
             found[arm].append(f"optimizer.warmup_epochs={asked.warmup_epochs / longer:.6g}")

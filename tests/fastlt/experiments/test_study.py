@@ -9,18 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
 import fastlt
 from fastlt.cli import main
+from fastlt.dataset.encoded import EncodedDataset
 from fastlt.experiments.study_file import Study, read_study
-from fastlt.provenance import commit
+from fastlt.provenance import commit, processor
 from fastlt.recipe import load_recipe, read_mapping, validated
 from fastlt.run_folder import RunFolder, hold
-from support.paths import ROOT
+from support.paths import ROOT, with_support
 
 STUDY = """
 base: recipe.yaml
@@ -120,8 +123,17 @@ def test_the_study_explains_its_keys(capsys):
             "baseline 'balance' is none of the arms balanced, + auxiliary, silenced",
         ),
         ("seeds:", "steps: 0\nseeds:", "steps is 0; it must be a number above 0, or baseline"),
+        ("seeds:", "steps: yes\nseeds:", "is True; it must be a number"),
+        ("seeds:", "ranks: yes\nseeds:", "is True; it must be a number"),
+        ("silenced: {loss", "1: loss.tau=2\n  '1': {loss", "it has the name '1' twice"),
+        ("encoded}", "~nobodyx/a}", "data set 'species' is ~nobodyx/a, of a user whom nobody knows"),
         ("seeds:", "steps: many\nseeds:", "steps cannot be 'many': The same number of optimizer steps for all arms"),
         ("{loss.lambda_s: 0.1}", "optimizer.epochs=3\nsteps: 9", "optimizer.epochs follows from `steps`: leave one"),
+        (
+            "{loss.lambda_s: 0.1}",
+            "optimizer.head_only_epochs=1\nsteps: 9",
+            "arm 'silenced': its epochs have 1.37 times the baseline's steps, so that optimizer.head_only_epochs=1",
+        ),
         ("seeds:", "ranks: 5\nseeds:", "optimizer.batch_size=16 is not divisible by 5 ranks"),
     ],
 )
@@ -282,32 +294,104 @@ def test_a_folder_with_a_run_of_another_recipe_is_not_taken_for_done(place, caps
     assert "stale runs of the arms 'balanced' (1 runs; seed: 7 -> 0)" in err
 
 
-def test_a_run_that_failed_may_be_changed(place, capsys):
-    """Nobody is asked about it: it is begun anew, with a word."""
+def test_nobody_is_asked_about_a_failed_run_that_has_saved_nothing(place, capsys):
+    """It is begun anew, with a word. Arms that are not to be trained are not looked at."""
     finish(STUDY, FIGURES | {"silenced": ()})
-    cell = read_study(Path("study.yaml")).cells[-1]
-    cell.recipe.save(cell.folder.recipe)
-    made_by = {"commit": COMMIT, "data_digest": cell.data_digest, "ranks": 1, "failed": "it rained"}
-    (cell.folder.path / "study.json").write_text(json.dumps(made_by))
-    changed = STUDY.replace("{loss.lambda_s: 0.1}", "{loss.lambda_s: 0.1, checkpoint.keep: 9}")
+    cells = [cell for cell in read_study(Path("study.yaml")).cells if cell.arm == "silenced"]
+    made_by = {"commit": COMMIT, "data_digest": cells[0].data_digest, "ranks": 1}
+    for cell in cells:
+        cell.recipe.save(cell.folder.recipe)
+        (cell.folder.path / "study.json").write_text(json.dumps(made_by | {"failed": "it rained"}))
+    empty, with_checkpoint, with_weights = (cell.folder for cell in cells)
+    with_checkpoint.checkpoint(16).mkdir(parents=True)
+    with_weights.weights("last").touch()
+    unlearned = STUDY.replace("{loss.lambda_s: 0.1}", "{loss.lambda_s: 0.1, checkpoint.keep: 9}")
+    code, out, err = study(capsys, unlearned, "--only", "balanced")
+    assert (code, err) == (0, "")
+    assert "stale" not in out, "that key changes nothing of what is learned"
+
+    changed = STUDY.replace("lambda_s: 0.1}", "lambda_s: 0.2}")
     code, out, err = study(capsys, changed, "--only", "balanced")
     assert (code, err) == (0, "")
-    assert "deleted" not in out, "that key changes nothing of what is learned"
-    code, out, err = study(capsys, STUDY.replace("lambda_s: 0.1}", "lambda_s: 0.2}"), "--only", "balanced")
+    assert "3 stale runs of other arms are left out of the tables: silenced\n" in out
+    assert empty.is_begun
+    code, out, err = study(capsys, changed)
+    assert "stale runs of the arms 'silenced' (2 runs; loss.lambda_s: 0.1 -> 0.2)" in err, "hours may be in them"
+    assert (out, empty.is_begun) == ("", True), "nothing is deleted before all is clear"
+    shutil.rmtree(with_checkpoint.checkpoints)
+    (with_checkpoint.path / "study.json").write_text(json.dumps(made_by))
+    assert "'silenced' (2 runs;" in study(capsys, changed)[2], "it was killed, and may be saving"
+    shutil.rmtree(with_checkpoint.path)
+    shutil.rmtree(with_weights.path)
+    do_not_train()
+    _, out, _ = study(capsys, changed)
+    assert out.startswith("deleted study/runs/species/silenced/seed0: loss.lambda_s: 0.1 -> 0.2\n9 runs in study")
+    assert not empty.path.exists()
+
+
+def do_not_train() -> None:
+    """Lets a study end where it writes its tables first: it deletes, and trains nothing."""
+    Path("study/table.md").unlink(missing_ok=True)
+    Path("study/table.md").mkdir()
+
+
+def test_what_redo_deletes(place, capsys):
+    finish(STUDY, FIGURES)
+    folders = [cell.folder for cell in read_study(Path("study.yaml")).cells if cell.arm == "silenced"]
+    for folder in folders[:2]:  # of one that was half deleted
+        folder.checkpoint(16).mkdir(parents=True)
+    (folders[0].path.with_name(".seed0.deleted")).mkdir()
+    assert "stale runs of the arms 'silenced' (2 runs; it has no recipe.yaml)" in study(capsys, STUDY)[2]
+    folders[1].path.rename("elsewhere")
+    folders[1].path.symlink_to(Path("elsewhere").resolve())
+    before = Path("study/runs.jsonl").read_text()
+    _, out, err = study(capsys, STUDY, "--redo")
+    assert err == (
+        "fastlt: error: the stale run study/runs/species/silenced/seed1 is a link, behind which nothing is deleted: "
+        "remove it first.\n"
+    )
+    assert (out, Path("study/runs.jsonl").read_text()) == ("", before)
+    folders[1].path.unlink()
+    do_not_train()
+    _, out, _ = study(capsys, STUDY, "--redo")
+    assert out.startswith("deleted study/runs/species/silenced/seed0: it has no recipe.yaml\n9 runs in study, 8 of")
+    assert not list(Path("study/runs/species/silenced").iterdir())
+    assert RunFolder(Path("elsewhere")).checkpoint(16).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("all", "NaN"), ("few", "Infinity"), ("all", "1.7e308"), ("few", "9" * 400), ("hours", "null"),
+        ("hours", "9" * 400), ("steps", "9" * 400), ("steps", "1.5"), ("all", '"x"'), ("device", "1"),
+    ],
+)  # fmt: skip
+def test_a_record_that_was_edited_is_named(place, capsys, name, value):
+    finish(STUDY, FIGURES)
+    first, *others = Path("study/runs.jsonl").read_text().splitlines(keepends=True)
+    edited = re.sub(rf'"{name}": ("[^"]*"|[^",]*),', f'"{name}": {value},', first)
+    assert edited != first
+    Path("study/runs.jsonl").write_text("".join([edited, *others]))
+    code, _, err = study(capsys, STUDY)
+    assert code == 1
+    assert err.startswith("fastlt: error: line 1 of study/runs.jsonl is no record of a run: ")
+
+
+def test_stale_figures_are_in_no_table(place, capsys):
+    finish(STUDY, FIGURES)
+    code, out, err = study(capsys, STUDY.replace("lambda_s: 0.1}", "lambda_s: 0.2}"), "--only", "+ auxiliary")
     assert (code, err) == (0, "")
-    assert "deleted study/runs/species/silenced/seed5: loss.lambda_s: 0.1 -> 0.2\n" in out
-    assert not cell.folder.path.exists()
-    (cell.folder.path).mkdir()
-    made_by.pop("failed")
-    cell.recipe.save(cell.folder.recipe)
-    (cell.folder.path / "study.json").write_text(json.dumps(made_by))
-    code, _, err = study(capsys, STUDY.replace("lambda_s: 0.1}", "lambda_s: 0.2}"), "--only", "balanced")
-    assert "stale runs of the arms 'silenced' (1 runs; loss.lambda_s: 0.1 -> 0.2)" in err, "it may have hours in it"
+    assert "3 stale runs of other arms are left out of the tables: silenced\n" in out
+    table = Path("study/table.md").read_text()
+    assert "| species | + auxiliary | 3 | **+1.37 ± 0.80** |" in table
+    assert "| species | silenced | 0 | - |" in table
+    assert "seed 0, 1, 5: stale: its recipe is another now |" in table
+    assert Path("study/runs.jsonl").read_text().count("silenced") == 3
 
 
 def test_equal_steps_are_whole_epochs_of_each_arm(place, capsys):
     """147 images of targets and 54 of auxiliaries, 16 a step; the targets' 9.2 steps an epoch make warm-up longer."""
-    text = STUDY.replace("adamw", "adamw") + "steps: 65\n"
+    text = STUDY + "steps: 65\n"
     Path("recipe.yaml").write_text(
         Path("recipe.yaml").read_text().replace("epochs: 2,", "epochs: 2, warmup_epochs: 2,")
     )
@@ -327,6 +411,9 @@ def test_equal_steps_are_whole_epochs_of_each_arm(place, capsys):
     Path("study.yaml").write_text(text)
     cells = {cell.arm: cell.recipe.optimizer for cell in read_study(Path("study.yaml")).cells}
     assert [cells[arm].epochs for arm in FIGURES] == [14, 10, 10]
+    head_only = STUDY.replace("lambda_s: 0.1}", "lambda_s: 0.1, optimizer.head_only_epochs: 1}")
+    Path("study.yaml").write_text(head_only + "baseline: + auxiliary\nsteps: 65\n")
+    assert read_study(Path("study.yaml")), "epochs as long as the baseline's"
 
 
 def test_two_studies_in_one_folder_are_one_too_many(place, capsys):
@@ -348,15 +435,19 @@ seeds: [3]
 """
 
 
+ONE = REAL.replace("  diverges: optimizer.blr=1e30 log.steps=1\n", "")
+
+
 def run(*words: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "fastlt", "study", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.medium
-def test_a_run_is_trained_and_judged_as_a_user_would(place):
+def test_a_run_is_trained_and_judged_as_a_user_would(place, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     arm = "balanced: #1"
-    Path("study.yaml").write_text(REAL.split("  diverges")[0].replace("balanced", f"'{arm}'") + "seeds: [3]\n")
+    Path("study.yaml").write_text(ONE.replace("balanced", f"'{arm}'"))
     folder = RunFolder(Path("study/runs/species") / arm / "seed3")
     folder.path.mkdir(parents=True)  # a folder is no run
     done = run("study.yaml")
@@ -369,6 +460,7 @@ def test_a_run_is_trained_and_judged_as_a_user_would(place):
     assert (line["arm"], line["seed"], line["data"], line["steps"]) == (arm, 3, "species", 10)
     assert line["commit"] == COMMIT
     assert line["versions"]["torch"]
+    assert line["device"] == processor(), "whatever GPU there is"
     assert 0 < line["hours"] < 0.1
     assert line["command"].startswith("fastlt train recipe.yaml data.path=encoded seed=3 data.auxiliary=false")
     assert line["command"].endswith("output=runs/repeated --ranks 1")
@@ -439,15 +531,111 @@ def test_whatever_ends_it_the_same_command_goes_on_and_ends_with_the_same_figure
 
 @pytest.mark.slow
 def test_stale_runs_are_trained_again_when_asked(place):
-    Path("study.yaml").write_text(REAL.replace("  diverges: optimizer.blr=1e30 log.steps=1\n", ""))
-    assert run("study.yaml").returncode == 0
-    Path("study.yaml").write_text(Path("study.yaml").read_text().replace("optimizer.epochs=1", "optimizer.epochs=2"))
-    refused = run("study.yaml")
-    assert "'balanced' (1 runs; optimizer.epochs: 1 -> 2)" in refused.stderr
-    done = run("study.yaml", "--redo")
+    Path("study.yaml").write_text(REAL)
+    assert run("study.yaml", "--only", "balanced").returncode == 0
+    other = read_study(Path("study.yaml")).cells[1]
+    other.recipe.model_copy(update={"seed": 7}).save(other.folder.recipe)
+    Path("study.yaml").write_text(REAL.replace("optimizer.epochs=1", "optimizer.epochs=2"))
+    refused = run("study.yaml", "--only", "balanced")
+    assert "stale runs of the arms 'balanced' (1 runs; optimizer.epochs: 1 -> 2): undo" in refused.stderr
+    done = run("study.yaml", "--redo", "--only", "balanced")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert other.folder.is_begun, "the other arm is not trained again, and so not deleted"
+    assert "| seed 3: stale: seed: 7 -> 3 |" in Path("study/table.md").read_text()
     (line,) = [json.loads(line) for line in Path("study/runs.jsonl").read_text().splitlines()]
     assert line["steps"] == 19
+
+
+@pytest.mark.slow
+def test_a_trained_run_is_kept_and_gone_on_with_where_its_evaluation_failed(place, monkeypatch):
+    Path("study.yaml").write_text(ONE)
+    folder = RunFolder(Path("study/runs/species/balanced/seed3"))
+    folder.evaluation("val").mkdir(parents=True)  # where a file should be written
+    assert "seed 3: failed: " in run("study.yaml").stdout
+    trained = folder.weights("last").stat().st_ino
+    monkeypatch.setenv("FASTLT_COMMIT", "decade")
+    assert "'balanced' (1 runs; commit: c0ffee -> decade)" in run("study.yaml").stderr
+    assert "seed 3: failed: " in run("study.yaml", "--other-commits").stdout
+    folder.evaluation("val").rmdir()
+    done = run("study.yaml", "--other-commits")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [json.loads(line) for line in Path("study/runs.jsonl").read_text().splitlines()]
+    assert line["commit"] == "c0ffee, decade"
+    assert folder.weights("last").stat().st_ino == trained
+
+
+@pytest.mark.slow
+def test_an_evaluation_ends_with_its_study(place):
+    Path("study.yaml").write_text(ONE)
+    folder = RunFolder(Path("study/runs/species/balanced/seed3"))
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        process = start("study.out", "study.yaml")
+        evaluation = wait_for_evaluation(process, "study.out")
+        os.kill(process.pid, number)  # to this process, not to its group
+        assert process.wait(timeout=60) == status
+        deadline = time.monotonic() + 60
+        while not is_over(evaluation):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert not folder.evaluation("val").exists(), "an orphan went on"
+        if number == signal.SIGTERM:
+            assert "stopped; the same command goes on" in Path("study.out").read_text()
+            assert "failed" not in json.loads((folder.path / "study.json").read_text())
+
+
+def wait_for_evaluation(process: subprocess.Popen, out: str) -> psutil.Process:
+    deadline = time.monotonic() + 120
+    while True:
+        assert process.poll() is None, Path(out).read_text()
+        assert time.monotonic() < deadline, Path(out).read_text()
+        for child in psutil.Process(process.pid).children():
+            if not is_over(child) and "evaluate" in child.cmdline() and catches_sigterm(process.pid):
+                return child
+        time.sleep(0.02)
+
+
+def catches_sigterm(process: int) -> bool:
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process}/status").read_text())
+    return bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def is_over(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.mark.medium
+def test_the_data_of_tin_wide_are_whole_though_their_extraction_was_cut_off(workshop, tmp_path):
+    species = workshop.folder / "species"
+    pairs = json.loads((species / "neighbors.json").read_text())
+    unrelated = sorted(path.name for path in (species / "auxiliary").iterdir())[:2]
+    pairs = {target: [name for name in names if name not in unrelated] for target, names in pairs.items()}
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
+        archive.writestr("neighbors.json", json.dumps(pairs))
+        for part, inside in (("train", "target/train"), ("val", "target/val"), ("auxiliary", "auxiliary")):
+            for image in sorted((species / part).glob("*/*")):
+                archive.write(image, Path(inside, image.relative_to(species / part)))
+    whole = (tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "cut_off.zip").write_bytes(whole.replace(image.read_bytes(), image.read_bytes()[::-1]))
+
+    def make(archive: str) -> str:
+        command = [sys.executable, str(ROOT / "studies/tin_wide_data.py"), archive]
+        return subprocess.run(command, cwd=tmp_path, env=with_support(), capture_output=True, text=True).stderr
+
+    assert "BadZipFile: Bad CRC-32" in make("cut_off.zip")
+    assert make("whole.zip") == ""
+    assert make("whole.zip") == "", "finished data sets are not made again"
+    neighbors = sorted({name for names in pairs.values() for name in names})
+    for name, auxiliary in (("tin_wide", neighbors), ("tin_wide_unrelated24", unrelated)):
+        space = EncodedDataset.open(tmp_path / "data" / name).label_space
+        assert [*space.target_names] == sorted(pairs)
+        assert [*space.auxiliary_names] == auxiliary
+        assert [*space.counts][-1] == 9
+    space = EncodedDataset.open(tmp_path / "data/tin_wide_neighbors24").label_space
+    assert len(space.auxiliary_names) == 2
+    assert {*space.auxiliary_names} < {*neighbors}
 
 
 def test_the_commit_is_the_newest_that_changed_the_code(monkeypatch):

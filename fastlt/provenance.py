@@ -29,7 +29,8 @@ def commit(*folders: str) -> str:
         return __version__
     changed = _git("diff", "HEAD", "--", *folders)
     for name in _new_files(folders):
-        changed += name + (_ROOT / name).read_text(errors="replace")
+        file = _ROOT / name  # or a link to a folder or to nothing, or a repository of its own
+        changed += name + (file.read_text(errors="replace") if file.is_file() else "")
     return f"{newest}-dirty-{hashlib.sha256(changed.encode()).hexdigest()[:6]}" if changed else newest
 
 

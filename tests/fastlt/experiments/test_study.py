@@ -648,6 +648,31 @@ def test_the_commit_is_the_newest_that_changed_the_code(monkeypatch):
     assert re.fullmatch(rf"{newest}(-dirty-[0-9a-f]{{6}})?", commit("fastlt", "kernels"))
 
 
+@pytest.mark.medium
+def test_links_and_folders_that_git_does_not_have_change_the_commit_as_any_file(tmp_path):
+    shutil.copytree(ROOT / "fastlt", tmp_path / "fastlt", ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "sources"]):
+        subprocess.run([*git, *words], check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "FASTLT_COMMIT"}
+
+    def told() -> str:
+        command = [sys.executable, "-Bc", "from fastlt.provenance import commit; print(commit('fastlt'))"]
+        environment["PYTHONPATH"] = str(tmp_path)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    found = [told()]
+    for name, target in (("to-a-folder", tmp_path), ("to-nothing", tmp_path / "absent")):
+        (tmp_path / "fastlt" / name).symlink_to(target)
+        found.append(told())
+    subprocess.run(["git", "init", "-q", str(tmp_path / "fastlt" / "repository")], check=True)
+    found.append(told())
+    assert len(set(found)) == 4
+    assert "-dirty-" not in found[0]
+
+
 def test_our_studies_name_recipes_and_keys_that_are_known():
     files = sorted((ROOT / "studies").glob("*.yaml"))
     assert files

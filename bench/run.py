@@ -77,6 +77,9 @@ def main() -> int:
             return 0 if show(arguments.results) else parser.error(f"{arguments.results} has no headline figures.")
         except ValueError as error:
             parser.error(str(error))
+    from bench.harness.records import code_commit
+
+    code_commit()  # asked before anything is measured, and kept
     results = arguments.results or _results()
 
     import torch

@@ -20,8 +20,7 @@ COUNTED_WITH = {  # suite: what its counts hang on, all of which two records mus
     "sass": ("triton",),
 }
 _FEWER_ARE_BETTER = (
-    "operators", "allocated_bytes", "page_faults", "plain", "mixed", "exponentials", "loaded", "stored", "single",
-    "spills", "registers",
+    *records.COUNTED, "plain", "mixed", "exponentials", "loaded", "stored", "single", "spills", "registers",
 )  # fmt: skip
 _MORE_ARE_BETTER = ("narrowest", "resident")
 _SLACK = {"page_faults": 32}  # what kernels of other versions and settings may add; a fresh gradient has a thousand

@@ -31,9 +31,9 @@ HEADLINES = {  # suite: {field of its records: unit}
     "embed": {**_SPEEDS, "over_bare": "of bare"},
     "loaders": _SPEEDS,
     "train": {**_SPEEDS, "over_resident": "of resident", "mfu": "MFU"},
-    "counts": {"operators": "operators", "allocated_bytes": "bytes allocated", "page_faults": "page faults"},
+    "counts": records.COUNTED,
 }
-_LESS_IS_BETTER = ("median_ms", "predicted_ms", *HEADLINES["counts"])
+_LESS_IS_BETTER = ("median_ms", "predicted_ms", *records.COUNTED)
 _VARIANT = "fastlt-unsilenced"  # to compare with, and not what is used
 _NEIGHBORS = "3"  # of what is predicted for several
 _SHOWN = 5  # commits in a table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,10 @@ VERSIONED = (
     "torchvision", "pillow", "ffcv", "spdl-io", "opencv-python", "nvidia-dali-cuda130", "nvidia-dali-cuda120",
 )  # fmt: skip
 CODE = ("fastlt", "kernels", "data_prep", "bench", ":(exclude)bench/results")  # suites follow each other
-OUR_LOADERS = ("ffcv", "ffcv scaled", "dali", "plain")
+SCALED = "ffcv scaled"  # with `data.scaled_decoding`
+OUR_LOADERS = ("ffcv", SCALED, "dali", "plain")
+# What the suite of that name counts, with units; the fewer the better.
+COUNTED = {"operators": "operators", "allocated_bytes": "bytes allocated", "page_faults": "page faults"}
 Record = dict[str, Any]
 
 
@@ -80,11 +84,17 @@ def path(folder: Path, suite: str, device: torch.device | str, ending: str) -> P
     return folder / f"{suite}-{re.sub(r'[^a-z0-9]+', '-', slug).strip('-')}{ending}"
 
 
+@cache
+def code_commit() -> str:
+    """The commit of what this process measures; to be asked before, as commits and edits may come meanwhile."""
+    return commit(*CODE)
+
+
 def append(folder: Path, suite: str, device: torch.device | str, records: list[Record]) -> Path:
     """Appends the records to `<suite>-<device>.jsonl`; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = path(folder, suite, device, ".jsonl")
-    about = {"suite": suite, "device": device_name(device), "versions": versions(VERSIONED), "commit": commit(*CODE)}
+    about = {"suite": suite, "device": device_name(device), "versions": versions(VERSIONED), "commit": code_commit()}
     with file.open("a") as out:
         for record in records:
             out.write(json.dumps(about | record) + "\n")

@@ -43,11 +43,13 @@ class Implementation:
         loss: (*inputs, labels) -> mean loss.
         objective: "silenced", "plain" (cross-entropy) or "prior" (balanced softmax); equal ones must agree.
         note: what a reader of its times must know.
+        has_forward: whether it has a forward pass without the gradient, which can be timed alone.
     """
 
     loss: Loss
     objective: str = "silenced"
     note: str = ""
+    has_forward: bool = True
 
 
 def names(case: Case, quick: bool) -> list[str]:
@@ -116,7 +118,8 @@ def _fastlt_graphed(case: Case) -> Implementation:
         graphed = torch.cuda.make_graphed_callables(build("fastlt", case).loss, sample)
     except RuntimeError as error:
         raise Unavailable(f"cannot be captured: {str(error).splitlines()[0]}") from None
-    return Implementation(graphed, note="CUDA graphs, which copy their inputs to where they were captured")
+    note = "CUDA graphs, which copy their inputs to where they were captured"
+    return Implementation(graphed, note=note, has_forward=False)  # it is captured with the gradient in it
 
 
 def _authors(case: Case) -> Implementation:

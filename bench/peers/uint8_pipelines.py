@@ -5,6 +5,7 @@ FFCV's own loader and SPDL have no RandAugment; torchvision's is not timm's, but
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import sys
@@ -46,10 +47,10 @@ def ffcv_loader(data: Path, size: int, transform: str, tick: Tick) -> None:
         num_workers=CORES,
         os_cache=True,
         order=OrderOption.RANDOM,
-        indices=np.arange(10**6) % images,  # so that no epoch ends within a run
+        indices=np.arange(10**6) % images,  # a long epoch, as none reads ahead into the next
         pipelines={"image": steps, "label": [IntDecoder(), ToTensor()]},
     )
-    tick_batches((images for images, _ in loader), tick)
+    tick_batches((images for _ in itertools.count() for images, _ in loader), tick)
 
 
 def torchvision_v2(folder: Path, size: int, transform: str, tick: Tick) -> None:

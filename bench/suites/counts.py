@@ -26,7 +26,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.harness import records
 from bench.harness.processes import FASTLT
-from bench.harness.records import Record
+from bench.harness.records import COUNTED, Record
 from bench.inputs import image_sets, label_spaces
 from bench.peers import losses as peers
 from bench.suites import train_arms
@@ -34,7 +34,6 @@ from bench.suites.kernels import PASSES, passes_of
 
 SPACE, BATCH, DIM = "imagenet_lt", 64, 64
 WARM_UP, TIMES = 6, 5  # calls
-COUNTED = ("operators", "allocated_bytes", "page_faults")  # the fewer the better
 RECIPE = image_sets.ROOT / "configs" / "tiny_imagenet_lt" / "resnet_smoke.yaml"
 WORDS = (
     "optimizer.batch_size=16", "engine.precision=float32", "log.steps=1000000", "data.workers=0", *train_arms.FOREVER,

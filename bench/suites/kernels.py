@@ -99,6 +99,8 @@ def measure_case(
         try:
             impl = peers.build(name, case)
             passes = passes_of(impl.loss, case, inputs)
+            if not impl.has_forward:
+                del passes["forward"]
             loss = _trial(passes)
         except Unavailable as reason:
             skipped.append(f"{name} on {case.name}: {reason}")

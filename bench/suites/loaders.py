@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bench.harness import bars, records, tables
 from bench.harness.processes import FASTLT, timed
-from bench.harness.records import Record
+from bench.harness.records import SCALED, Record
 from bench.harness.turns import Arm, take_turns
 from bench.inputs import image_sets
 from bench.inputs.image_sets import BUILD, ImageSet
@@ -39,7 +39,7 @@ PHOTOGRAPHS, ENCODED_PHOTOGRAPHS = 2048, 8192
 SAMPLES, QUICK_SAMPLES = 10_000_000, 100_000
 CAP = 400  # pixels
 ENCODING, RESUMING = "encode", "resume"
-SCALED, PHOTOGRAPH_SIZE = "ffcv scaled", 224
+PHOTOGRAPH_SIZE = 224
 PEERS = {
     "timm": pipelines.timm,
     "authors": pipelines.authors,
@@ -79,6 +79,9 @@ def run(
         device, quick, results: see `bench/run.py`.
         cases: texts, one of which the name of a case contains.
         seconds: of each pipeline in each round; None for the usual.
+
+    Raises:
+        SystemExit: no case is named so.
     """
     console, found = Console(width=120), []
 
@@ -88,19 +91,23 @@ def run(
 
     BUILD.mkdir(exist_ok=True)  # on the disk, as data sets are
     with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
-        for images, storages in _image_sets(Path(scratch), quick):
-            measured = partial(measure_pipelines, console, images, storages, Path(scratch), quick, cases, seconds)
-            for made in measured():
+        sets = list(_image_sets(Path(scratch), quick))
+        names = [case for images, _ in sets for case in _cases(images, quick)] + [RESUMING]
+        chosen = [name for name in names if any(text in name for text in cases)]
+        if not chosen:
+            raise SystemExit(f"--cases {' '.join(cases)}: no case is named so. There are: {'; '.join(names)}.")
+        for images, storages in sets:
+            for made in measure_pipelines(console, images, storages, Path(scratch), quick, chosen, seconds):
                 keep(made)
-            if _is_chosen(f"{ENCODING} {images.name}", cases):
+            if f"{ENCODING} {images.name}" in chosen:
                 keep(measure_encoding(images, Path(scratch), quick))
-    file = keep(measure_resuming(QUICK_SAMPLES if quick else SAMPLES) if _is_chosen(RESUMING, cases) else [])
+    file = keep(measure_resuming(QUICK_SAMPLES if quick else SAMPLES) if RESUMING in chosen else [])
     tables.print_rates(console, f"loaders, on {records.device_name(device)}", found)
     _print_targets(console, found)
-    picture = bars.draw(
-        records.of_last_commit(file), records.path(results, "loaders", device, ".png"), "loaders", device
-    )
-    console.print(f"appended {len(found)} records to {file}\ndrew {picture}", highlight=False, soft_wrap=True)
+    console.print(f"appended {len(found)} records to {file}", highlight=False, soft_wrap=True)
+    if rates := [r for r in records.of_last_commit(file) if "images_per_s" in r]:
+        picture = bars.draw(rates, records.path(results, "loaders", device, ".png"), "loaders", device)
+        console.print(f"drew {picture}", highlight=False, soft_wrap=True)
 
 
 def _image_sets(scratch: Path, quick: bool) -> Iterator[tuple[ImageSet, list[Storage]]]:
@@ -119,8 +126,16 @@ def _image_sets(scratch: Path, quick: bool) -> Iterator[tuple[ImageSet, list[Sto
             print(f"{name}: skipped, there is no {image_sets.DATA.name}/ with them beside the checkout.")
 
 
-def _is_chosen(case: str, cases: Sequence[str]) -> bool:
-    return any(text in case for text in cases)
+def _cases(images: ImageSet, quick: bool) -> list[str]:
+    """Names of all that is measured on these images."""
+    return [*_pipeline_cases(images), *([f"{ENCODING} {images.name}"] if quick or images.name == "photographs" else [])]
+
+
+def _pipeline_cases(images: ImageSet) -> dict[str, tuple[int, str]]:
+    """{name: (pixels that an image gets, transform)}."""
+    cases = [(images.size, transform) for transform in pipelines.RAND_AUGMENT]
+    cases += [(images.size // 2, "crop")] if images.size == PHOTOGRAPH_SIZE else []
+    return {f"{images.name} {size} px, {transform}": (size, transform) for size, transform in cases}
 
 
 def measure_pipelines(
@@ -129,14 +144,11 @@ def measure_pipelines(
     storages: list[Storage],
     scratch: Path,
     quick: bool,
-    cases: Sequence[str],
+    names: Sequence[str],
     seconds: float | None,
 ) -> Iterator[list[Record]]:
-    """Every pipeline on every storage that it reads, transform by transform."""
-    transforms = [(images.size, transform) for transform in pipelines.RAND_AUGMENT]
-    transforms += [(images.size // 2, "crop")] if images.size == PHOTOGRAPH_SIZE else []
-    chosen = {f"{images.name} {size} px, {transform}": (size, transform) for size, transform in transforms}
-    chosen = {case: what for case, what in chosen.items() if _is_chosen(case, cases)}
+    """Every pipeline on every storage that it reads, for each case of these names."""
+    chosen = {case: what for case, what in _pipeline_cases(images).items() if case in names}
     encoded = _encode(console, images, storages, scratch) if chosen else {}
     turn, warm_up = (QUICK_SECONDS, QUICK_WARM_UP) if quick else (seconds or SECONDS, min(WARM_UP, seconds or WARM_UP))
     for case, (size, transform) in chosen.items():
@@ -149,7 +161,7 @@ def measure_pipelines(
             console.print(f"skipped: {impl} of {of} on {case}: {reason}", highlight=False)
         for (impl, of), rates in turns.rates.items():
             record = {"case": case, "impl": impl, "storage": of, **records.rate(rates)}
-            record |= {"peak_bytes": turns.peaks[impl, of], "workers": pipelines.CORES}
+            record |= {"peak_bytes": turns.peaks[impl, of], "workers": pipelines.CORES, "seconds": turn}
             found.append(record | ({"note": SETTINGS[impl]} if impl in SETTINGS else {}))
         yield found
 
@@ -198,8 +210,6 @@ def measure_encoding(images: ImageSet, scratch: Path, quick: bool) -> list[Recor
         more = image_sets.photographs(scratch / "to_encode", ENCODED_PHOTOGRAPHS)
         assert more, "they are at hand"
         images = more
-    elif not quick:
-        return []
     cap = CAP if images.size == PHOTOGRAPH_SIZE else images.size // 2
     folders = [str(folder) for folder in images.splits]
     number = sum(1 for folder in images.splits for _ in folder.glob("*/*"))

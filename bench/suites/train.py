@@ -64,7 +64,7 @@ def run(device: torch.device, quick: bool, results: Path, ranks: list[int] | Non
     """Measures everything; appends the records, prints the tables and targets, draws the picture.
 
     Args:
-        ranks: numbers of ranks to train on, the smallest first; by default 1, 2, 4 and so on up to the GPUs.
+        ranks: numbers of ranks to train on; by default 1, 2, 4 and so on up to the GPUs.
     """
     console = Console(width=120)
     BUILD.mkdir(exist_ok=True)
@@ -74,15 +74,15 @@ def run(device: torch.device, quick: bool, results: Path, ranks: list[int] | Non
         tables.print_rates(console, f"train, on {records.device_name(device)}", found)
         # At once, in case the time is up before the rest is measured.
         file = records.append(results, "train", device, found)
-        ranks = ranks or (train_ranks.default_ranks() if device.type == "cuda" else [1])
-        if len(ranks) > 1:
+        if ranks := train_ranks.to_measure(ranks, device.type):
             seconds, batch_size = QUICK_SECONDS if quick else RANKS_SECONDS, recipe.optimizer.batch_size
             words = [*setting.words, *train_arms.FOREVER, f"data.path={Path(scratch) / 'encoded'}"]
             command, case = [*FASTLT, "train", str(setting.recipe), *words], found[0]["case"]
             scaling = train_ranks.measure(case, command, batch_size, ranks, device.type, Path(scratch), seconds)
             tables.print_rates(console, "fastlt train on several ranks", scaling)
             each = ", ".join(f"{r['efficiency']:.3g} on {r['ranks']}" for r in scaling[1:])
-            console.print(f"images/s a rank, over those of {ranks[0]}: {each}", highlight=False)
+            if each:
+                console.print(f"images/s a rank, over those of {ranks[0]}: {each}", highlight=False)
             records.append(results, "train", device, scaling)
             found += scaling
     bare_ms = 1000 * recipe.optimizer.batch_size / next(r["images_per_s"] for r in found if r["impl"] == "bare")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,11 +19,15 @@ from fastlt.run_folder import RunFolder
 _STEPS = 5  # between two records of the log
 _WARM_UP = 2  # records that do not count: the first step compiles
 _PATIENCE = 240.0  # seconds for the first records to come, and for the end
+_QUOTED = 2000  # characters of what a training that failed said last
 
 
-def default_ranks() -> list[int]:
-    """1, 2, 4 and so on, up to the GPUs of this machine; 1 without any."""
-    return [1 << power for power in range(max(torch.cuda.device_count(), 1).bit_length())]
+def to_measure(named: Sequence[int] | None, device: str) -> list[int]:
+    """Numbers of ranks, the smallest first: those named, or 1, 2, 4 and so on up to the GPUs if there are several."""
+    if named:
+        return sorted(set(named))
+    gpus = torch.cuda.device_count() if device == "cuda" else 1
+    return [1 << power for power in range(gpus.bit_length())] if gpus > 1 else []
 
 
 def measure(
@@ -42,7 +47,7 @@ def measure(
         seconds: for each number, after the warm-up.
 
     Raises:
-        RuntimeError: a training ended.
+        RuntimeError: a training ended, or logs nothing.
     """
     found: list[Record] = []
     for number in ranks:
@@ -59,21 +64,26 @@ def measure(
 def _rates(command: list[str], folder: RunFolder, device: str, seconds: float) -> tuple[list[float], int]:
     """(images/s of the records that a training logs within so many seconds, host memory in bytes); then it is ended."""
     environment = os.environ | {"DS_ACCELERATOR": device}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    said = folder.path.with_name(f"{folder.path.name}.stderr")
+    with said.open("w") as file:  # of a pipe that nobody reads, 64 kB would stop the training
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=file)
     deadline, until = time.monotonic() + _PATIENCE, 0.0
     try:
         while not until or time.monotonic() < until or len(_logged(folder)) <= _WARM_UP:
             if process.poll() is not None or time.monotonic() > deadline:
-                process.kill()
-                raise RuntimeError(f"{' '.join(command)} did not train: {process.communicate()[1]}")
+                raise RuntimeError(f"{' '.join(command)} did not train: {said.read_text(errors='replace')[-_QUOTED:]}")
             time.sleep(0.1)
             if not until and len(_logged(folder)) >= _WARM_UP:
                 until = time.monotonic() + seconds
                 deadline = until + _PATIENCE
         return _logged(folder)[_WARM_UP:], tree_bytes(process.pid)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=_PATIENCE)
+        process.send_signal(signal.SIGTERM)  # has the ranks save and end; a second one kills them
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            process.wait(_PATIENCE)
 
 
 def _logged(folder: RunFolder) -> list[float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.suites import train_ranks
 from support.last_record import hold_to_the_last_record
 from support.paths import ROOT, SHARED
 
@@ -115,6 +116,24 @@ def test_a_tree_with_changes_is_said_to_have_some(checkout):
     assert "Not committed: data_prep/names.py. What is measured now is of no commit" in done.stderr
 
 
+def test_what_changes_while_it_is_measured_is_in_no_record(checkout):
+    """Records are of the code that the measuring began with."""
+    changed = checkout / "data_prep" / "names.py"
+    changed.write_text(changed.read_text() + "\n")
+    code = "from bench.harness.records import code_commit; print(code_commit())"
+    asked = [sys.executable, "-c", code]
+    began = subprocess.run(asked, cwd=checkout, env=os.environ | {"PYTHONPATH": str(checkout)}, capture_output=True)
+    command = [sys.executable, "-B", str(checkout / "bench" / "run.py"), "loaders", "--quick", "--cases", "resume"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert "Not committed" in process.stderr.readline()
+        changed.write_text(changed.read_text() + "\n")
+        said = process.stderr.read()
+    assert process.returncode == 0, said
+    (file,) = (checkout / "build" / "results").glob("loaders-*.jsonl")
+    assert {json.loads(line)["commit"] for line in file.read_text().splitlines()} == {began.stdout.decode().strip()}
+
+
 @pytest.mark.slow
 def test_what_is_measured_of_no_commit_stays_out_of_the_records(checkout):
     changed = checkout / "data_prep" / "names.py"
@@ -148,6 +167,12 @@ def test_history_shows_every_headline_figure_in_order_of_commits(checkout, tmp_p
     assert done.stdout.index(older) < done.stdout.index(newer)
     assert f"{older}-dirty" in done.stdout
     assert (results / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_history_leaves_out_no_suite_but_the_kernels_own_tuning():
+    code = "from bench import run; from bench.harness import history; print(*run.SUITES.keys() ^ history.HEADLINES)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "shapes\n"), done.stderr
 
 
 @pytest.mark.parametrize(("written", "said"), [("", "has no headline figures"), ("{}\n", "not a record")])
@@ -221,6 +246,7 @@ def test_quick_loaders_leave_whole_records_and_a_picture(tmp_path):
     crop, full = ("drawn species 40 px, crop", "drawn species 40 px, full")
     assert {(crop, impl, "files") for impl in ("plain", "timm", "authors")} <= by.keys()
     assert (full, "authors", "files") in by
+    assert all(record["seconds"] == 0.2 for (case, *_), record in by.items() if "px" in case)
     assert (crop, "ffcv", "jpg") in by or "skipped: ffcv" in done.stdout
     assert (crop, "turbojpeg", "files") in by or "skipped: turbojpeg" in done.stdout
     for peer, of in (("torchvision v2", "files"), ("spdl", "files"), ("ffcv's loader", "jpg")):
@@ -233,10 +259,41 @@ def test_quick_loaders_leave_whole_records_and_a_picture(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_resuming_alone_leaves_records_and_no_picture(tmp_path):
+    done = run("loaders", "--quick", "--cases", "resume", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(records_of(tmp_path, "loaders")) == 2
+    assert "drew" not in done.stdout
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_cases_that_no_loader_has_are_refused_with_those_there_are(tmp_path):
+    done = run("loaders", "--quick", "--cases", "elephants", "--results", tmp_path)
+    assert done.returncode == 1
+    assert "--cases elephants: no case is named so. There are: drawn species 40 px, crop;" in done.stderr
+    assert done.stderr.endswith("encode drawn species; resume.\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ranks_that_are_named_are_measured_the_smallest_first():
+    assert train_ranks.to_measure([4, 1, 4], "cpu") == [1, 4]
+    assert train_ranks.to_measure([2], "cpu") == [2]
+    assert train_ranks.to_measure(None, "cpu") == []
+
+
+def test_a_training_that_fails_is_quoted_however_much_it_said(workshop, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # more than a pipe takes
+    command = [sys.executable, "-m", "fastlt", "train", str(workshop.folder / "recipe.yaml"), "optimizer.blr=1e30"]
+    command += [f"data.path={workshop.folder / 'plain'}", "data.workers=0"]
+    with pytest.raises(RuntimeError, match=r"did not train:[\s\S]*the loss is nan at step"):
+        train_ranks.measure("diverges", command, 16, [1], "cpu", tmp_path, 1.0)
+    assert (tmp_path / "1-ranks.stderr").stat().st_size > 2**16
+
+
 @pytest.mark.slow
 def test_quick_train_leaves_whole_records_and_a_picture(tmp_path):
     # One thread: on a busy machine, several would wait for each other most of the time.
-    done = run("train", "--device", "cpu", "--quick", "--ranks", "1", "2", "--results", tmp_path, OMP_NUM_THREADS="1")
+    done = run("train", "--device", "cpu", "--quick", "--ranks", "2", "1", "--results", tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     records = records_of(tmp_path, "train")
     layers, ranks = {"fastlt", "fastlt-resident", "bare"}, {"fastlt-1-ranks", "fastlt-2-ranks"}

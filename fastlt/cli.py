@@ -93,6 +93,8 @@ class Evaluate:
     """Which weights; auto takes the best ones, which val has chosen, on test, and the last ones on val."""
     data: OptionalFolder = None
     """Another encoded data set of the same target classes."""
+    ensemble: bool = False
+    """Average the logits of five crops, center and corners, of an image that is read a tenth larger."""
 
     def run(self) -> None:
         from fastlt import run_folder
@@ -103,7 +105,7 @@ class Evaluate:
         from fastlt.evaluation.finished_run import evaluate_run  # imports torch, which takes seconds
 
         for path in self.runs:
-            print(evaluate_run(path, self.split, self.weights, self.data))
+            print(evaluate_run(path, self.split, self.weights, self.data, self.ensemble))
 
 
 @dataclass(frozen=True)

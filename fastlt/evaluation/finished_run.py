@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fastlt.classifier import Classifier
 from fastlt.cores import available_cores
@@ -18,6 +21,8 @@ from fastlt.loaders.readers import open_reader
 from fastlt.loaders.transform import eval_transform
 from fastlt.recipe import load_recipe
 from fastlt.run_folder import RunFolder, Weights
+
+_LARGER = 31 / 28  # than usual is the image of which five crops are taken: 248 px for 224, as LIFT has it
 
 
 class FinishedRun:
@@ -40,8 +45,16 @@ class FinishedRun:
         self.model = Classifier(self.recipe, self.label_space).eval()
         self.model.load_state_dict(weights)
 
-    def evaluate(self, split: str, data: Path | None = None, batch_size: int = 256) -> Evaluation:
+    def evaluate(
+        self, split: str, data: Path | None = None, batch_size: int = 256, ensemble: bool = False
+    ) -> Evaluation:
         """Evaluates in the run's precision on one split of its data set, or of another one with the same targets.
+
+        Args:
+            split: of the data set.
+            data: another data set.
+            batch_size: images at a time.
+            ensemble: average the logits of five crops, see `five_crops`.
 
         Raises:
             ValueError: no such split, or other target classes.
@@ -53,14 +66,42 @@ class FinishedRun:
         model = self.model.settle(device, self.recipe.engine.precision)
         workers, transform = self.recipe.data.workers or available_cores(), eval_transform(self.recipe)
         backend = self.recipe.data.loader if data is None else "auto"  # another data set may have another format
+        forward: Callable[[Tensor], Tensor] = model
+        if ensemble:
+            forward = five_crops(model, transform.size)
+            transform = replace(transform, size=round(_LARGER * transform.size), crop_pct=1.0)
         reader = open_reader(dataset, split, transform, batch_size, workers, backend, device)
         normalize = Normalize(*model.normalization, device)
         loader = EvalLoader(reader, dataset.split(split).labels(), normalize, batch_size)
-        return evaluate(model, loader, self.label_space, device)
+        return evaluate(forward, loader, self.label_space, device)
+
+
+def five_crops(forward: Callable[[Tensor], Tensor], size: int) -> Callable[[Tensor], Tensor]:
+    """Averages the logits of an image's center and corners (test-time ensembling of LIFT, arXiv 2309.10019).
+
+    Args:
+        forward: images [B, 3, size, size] to logits [B, C].
+        size: H = W of the crops.
+
+    Returns:
+        The same for larger images, [B, 3, H, H].
+    """
+
+    def averaged(images: Tensor) -> Tensor:
+        end = images.shape[-1] - size
+        corners = ((end // 2, end // 2), (0, 0), (0, end), (end, 0), (end, end))
+        crops = (images[..., y : y + size, x : x + size].contiguous() for y, x in corners)
+        return torch.stack([forward(crop).float() for crop in crops]).mean(0)  # [5, B, C] to [B, C]
+
+    return averaged
 
 
 def evaluate_run(
-    path: Path, split: str = "auto", weights: Weights | Literal["auto"] = "auto", data: Path | None = None
+    path: Path,
+    split: str = "auto",
+    weights: Weights | Literal["auto"] = "auto",
+    data: Path | None = None,
+    ensemble: bool = False,
 ) -> str:
     """Evaluates a run, writes what was found into its folder, and says it in three lines.
 
@@ -69,6 +110,7 @@ def evaluate_run(
         split: "auto" takes test where there is one, else val.
         weights: "auto" takes the best ones on test, as val has chosen them, and the last ones on val.
         data: another encoded data set of the same target classes.
+        ensemble: average the logits of five crops, see `five_crops`.
 
     Raises:
         ValueError: see `FinishedRun`.
@@ -81,13 +123,15 @@ def evaluate_run(
     if weights == "auto":
         weights = folder.weights_for(split)
     run = FinishedRun(path, weights)
-    result = run.evaluate(split, data)
+    result = run.evaluate(split, data, ensemble=ensemble)
     files = folder.evaluation(split), folder.per_class(split)
     epoch, precision = run.about["epoch"], str(run.model.compute_dtype).removeprefix("torch.")
     about = {"split": split, "weights": weights, "epoch": epoch, "data": str(dataset.path), "precision": precision}
+    about["crops"] = 5 if ensemble else 1
     result.save(*files, run.label_space, **about)
     return (
-        f"{path}, {weights} weights (epoch {epoch}), {split}, {result.num_images:,} images, {precision}\n"
+        f"{path}, {weights} weights (epoch {epoch}), {split}, {result.num_images:,} images, {precision}"
+        f"{', five crops each' if ensemble else ''}\n"
         f"{result.row()}  MCE {result.mce:.1f}\n"
         f"written: {files[0]}, {files[1]}"
     )

@@ -11,7 +11,9 @@ import sys
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from torchvision import transforms
 
 from bench.inputs.hostile_images import eps_that_writes
 from fastlt.evaluation.export import export
@@ -49,6 +51,34 @@ def test_export_gives_the_same_top1_in_plain_timm(workshop, trained):
     assert found["total"] == evaluation["num_images"] == 45
     assert found["fastlt"] is False
     assert evaluation["top1"] == pytest.approx(100 * found["correct"] / found["total"], abs=1e-9)
+
+
+def test_five_crops_are_those_of_torchvision(workshop, trained):
+    """Of an image that is square, as the drawn ones are: LIFT's Resize and FiveCrop, with the mean of their logits."""
+    done = workshop.fastlt("evaluate", "trained", "--ensemble")
+    assert done.returncode == 0, done.stderr
+    assert ", 45 images, float32, five crops each" in done.stdout
+    evaluation = json.loads((trained / "evaluation_val.json").read_text())
+    assert evaluation["crops"] == 5
+    run = FinishedRun(trained)
+    size = run.recipe.data.image_size
+    crops = transforms.Compose(
+        [
+            transforms.Resize(round(size * 31 / 28), transforms.InterpolationMode.BICUBIC),
+            transforms.FiveCrop(size),
+            transforms.Lambda(lambda images: torch.stack([transforms.functional.to_tensor(image) for image in images])),
+            transforms.Normalize(*run.model.normalization),
+        ]
+    )
+    correct = []
+    for label, name in enumerate(run.label_space.target_names):
+        for file in (workshop.folder / "species" / "val" / name).iterdir():
+            with torch.no_grad():
+                logits = run.model(crops(Image.open(file).convert("RGB"))).mean(0)
+            correct.append(int(logits[: run.label_space.num_targets].argmax()) == label)
+    assert evaluation["top1"] == pytest.approx(100 * sum(correct) / len(correct), abs=1e-9)
+    assert workshop.fastlt("evaluate", "trained").returncode == 0  # what other tests read
+    assert json.loads((trained / "evaluation_val.json").read_text())["crops"] == 1
 
 
 def test_export_names_what_an_image_shows(workshop, trained):

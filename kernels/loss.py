@@ -264,7 +264,7 @@ class _InForward(torch.autograd.Function):
         elif logits.stride(1) != 1:
             logits = logits.contiguous()
         ctx.passes, ctx.inplace = implementations.passes(impl, logits.device), inplace
-        out = logits if inplace else torch.empty_like(logits)
+        out = logits if inplace else logits.new_empty(logits.shape)
         loss, saved, weight = ctx.passes.loss_and_gradient(logits, rows, mean, out)
         if inplace:
             torch.autograd.graph.increment_version(logits)
@@ -285,7 +285,7 @@ class _InForward(torch.autograd.Function):
             gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:  # given away by an earlier backward
             saved, weight = rest
-            gradient = torch.empty_like(logits)
+            gradient = logits.new_empty(logits.shape)
             ctx.passes.gradient(logits, 0, ctx.rows, saved, (grad_loss * weight).expand(len(logits)), gradient)
         else:
             ctx.passes.rescale(gradient, grad_loss)

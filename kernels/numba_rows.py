@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from fastlt.caches import cached
 
-from .rows import CENTER_BIAS, CENTER_LOGIT, LABEL_LOGIT, MASS, OUTSIDE_SUM, SAVED_ROWS, STATE_ROWS, TOTAL, Rows
+from .rows import CENTER_BIAS, CENTER_LOGIT, LABEL_LOGIT, LOWEST, MASS, OUTSIDE_SUM, SAVED_ROWS, STATE_ROWS, TOTAL, Rows
 
 _BLOCK = 2048
 _CLASSES_AT_ONCE = 2**15  # what a thread takes at a time, and what is too little for two
@@ -228,7 +229,8 @@ def _finish(rows, num_outside, row, state, saved):
             b_y = logit_bias[min(max(label, 0), len(logit_bias) - 1)]
         mass, s_y = np.float64(one[MASS]), np.float64(z_y) + b_y
         above = (np.float64(z_c) + b_c) - s_y
-        rest = above + np.log(mass) if mass != 0 else -np.inf  # the log of all other mass over the label's
+        # The log of all other mass over the label's; where there is none and the label has none either, NaN.
+        rest = above + np.log(mass) if mass != 0 else (-np.inf if s_y > LOWEST else np.nan)
         ratio = np.exp(-abs(rest))
         value = np.log1p(ratio) + (rest if rest > 0 else 0.0)
         outside = np.float64(num_outside[i, row]) if smoothing > 0 else 0.0
@@ -502,3 +504,7 @@ def _compiled(dtype: torch.dtype) -> Callable:
 @cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(torch.get_num_threads(), 2) - 1, thread_name_prefix="fastlt-rows")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # which has none of the threads

@@ -92,8 +92,9 @@ def finish(state: Tensor, rows: Rows, num_listed: Tensor | None = None) -> tuple
     if rows.logit_bias is not None:
         bias = rows.logit_bias[rows.stacked_labels.clamp(0, rows.num_classes - 1)].double()
     label, mass = state[:, LABEL_LOGIT] + bias, state[:, MASS]
-    # The log of all other mass over the label's.
+    # The log of all other mass over the label's; where there is none and the label has none either, NaN.
     rest = (center - label + mass.log()).masked_fill(mass == 0, -torch.inf)
+    rest = rest.masked_fill((mass == 0) & (label <= LOWEST), torch.nan)
     loss = torch.logaddexp(rest, torch.zeros_like(rest))
     outside = torch.zeros_like(center)
     if rows.smoothing > 0:

@@ -239,8 +239,9 @@ def _finish_label(
     z_y, b_y = at_label
     empty = mass == 0.0
     label_center, label_factor = _base2(z_y, b_y)
-    # The log of all other mass over the label's, to base e.
-    rest = tl.where(empty, -float("inf"), (center - label_center) * _LN2 + tl.log(mass / label_factor))
+    # The log of all other mass over the label's, to base e; where there is none and the label has none either, NaN.
+    nothing = tl.where(z_y + b_y > _LOWEST, -float("inf"), float("nan"))
+    rest = tl.where(empty, nothing, (center - label_center) * _LN2 + tl.log(mass / label_factor))
     # softplus, with log1p(x) = log(1 + x) * x / ((1 + x) - 1), exact to rounding for small x
     small = tl.exp(-tl.abs(rest))
     u = 1.0 + small

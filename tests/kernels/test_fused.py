@@ -439,6 +439,36 @@ def test_a_forward_mode_derivative_raises_rather_than_being_zero(limit, impl, de
     assert slope != 0
 
 
+@pytest.mark.parametrize("impl", FUSED)
+@pytest.mark.parametrize("lowest", [-float("inf"), torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_a_row_without_any_mass_is_nan_in_loss_and_gradient(reduction, lowest, impl, device):
+    """As when a mask leaves nothing of a row."""
+    case = make_case(3, 40, 10)
+    logits = case.logits.float()
+    logits[1] = lowest
+    logits = logits.to(device).requires_grad_()
+    table = case.table.to(device)
+    loss = neighbor_silencing_loss(logits, case.labels.to(device), table, reduction=reduction, impl=impl)
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert loss.isnan().sum() == 1
+    assert gradient.isnan().all(1).tolist() == [False, True, False]
+    assert gradient[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("impl", FUSED)
+def test_rows_that_overlap_have_a_gradient_each(impl, device):
+    case = make_case(3, 5, 2)
+    line = torch.arange(7.0).mul(0.3).sin()
+    gradients = []
+    for which, dtype, place in ((impl, torch.float32, device), ("reference", torch.float64, torch.device("cpu"))):
+        leaf = line.to(place, dtype).detach().requires_grad_()
+        windows = leaf.unfold(0, 5, 1)  # [3, 5], both strides 1
+        neighbor_silencing_loss(windows, case.labels.to(place), case.table.to(place), impl=which).backward()
+        gradients.append(leaf.grad.cpu().double())
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+
+
 def test_rows_are_taken_by_other_threads_where_torch_has_none_to_lend(monkeypatch):
     """As on systems whose OpenMP has no GOMP_parallel."""
     from fastlt.kernels import numba_rows

@@ -79,6 +79,40 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class ClassEmbeddings:
+    """Write text embeddings of all class names, the first rows of CLIP's cosine head (model.class_embeddings)."""
+
+    data: Annotated[Positional[Path], arg(metavar="DATA")]
+    """An encoded data set, whose target and auxiliary classes these are."""
+    out: Annotated[Path, arg(metavar="FILE")]
+    """The file to write, safetensors."""
+    model: str = "ViT-B-16-quickgelu"
+    """A model of open_clip (open_clip.list_models()); its image side should be the backbone that is trained."""
+    weights: str = "openai"
+    """One of open_clip's tags for this model, which are downloaded, or a file."""
+    templates: OptionalFile = None
+    """Sentences with {} for the name, one a line; their embeddings are averaged (default: "a photo of a {}.")."""
+    titles: OptionalFile = None
+    """JSON {class: what to call it}, where names are codes."""
+
+    def run(self) -> None:
+        from fastlt.dataset.encoded import EncodedDataset
+        from fastlt.foreign import load_json
+
+        names = EncodedDataset.open(self.data).label_space.names
+        given = load_json(self.titles) if self.titles else {}
+        if not isinstance(given, dict):
+            raise OptionError(f"--titles {self.titles} has to be JSON {{class: title}}.")
+        from fastlt.backbone.text_embeddings import read_templates, titles_of, write_class_embeddings  # imports torch
+
+        templates = read_templates(self.templates) if self.templates else ["a photo of a {}."]
+        titles = titles_of(names, given)
+        classes, size = write_class_embeddings(titles, self.out, self.model, self.weights, templates)
+        example = next(iter(titles.values()))
+        print(f"written: {self.out}, {classes:,} classes, {size} numbers each; for example {example!r}")
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Measure accuracy and calibration of a run, or of several, on their target classes.
 
@@ -221,6 +255,7 @@ COMMANDS: dict[str, dict[str, type[Command]]] = {
         "recipe": Recipe,
         "train": Train,
         "evaluate": Evaluate,
+        "class-embeddings": ClassEmbeddings,
         "export": Export,
         "report": Report,
         "study": Study,

@@ -17,6 +17,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from fastlt.backbone.create import backbone_arguments, create_backbone
+from fastlt.backbone.tuning import tune, tuned_layers
 from fastlt.kernels import NeighborSilencingHead
 from fastlt.label_space import LabelSpace
 from fastlt.recipe import ModelRecipe, Recipe
@@ -33,6 +34,7 @@ class Classifier(nn.Module):
 
     Attributes:
         said: what was taken of a file of weights.
+        tuned_layers: names of the backbone's layers that lora or adaptformer trains something beside.
 
     Raises:
         ValueError: timm cannot make the model, its weights cannot be had, or class embeddings do not fit.
@@ -44,8 +46,10 @@ class Classifier(nn.Module):
         self.said: list[str] = []
         # timm's attributes are beyond nn.Module's
         backbone: Any = create_backbone(model, size, _kept_outputs(model), self.said.append)
-        self.backbone = backbone
         self.in_features: int = backbone.num_classes or backbone.head_hidden_size  # CLIP's projection is `num_classes`
+        self.tuning, self.tuned_layers = model.tune, tuned_layers(model, size, backbone.num_classes)
+        tune(backbone, model, self.tuned_layers)
+        self.backbone = backbone
         self.head = _whole_head(recipe, label_space, self.in_features) if with_head else None
         self.backbone_arguments = backbone_arguments(model, size)
         self.compute_dtype = torch.float32
@@ -66,20 +70,28 @@ class Classifier(nn.Module):
         """Mean loss (scalar) of images [B, 3, H, W] with labels [B]; without labels, logits [B, C].
 
         Without a head, features [B, D].
-        While `head_only` is set, the backbone runs as at inference and gets no gradient.
+        While `head_only` is set or the head alone is tuned, the backbone runs as at inference and gets no gradient.
         """
         low_precision = self.compute_dtype != torch.float32
         with torch.autocast(images.device.type, self.compute_dtype if low_precision else None, enabled=low_precision):
-            with torch.no_grad() if self.head_only else nullcontext():
+            with torch.no_grad() if self._backbone_rests else nullcontext():
                 features = self.backbone(images)  # [B, D]
             return features if self.head is None else self.head(features, labels, mixed_labels, mixed_weight)
 
     def train(self, mode: bool = True) -> Classifier:
-        """As usual, but a frozen backbone stays in inference mode."""
+        """As usual, but a frozen backbone stays in inference mode, or at least its BatchNorm layers."""
         super().train(mode)
-        if self.head_only:
+        if self._backbone_rests:
             self.backbone.eval()
+        elif self.tuning != "full":
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
+
+    @property
+    def _backbone_rests(self) -> bool:
+        return self.head_only or self.tuning == "head"
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,4 +1,4 @@
-"""What can be wrong with a run, told before any rank starts and without waiting for torch."""
+"""What can be wrong with a run, told before any rank starts; torch is waited for where layers of a model are tuned."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from fastlt.backbone.weight_file import require_weight_file
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.dataset.staging import require_stageable
-from fastlt.recipe import Recipe
+from fastlt.recipe import Recipe, changed_keys, load_recipe
 from fastlt.run_folder import RunFolder
 
 
 def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
-    """Checks data set, model, file of weights, batch size and run folder.
+    """Checks data set, model, file of weights, tuned layers, batch size and run folder.
 
     Args:
         recipe: of the run.
@@ -38,6 +38,7 @@ def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
     check_model_name(recipe.model.name)
     if isinstance(recipe.model.pretrained, str):
         require_weight_file(Path(recipe.model.pretrained).expanduser())
+    _require_tunable(recipe)
     recipe.optimizer.micro_batch(ranks)
     if recipe.data.stage_to:
         _require_writable("data.stage_to", recipe.data.stage_to)
@@ -45,6 +46,8 @@ def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
     _require_writable("output", recipe.output)
     if resume is not None:
         RunFolder(recipe.output).require_startable(resume)
+    if resume:
+        _require_same_tuning(recipe)
 
 
 def check_model_name(name: str) -> None:
@@ -55,6 +58,27 @@ def check_model_name(name: str) -> None:
     close = difflib.get_close_matches(architecture, _model_names(), 1)
     meant = f"; did you mean {close[0]}?" if close else ""
     raise ValueError(f"model.name={name}: timm has no such model{meant} (timm.list_models() has all names)")
+
+
+def _require_tunable(recipe: Recipe) -> None:
+    """Raises ValueError where peft is missing, or no layer is there to tune, which only the model tells, with torch."""
+    model = recipe.model
+    if model.tune == "lora" and find_spec("peft") is None:
+        raise ValueError("model.tune=lora needs peft: pip install 'fastlt[lora]'.")
+    if model.tune in ("lora", "adaptformer"):
+        from fastlt.backbone.tuning import tuned_layers
+
+        tuned_layers(model, recipe.data.image_size)
+
+
+def _require_same_tuning(recipe: Recipe) -> None:
+    """Raises ValueError where the checkpoints of a run hold other trained parameters than the recipe asks for."""
+    folder = RunFolder(recipe.output)
+    if not folder.all_checkpoints():
+        return
+    for key, (was, now) in changed_keys(load_recipe(folder.recipe), recipe).items():
+        if key.startswith("model.tune"):
+            raise ValueError(f"{folder.path} was begun with {key}={was}, not {now}: resume with the same.")
 
 
 def _require_writable(key: str, path: Path) -> None:

@@ -64,6 +64,7 @@ _MUST = {
     "bool_type": _SWITCH,
     "string_type": "must be text",
     "path_type": "must be a path",
+    "tuple_type": "must be a list such as [a, b]",
     "dict_type": "must have keys of its own",
     "model_type": "must have keys of its own",
     "value_error": "{error}",
@@ -162,6 +163,16 @@ class ModelRecipe(Section):
     """Further arguments of timm.create_model."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth rate."""
+    tune: Literal["full", "head", "lora", "adaptformer"] = "full"
+    """What of the backbone is trained with the head: full, all of it; head, nothing; lora, low-rank products added to
+    its weights, merged in what is saved (pip install 'fastlt[lora]'); adaptformer, a bottleneck beside the MLP of
+    each transformer block. What is frozen stays so, BatchNorm's statistics too."""
+    tune_rank: int = Field(8, ge=1)
+    """Rank of LoRA's products, or width of AdaptFormer's bottlenecks; LIFT takes 2^floor(log2(classes / 2 blocks))."""
+    tune_places: tuple[str, ...] = ()
+    """Layers that lora or adaptformer tunes, by parts of their names in timm, such as [qkv, proj] or [blocks.11]; []
+    for all linear layers and ungrouped convolutions (qkv, proj, fc1 and fc2 in a ViT) but that of the image itself, or
+    all blocks."""
     feature_norm: bool = False
     """BatchNorm without parameters before the classifier (the DINOv2 head)."""
     cosine_scale: float | None = Field(None, gt=0)

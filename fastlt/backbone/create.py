@@ -20,7 +20,7 @@ from fastlt.recipe import ModelRecipe
 
 _Tensors = dict[str, Tensor]
 # What timm and torch raise where a size or an argument does not suit a model.
-_UNSUITED = (RuntimeError, TypeError, ValueError, AssertionError, LookupError, ArithmeticError, OSError)
+UNSUITED = (RuntimeError, TypeError, ValueError, AssertionError, LookupError, ArithmeticError, OSError)
 
 
 def create_backbone(
@@ -83,7 +83,7 @@ def _tried(name: str, arguments: dict[str, Any], size: int, device: torch.device
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(), device:
             timm.create_model(name, num_classes=0, **arguments).eval()(torch.zeros(1, 3, size, size))
-    except _UNSUITED as error:
+    except UNSUITED as error:
         return error
     return None
 

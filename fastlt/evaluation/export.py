@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastlt.atomic import new_folder
+from fastlt.backbone import adaptformer
 from fastlt.evaluation.finished_run import FinishedRun
 
 _HOW_TO_LOAD = Path(__file__).with_name("load_export.py")
@@ -20,9 +21,9 @@ def export(run: FinishedRun, out: Path) -> list[Path]:
     """Writes `model.safetensors` (target rows, timm's key names), `model.json` and `load.py` into a new folder.
 
     With the JSON's `name` and `arguments`, `timm.create_model(name, num_classes=T, **arguments)` makes the
-    module that the weights fit; `load.py` has the lines that do so, with the transform. A cosine head is exported
-    as a linear one: the same predictions, but scores that are to be divided by the norm of the features to be the
-    same.
+    module that the weights fit; `load.py` has the lines that do so, with the transform. What AdaptFormer has put into
+    that module comes with it, as `adaptformer.py`. A cosine head is exported as a linear one: the same predictions,
+    but scores that are to be divided by the norm of the features to be the same.
 
     Returns:
         These files.
@@ -52,12 +53,17 @@ def export(run: FinishedRun, out: Path) -> list[Path]:
         "weights": run.which,
         "epoch": run.about["epoch"],
     }
+    added = [Path(adaptformer.__file__)] if run.recipe.model.tune == "adaptformer" else []
+    if added:
+        description["adaptformer"] = {"mlps": run.model.tuned_layers, "width": run.recipe.model.tune_rank}
     with new_folder(out) as folder:
         (folder / "model.json").write_text(json.dumps(description, indent=1))
         save_file({n: w.contiguous() for n, w in weights.items()}, folder / "model.safetensors")
         shutil.copymode(folder / "model.json", folder / "model.safetensors")  # written for its owner alone
         (folder / "load.py").write_text(_HOW_TO_LOAD.read_text())
-    return [out / name for name in ("model.safetensors", "model.json", "load.py")]
+        for module in added:
+            (folder / module.name).write_text(module.read_text())
+    return [out / name for name in ("model.safetensors", "model.json", *(m.name for m in added), "load.py")]
 
 
 def _target_rows(run: FinishedRun) -> tuple[torch.Tensor, torch.Tensor]:

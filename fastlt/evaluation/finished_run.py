@@ -40,6 +40,8 @@ class FinishedRun:
         self.folder, self.which = RunFolder(path), which
         self.folder.require_begun()
         self.recipe = load_recipe(self.folder.recipe, ["model.pretrained=false"])  # its own weights are loaded next
+        if self.recipe.model.tune == "lora":  # which they have merged
+            self.recipe = load_recipe(self.folder.recipe, ["model.pretrained=false", "model.tune=full"])
         self.label_space = LabelSpace.load(self.folder.label_space)
         weights, self.about = self.folder.load_weights(which, self.label_space.digest())
         self.model = Classifier(self.recipe, self.label_space).eval()

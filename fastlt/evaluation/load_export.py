@@ -1,4 +1,4 @@
-"""Loads this model with plain timm and names what an image shows: `python load.py IMAGE`."""
+"""Loads this model with plain timm, and names what an image shows: `python load.py IMAGE`."""
 
 import json
 import sys
@@ -12,8 +12,13 @@ from timm.data import create_transform
 
 folder = Path(__file__).parent
 about = json.loads((folder / "model.json").read_text())
-model = timm.create_model(about["name"], num_classes=len(about["labels"]), **about["arguments"]).eval()
+model = timm.create_model(about["name"], num_classes=len(about["labels"]), **about["arguments"])
+if "adaptformer" in about:
+    from adaptformer import insert  # the file beside this one
+
+    insert(model, **about["adaptformer"])
 model.load_state_dict(load_file(folder / "model.safetensors"))
+model.eval()
 how = {key: about[key] for key in ("crop_pct", "interpolation", "mean", "std")}
 Image.init()
 # Pillow knows others too, one of which starts Ghostscript.

@@ -66,12 +66,12 @@ def all_in_place(emas: Sequence[Ema]) -> Iterator[None]:
 
 
 class EngineEma(Ema):
-    """That of an engine's module, BatchNorm's statistics included; under ZeRO-3 of the parts that this rank holds."""
+    """That of what an engine's module trains, BatchNorm's statistics included; under ZeRO-3 of this rank's parts."""
 
     def __init__(self, engine: Any, decay: float) -> None:
         self.engine = engine
         self.partitioned = engine.zero_optimization_stage() == 3
-        self._parameters = dict(engine.module.named_parameters())
+        self._parameters = {n: p for n, p in engine.module.named_parameters() if p.requires_grad}
         self._buffers = {n: b for n, b in engine.module.named_buffers() if b.is_floating_point()}
         super().__init__(self._held, decay)
 
@@ -98,8 +98,9 @@ class EngineEma(Ema):
         if not self._file(folder).is_file():
             self.restart()
             return
-        for name, average in load_file(self._file(folder)).items():
-            self.tensors[name].copy_(average)
+        saved = load_file(self._file(folder))
+        for name, average in self.tensors.items():
+            average.copy_(saved[name])
 
     def _file(self, folder: Path) -> Path:
         part = f"-{self.engine.global_rank:05d}" if self.partitioned else ""

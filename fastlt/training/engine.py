@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastlt.backbone.tuning import merged
 from fastlt.classifier import Classifier
 from fastlt.foreign import load_json
 from fastlt.recipe import Recipe
@@ -146,7 +147,8 @@ class EngineState:
 
 
 def whole_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
-    """All weights and buffers on the host of rank 0, float32; called by all ranks (ZeRO-3 gathers them one by one)."""
+    """All weights and buffers on the host of rank 0, float32, LoRA merged; called by all ranks (ZeRO-3 gathers them one
+    by one)."""
     weights = {}
     main = dist.get_rank() == 0
     partitioned = engine.zero_optimization_stage() == 3
@@ -157,4 +159,4 @@ def whole_weights(engine: deepspeed.DeepSpeedEngine) -> dict[str, Tensor]:
     if main:
         persistent = engine.module.state_dict().keys()
         weights |= {n: b.detach().cpu().clone() for n, b in engine.module.named_buffers() if n in persistent}
-    return weights
+    return merged(weights)

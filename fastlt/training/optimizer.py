@@ -26,12 +26,13 @@ def create_optimizer(model: Classifier, recipe: OptimizerRecipe) -> torch.optim.
         group["part"] = "backbone"
     if model.head is not None:
         groups += [group | {"part": "head"} for group in param_groups_weight_decay(model.head, recipe.weight_decay)]
-    return make_optimizer([{"lr_scale": 1.0} | group for group in groups if group["params"]], recipe)
+    trained = [{"lr_scale": 1.0} | group for group in groups if group["params"]]
+    return make_optimizer(trained or [{"lr_scale": 1.0, "part": "backbone", "params": []}], recipe)
 
 
 def make_optimizer(groups: list[dict[str, Any]], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
     """AdamW or SGD over parameter groups; the learning rate is set before each step."""
-    fused = groups[0]["params"][0].device.type in ("cuda", "cpu")
+    fused = all(weight.device.type in ("cuda", "cpu") for group in groups for weight in group["params"])
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=fused)
     return torch.optim.AdamW(groups, lr=0.0, betas=recipe.betas, fused=fused)

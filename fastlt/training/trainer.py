@@ -252,13 +252,20 @@ class Trainer:
 
     def _what_runs(self, data: EncodedDataset) -> list[str]:
         space, recipe = self.label_space, self.recipe
-        parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.module.parameters())
+        sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in self.engine.module.parameters()]
+        if recipe.engine.shard_classes:
+            sizes.append((space.num_classes * (self.engine.module.in_features + 1), True))
+        parameters = sum(size for size, _ in sizes)
         lines = [
             f"{recipe.model.name}, {parameters / 1e6:.1f}M parameters; {space.num_targets} target and "
             f"{len(space.auxiliary_names)} auxiliary classes; {len(self.plan):,} images an epoch, "
             f"{self.steps_per_epoch:.1f} steps of {recipe.optimizer.batch_size} on {self.world_size} "
             f"{self.device.type} ranks, {self.engine.module.compute_dtype}, ZeRO {recipe.engine.zero_stage}"
         ]
+        if recipe.model.tune != "full":
+            lines.append(self._what_is_trained(sum(size for size, trained in sizes if trained), parameters))
+            if not recipe.model.pretrained:
+                lines.append("warning: model.pretrained is false: what is not trained stays as it is drawn.")
         if recipe.data.stage_to:
             lines.append(f"images are read from {data.path}, a copy of {recipe.data.path}")
         if space.auxiliary_names and not space.neighbors and recipe.loss.lambda_s < 1:
@@ -274,6 +281,15 @@ class Trainer:
                 "split, the last weights are kept and none are chosen. Do not select a model by them."
             )
         return lines
+
+    def _what_is_trained(self, trained: int, parameters: int) -> str:
+        model, layers = self.recipe.model, len(self.engine.module.tuned_layers)
+        how = {
+            "lora": f"lora, rank {model.tune_rank}, in {layers} layers",
+            "adaptformer": f"adaptformer, width {model.tune_rank}, in {layers} blocks",
+        }.get(model.tune, model.tune)
+        said = [f"{n / 1e6:.1f}M" if n >= 50_000 else f"{n:,}" for n in (trained, parameters)]
+        return f"{said[0]} of {said[1]} parameters are trained ({how})"
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._told_to_stop = True

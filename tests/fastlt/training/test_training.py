@@ -48,18 +48,29 @@ def wait_for_group(group: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "data"),
+    ("stage", "data", "tune"),
     [
-        pytest.param(0, "encoded", marks=pytest.mark.medium),
+        pytest.param(0, "encoded", "full", marks=pytest.mark.medium),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in ((1, "encoded"), (2, "encoded"), (3, "encoded"), (3, "plain"), ("sharded", "encoded"))
+            for case in (
+                *((1, "encoded", "full"), (2, "encoded", "full"), (3, "encoded", "full"), (3, "plain", "full")),
+                *(("sharded", "encoded", "full"), ("sharded", "encoded", "lora"), ("sharded", "encoded", "head")),
+                *(
+                    (0, "encoded", "lora"),
+                    (1, "encoded", "lora"),
+                    (3, "encoded", "lora"),
+                    (3, "encoded", "adaptformer"),
+                ),
+            )
         ),
     ],
 )
-def test_killed_run_continues_exactly(workshop, stage, data):
+def test_killed_run_continues_exactly(workshop, stage, data, tune):
     """SIGKILL in the middle of an epoch: every later loss equals that of an unbroken run, to the last bit."""
-    name = f"{data}{stage}"
+    if tune == "lora":
+        pytest.importorskip("peft")
+    name = f"{data}{stage}{tune}"
     recipe = [
         f"data.path={data}", "optimizer.epochs=3", "optimizer.head_only_epochs=1", "augment.mixup=0.2",
         "augment.random_erasing=0.25", "optimizer.accumulation=2", "optimizer.layer_decay=0.9",
@@ -69,6 +80,9 @@ def test_killed_run_continues_exactly(workshop, stage, data):
         recipe.append("engine.shard_classes=true")
     else:
         recipe += [f"engine.zero_stage={stage}", "optimizer.clip_grad=5"]
+    recipe.append(f"model.tune={tune}")
+    if tune == "adaptformer":
+        recipe += ["model.name=test_vit", "model.arguments={}"]
     if data == "plain":
         recipe.append("augment.rand_augment=rand-m9-mstd0.5-inc1")
     done = workshop.train(*recipe, f"output=unbroken-{name}")

@@ -115,7 +115,7 @@ def test_exports_give_the_same_logits_without_fastlt(tmp_path):
         model, run = learned(recipe), RunFolder(recipe.output)
         with torch.no_grad():
             first, second = model(images)[:, :2].T
-            model.head.bias[0] -= (first - second).median()  # so that one image is of one class and one of the other
+            model.head.bias[0] -= (first - second).sort().values[7:9].mean()  # half are of one class
             expected[case] = model(images)[:, :2]
         run.path.mkdir(parents=True)
         recipe.save(run.recipe)

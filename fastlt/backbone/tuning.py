@@ -122,6 +122,11 @@ def _add_lora(backbone: nn.Module, layers: list[str], rank: int) -> None:
     exactly = "|".join(map(re.escape, layers))
     config: Any = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=exactly)  # so that products count once
     peft.inject_adapter_in_model(config, backbone)
+    for name in layers:
+        layer: Any = backbone.get_submodule(name)
+        for attribute in layer.base_layer.__constants__:  # some models read their layers' kernel_size and the like
+            if not hasattr(layer, attribute):
+                setattr(layer, attribute, getattr(layer.base_layer, attribute))
 
 
 def merged(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ TUNED = [
     ("test_efficientnet", "lora"),
     ("test_vit", "adaptformer"),
     ("test_resnet", "head"),
+    ("davit_tiny", "lora"),  # reads attributes of its layers
 ]
 
 # As a colleague would use it, who has timm and neither fastlt nor peft.

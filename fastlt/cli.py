@@ -7,13 +7,15 @@ import difflib
 import io
 import sqlite3
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from fastlt.data_prep import cli as data_prep
+from fastlt.data_prep.encode.options import EncodeOptions
+from fastlt.experiments.granularity.options import GranularityOptions
 from fastlt.messages import harmless, one_line
 from fastlt.options import (
     Command,
@@ -24,6 +26,7 @@ from fastlt.options import (
     RunFolder,
     RunFolders,
     keys_last,
+    keys_second,
     parse,
 )
 
@@ -215,6 +218,35 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Granularity:
+    """Measure whether finer labels make imbalance hurt less: the same images under coarse and fine labels.
+
+    Trains them balanced and long-tailed with as many images, judges all with the coarsest labels, and says what
+    imbalance costs at each level. If it is interrupted, run the same command again to continue.
+    """
+
+    images: Annotated[Positional[Path], arg(metavar="IMAGES")]
+    """A folder with a folder of images for each class, the finest ones."""
+    design: OmitArgPrefixes[GranularityOptions]
+    overrides: Annotated[Positional[tuple[str, ...]], arg(metavar="[KEY=VALUE ...]", help_behavior_hint="")] = ()
+    """Keys of the recipe to set, for example optimizer.epochs=3; `fastlt recipe` explains all keys."""
+    storage: OmitArgPrefixes[EncodeOptions] = field(default_factory=EncodeOptions)
+    plan: Flag = False
+    """Only say what would be done: levels, images, trainings, steps."""
+    redo: Flag = False
+    """Make stale data sets anew, delete stale runs, and train them again."""
+    other_commits: Flag = False
+    """Take runs that another commit of fastlt has made."""
+
+    def run(self) -> None:
+        from fastlt.experiments.granularity.granularity import granularity
+
+        flags = self.plan, self.redo, self.other_commits
+        if status := granularity(self.images, self.overrides, self.design, self.storage, *flags):
+            raise SystemExit(status)
+
+
+@dataclass(frozen=True)
 class Draw:
     """Draw the demo's fine-grained data set: class folders of species that look alike."""
 
@@ -259,6 +291,7 @@ COMMANDS: dict[str, dict[str, type[Command]]] = {
         "export": Export,
         "report": Report,
         "study": Study,
+        "granularity": Granularity,
     },
     "to try it": {"demo": Demo, "draw": Draw},
 }
@@ -288,7 +321,8 @@ def main(words: list[str] | None = None) -> int:
     try:
         if name == "train":
             _require_no_dashes(rest)
-        command = parse(_BY_NAME[name], f"fastlt {name}", keys_last(rest) if name == "train" else rest)
+        rest = keys_last(rest) if name == "train" else keys_second(rest) if name == "granularity" else rest
+        command = parse(_BY_NAME[name], f"fastlt {name}", rest)
         with contextlib.redirect_stdout(sys.stdout and _Harmless(sys.stdout)):  # None where it is closed
             command.run()
     except (ValueError, OptionError, OSError) as error:
@@ -342,7 +376,7 @@ def _help() -> str:
         lines += ["", f"{group}:"]
         for name, command in commands.items():
             summary = (command.__doc__ or "").splitlines()[0]
-            lines.append(f"  {name:<10}{summary}")
+            lines.append(f"  {name:<12}{summary}")
     return "\n".join([*lines, "", "`fastlt COMMAND --help` has the options of a command."])
 
 

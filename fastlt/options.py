@@ -72,3 +72,10 @@ def keys_last(words: Sequence[str]) -> list[str]:
     """The words with those like `optimizer.epochs=3` at the end: they may stand before, between and after options."""
     keys = [word for word in words if "=" in word and not word.startswith("-")]
     return [*(word for word in words if word not in keys), *keys]
+
+
+def keys_second(words: Sequence[str]) -> list[str]:
+    """The same behind the first word, where options take several words each, which would take keys as well."""
+    keys = [word for word in words if "=" in word and not word.startswith("-")]
+    others = [word for word in words if word not in keys]
+    return [*others[:1], *keys, *others[1:]] if others and not others[0].startswith("-") else list(words)

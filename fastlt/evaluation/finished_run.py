@@ -18,7 +18,7 @@ from fastlt.label_space import LabelSpace
 from fastlt.loaders.loader import EvalLoader
 from fastlt.loaders.normalize import Normalize
 from fastlt.loaders.readers import open_reader
-from fastlt.loaders.transform import eval_transform
+from fastlt.loaders.transform import Transform, eval_transform
 from fastlt.recipe import load_recipe
 from fastlt.run_folder import RunFolder, Weights
 
@@ -61,21 +61,38 @@ class FinishedRun:
         Raises:
             ValueError: no such split, or other target classes.
         """
+        usual = eval_transform(self.recipe)
+        larger = replace(usual, size=round(_LARGER * usual.size), crop_pct=1.0)
+        model, loader = self._ready(split, larger if ensemble else usual, data, batch_size)
+        forward = five_crops(model, usual.size) if ensemble else model
+        return evaluate(forward, loader, self.label_space, loader.normalize.device)
+
+    @torch.no_grad()
+    def predict(self, split: str) -> tuple[Tensor, Tensor]:
+        """Features [N, D] as the head gets them, and logits [N, C], of all images of a split in its order; float32."""
+        model, loader = self._ready(split, eval_transform(self.recipe))
+        features: list[Tensor] = []
+        hook = model.head.register_forward_pre_hook(lambda _, given: features.append(given[0].float().cpu()))
+        try:
+            logits = [model(images).float().cpu() for images, _ in loader]
+        finally:
+            hook.remove()
+        return torch.cat(features), torch.cat(logits)
+
+    def _ready(
+        self, split: str, transform: Transform, data: Path | None = None, batch_size: int = 256
+    ) -> tuple[Classifier, EvalLoader]:
+        """The model on the device, in the run's precision, and the images of a split."""
         dataset = EncodedDataset.open(data or self.recipe.data.path)
         if dataset.label_space.target_names != self.label_space.target_names:
             raise ValueError(f"{dataset.path} has other target classes than {self.folder.path} was trained on.")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = self.model.settle(device, self.recipe.engine.precision)
-        workers, transform = self.recipe.data.workers or available_cores(), eval_transform(self.recipe)
+        workers = self.recipe.data.workers or available_cores()
         backend = self.recipe.data.loader if data is None else "auto"  # another data set may have another format
-        forward: Callable[[Tensor], Tensor] = model
-        if ensemble:
-            forward = five_crops(model, transform.size)
-            transform = replace(transform, size=round(_LARGER * transform.size), crop_pct=1.0)
         reader = open_reader(dataset, split, transform, batch_size, workers, backend, device)
         normalize = Normalize(*model.normalization, device)
-        loader = EvalLoader(reader, dataset.split(split).labels(), normalize, batch_size)
-        return evaluate(forward, loader, self.label_space, device)
+        return model, EvalLoader(reader, dataset.split(split).labels(), normalize, batch_size)
 
 
 def five_crops(forward: Callable[[Tensor], Tensor], size: int) -> Callable[[Tensor], Tensor]:

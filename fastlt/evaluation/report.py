@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: there may be no screen
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from fastlt.atomic import write_text
+from fastlt.evaluation.page import picture, plt, table, write_page
 from fastlt.foreign import load_json
 from fastlt.label_space import FEW_SHOT_BELOW, MANY_SHOT_ABOVE, LabelSpace
 from fastlt.messages import one_line
@@ -135,15 +129,12 @@ def report(paths: Sequence[Path], out: Path, sheet: Path | None = None) -> None:
         "Accuracy on the target classes": _bars(runs),
         "Speed": _speed(runs),
     }
-    body = "".join(f"<h2>{title}</h2>\n<img src='{_data_url(figure)}'>\n" for title, figure in pictures.items())
+    body = "".join(f"<h2>{title}</h2>\n{picture(figure)}\n" for title, figure in pictures.items())
     if sheet:  # in a frame of its own: it has its own style, and what is in it comes from the web
         page = html.escape(sheet.read_text())
         body += f'<h2>What filter kept and dropped</h2>\n<iframe sandbox srcdoc="{page}"></iframe>\n'
-    title = ", ".join(html.escape(run.label) for run in runs)
-    style = "body{font:16px sans-serif;margin:2em auto;max-width:60em}img{max-width:100%}"
-    style += "td,th{padding:.2em 1em;text-align:right}iframe{width:100%;height:50em;border:1px solid silver}"
-    page = f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{style}</style>\n"
-    write_text(out, f"{page}<h1>{title}</h1>\n{_accuracy_table(runs)}\n{body}{_speed_table(runs)}\n")
+    title = ", ".join(run.label for run in runs)
+    write_page(out, title, f"{_accuracy_table(runs)}\n{body}{_speed_table(runs)}\n")
 
 
 def text_table(paths: Sequence[Path]) -> str:
@@ -157,7 +148,7 @@ def text_table(paths: Sequence[Path]) -> str:
 
 
 def _accuracy_table(runs: list[Shown]) -> str:
-    return _table([*COLUMNS, "of"], {run.label: [*run.cells, run.about] for run in runs})
+    return table([*COLUMNS, "of"], {run.label: [*run.cells, run.about] for run in runs})
 
 
 def _speed_table(runs: list[Shown]) -> str:
@@ -168,16 +159,7 @@ def _speed_table(runs: list[Shown]) -> str:
         label: [f"{factor * speed[key]:{form}}" if key in speed else "-" for key, _, factor, form in shown]
         for label, speed in found.items()
     }
-    return _table([heading for _, heading, _, _ in shown], rows)
-
-
-def _table(headings: list[str], rows: dict[str, list[str]]) -> str:
-    head = "".join(f"<th>{heading}" for heading in ("", *headings))
-    lines = (
-        f"<tr><th>{html.escape(label)}" + "".join(f"<td>{html.escape(cell)}" for cell in cells)
-        for label, cells in rows.items()
-    )
-    return f"<table><tr>{head}{''.join(lines)}</table>"
+    return table([heading for _, heading, _, _ in shown], rows)
 
 
 def _histogram(space: LabelSpace) -> Figure:
@@ -231,11 +213,3 @@ def _bars(runs: list[Shown]) -> Figure:
     axes.set_ylabel("mean per-class accuracy, %")
     axes.legend(fontsize="small")
     return figure
-
-
-def _data_url(figure: Figure) -> str:
-    stream = io.BytesIO()
-    figure.tight_layout()
-    figure.savefig(stream, format="png", dpi=110)
-    plt.close(figure)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,49 @@
+"""A page that is one file: HTML with its tables and its pictures in it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # before pyplot: there may be no screen
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from fastlt.atomic import write_text
+
+__all__ = ["picture", "plt", "table", "write_page"]
+_STYLE = (
+    "body{font:16px sans-serif;margin:2em auto;max-width:60em}img{max-width:100%}"
+    "td,th{padding:.2em 1em;text-align:right}iframe{width:100%;height:50em;border:1px solid silver}"
+)
+
+
+def write_page(out: Path, title: str, body: str) -> None:
+    """Writes the page; the title is text, the body HTML."""
+    title = html.escape(title)
+    head = f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
+    write_text(out, f"{head}\n<h1>{title}</h1>\n{body}")
+
+
+def table(headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table of text, with a row for each name."""
+    head = "".join(f"<th>{html.escape(heading)}" for heading in ("", *headings))
+    lines = (
+        f"<tr><th>{html.escape(label)}" + "".join(f"<td>{html.escape(cell)}" for cell in cells)
+        for label, cells in rows.items()
+    )
+    return f"<table><tr>{head}{''.join(lines)}</table>"
+
+
+def picture(figure: Figure) -> str:
+    """The figure as an image inside of the page; it is closed."""
+    stream = io.BytesIO()
+    figure.tight_layout()
+    figure.savefig(stream, format="png", dpi=110)
+    plt.close(figure)
+    return f"<img src='data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}'>"

@@ -1,0 +1,158 @@
+"""`fastlt granularity`: chooses images and labels, encodes them, trains a study of them, and says what imbalance costs.
+
+Everything lies in one folder: data/ has the data sets and the lists that they were made of, study/ the trainings,
+granularity.csv and granularity.html what was found. After any end of this process the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from fastlt.atomic import write_text
+from fastlt.data_prep.encode.encode import encode
+from fastlt.data_prep.encode.inputs import EncodeInputs
+from fastlt.data_prep.encode.options import EncodeOptions
+from fastlt.experiments.granularity.design import BALANCED, Design, Images, read_design
+from fastlt.experiments.granularity.options import GranularityOptions
+from fastlt.experiments.granularity.taxonomy import Level
+from fastlt.experiments.study import run_study
+from fastlt.experiments.study_file import Plan, read_study
+from fastlt.label_space import LabelSpace
+from fastlt.loaders.sampler import EpochPlan
+from fastlt.messages import listed
+from fastlt.options import OptionError
+from fastlt.preflight import check_model_name
+from fastlt.recipe import Recipe, load_recipe
+
+_ARM = "trained"
+_OURS = ("data.path", "output", "seed")
+
+
+def granularity(
+    images: Path,
+    overrides: Sequence[str],
+    options: GranularityOptions,
+    storage: EncodeOptions,
+    plan_only: bool = False,
+    redo: bool = False,
+    other_commits: bool = False,
+) -> int:
+    """Does all of it; returns the exit status.
+
+    Args:
+        images: class folders.
+        overrides: keys of the recipe to set.
+        options, storage: what is trained, and how images are stored.
+        plan_only: only says what would be done.
+        redo, other_commits: as for `run_study`; redo also makes data sets anew that had other images or labels.
+
+    Raises:
+        ValueError, OptionError: images, taxonomy or recipe do not do, or OUT has something else.
+    """
+    if ours := [word for word in overrides if word.partition("=")[0] in _OURS]:
+        raise OptionError(f"{ours[0]}: data.path, output and seed are set for each training: leave them out.")
+    if storage.skip_broken:
+        raise OptionError("--skip-broken would take images from some labels alone: remove broken ones first.")
+    recipe = load_recipe(options.base, ["data.path=x", "output=x", *overrides])
+    check_model_name(recipe.model.name)
+    design = read_design(images, options)
+    _tell(design, options, recipe)
+    if plan_only:
+        return 0
+    made_of = {f"ratio{r:g}_{len(level)}": (r, level) for r in design.versions for level in design.levels}
+    for name, (ratio, level) in made_of.items():
+        _prepare(design, level, ratio, options.out / "data" / name, storage, redo)
+    file = options.out / "study.yaml"
+    base = str(Path(options.base).resolve()) if Path(options.base).is_file() else options.base
+    data = {name: str(options.out / "data" / name) for name in made_of}
+    keys = {"base": base, "data": data, "arms": {_ARM: list(overrides)}, "seeds": options.seeds}
+    write_text(file, yaml.safe_dump(keys, sort_keys=False, allow_unicode=True))
+    status = run_study(file, options.out / "study", redo=redo, other_commits=other_commits)
+    if status <= 1:  # else it was told to stop
+        _conclude(design, made_of, read_study(file, options.out / "study"), options)
+    return status
+
+
+def _tell(design: Design, options: GranularityOptions, recipe: Recipe) -> None:
+    """Levels, images, runs and steps."""
+    for level, asked in zip(design.levels, [*sorted(set(options.levels)), None], strict=False):
+        largest = [f"{group} ({len(classes):,} classes)" for group, classes in level.groups.items()]
+        is_last = level is design.levels[-1]
+        said = "the classes themselves" if is_last else f"asked for {asked:,}: {listed(largest)}"
+        print(f"level of {len(level):,}, {said}")
+    held = sum(map(len, design.held_out.values()))
+    print(f"{design.num_images:,} training images in each version, {held:,} held out; judged as {len(design.common):,}")
+    for ratio in design.versions:
+        counts = [sorted(design.counts(level, ratio).values()) for level in (design.levels[0], design.levels[-1])]
+        most_to_fewest = [f"{of[-1]:,} to {of[0]:,} with {len(of):,} classes" for of in counts]
+        print(f"{'balanced' if ratio == BALANCED else f'ratio {ratio:g}'}: images a class {', '.join(most_to_fewest)}")
+    space = LabelSpace.build(design.counts(design.common, BALANCED))
+    epoch = EpochPlan.of(space, recipe.data.auxiliary_per_class, recipe.seed)
+    steps = epoch.steps_before(recipe.optimizer.epochs, recipe.optimizer.batch_size)
+    runs = len(design.levels) * len(design.versions) * options.seeds
+    shape = f"{len(design.levels)} levels x {len(design.versions)} versions x {options.seeds} seeds"
+    print(f"{runs} trainings ({shape}) of {steps:,} steps each, {runs * steps:,} in all", flush=True)
+    if options.seeds < 2:
+        print("warning: one seed gives no intervals, and without them no difference means much: use --seeds 2 or more")
+
+
+def _prepare(design: Design, level: Level, ratio: float, folder: Path, storage: EncodeOptions, redo: bool) -> None:
+    """Encodes a data set, or goes on with it; one that is there is left as it is, if it is the same.
+
+    Raises:
+        ValueError: there is another one of this name, or it cannot be encoded.
+    """
+    # In all data sets alike: how images are stored is what the judge of two labelings must not see.
+    about = {name: value for name, value in asdict(storage).items() if name != "workers"}
+    lists = {"train": design.images(level, ratio), "val": design.images(level)}
+    files = {split: folder.with_name(f"{folder.name}_{split}.json") for split in lists}
+    texts = {split: _coco(design.root, of, about) for split, of in lists.items()}
+    if any(file.is_file() and file.read_text() != texts[split] for split, file in files.items()):
+        if not redo:
+            raise ValueError(
+                f"{folder} was made of other images, labels or settings: repeat that command, name another folder with "
+                "--out, or have --redo make it anew and train its runs again."
+            )
+        for stale in (folder, folder.with_name(f".{folder.name}.partial")):
+            shutil.rmtree(stale, ignore_errors=True)
+    for split, file in files.items():
+        write_text(file, texts[split])
+    if not folder.exists():
+        encode(folder, EncodeInputs(train=files["train"], val=files["val"], images=design.root), storage)
+
+
+def _coco(root: Path, images: Images, about: dict[str, object]) -> str:
+    """A split file in COCO's form: groups are categories in the order of their labels."""
+    categories = [{"id": i, "name": group} for i, group in enumerate(images)]
+    rows = [(label, path.relative_to(root)) for label, of in enumerate(images.values()) for path in of]
+    entries = [{"id": i, "file_name": str(path)} for i, (_, path) in enumerate(rows)]
+    annotations = [{"id": i, "image_id": i, "category_id": label} for i, (label, _) in enumerate(rows)]
+    return json.dumps({"info": about, "categories": categories, "images": entries, "annotations": annotations})
+
+
+def _conclude(design: Design, made_of: dict[str, tuple[float, Level]], plan: Plan, options: GranularityOptions) -> None:
+    """Judges the finished runs, and writes what they say."""
+    from fastlt.experiments.granularity.findings import Findings, Key  # these import torch, which takes seconds
+    from fastlt.experiments.granularity.judging import Judged, judge
+    from fastlt.experiments.granularity.page import draw_page
+
+    judged: dict[Key, Judged] = {}
+    first: dict[float, dict[int, Path]] = {}
+    for cell in plan.cells:
+        if cell.folder.evaluation(cell.split).is_file():  # it is finished
+            ratio, level = made_of[cell.data]
+            judged[ratio, len(level), cell.seed] = judge(design, level, cell.folder.path)
+            first.setdefault(ratio, {}).setdefault(len(level), cell.folder.path)
+    findings = Findings(design, judged)
+    table, page = (options.out / f"granularity.{ending}" for ending in ("csv", "html"))
+    findings.write_csv(table)
+    draw_page(findings, first, page)
+    for ratio in design.ratios:
+        print(findings.sentence(ratio))
+    print(f"written: {table}, {page}")

@@ -71,6 +71,7 @@ class FinishedRun:
     def predict(self, split: str) -> tuple[Tensor, Tensor]:
         """Features [N, D] as the head gets them, and logits [N, C], of all images of a split in its order; float32."""
         model, loader = self._ready(split, eval_transform(self.recipe))
+        assert model.head is not None, "whole models have one"
         features: list[Tensor] = []
         hook = model.head.register_forward_pre_hook(lambda _, given: features.append(given[0].float().cpu()))
         try:

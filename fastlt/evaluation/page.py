@@ -43,7 +43,8 @@ def table(headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
 def picture(figure: Figure) -> str:
     """The figure as an image inside of the page; it is closed."""
     stream = io.BytesIO()
-    figure.tight_layout()
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     figure.savefig(stream, format="png", dpi=110)
     plt.close(figure)
     return f"<img src='data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}'>"

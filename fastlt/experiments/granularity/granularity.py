@@ -22,7 +22,7 @@ from fastlt.experiments.granularity.design import BALANCED, Design, Images, read
 from fastlt.experiments.granularity.options import GranularityOptions
 from fastlt.experiments.granularity.taxonomy import Level
 from fastlt.experiments.study import run_study
-from fastlt.experiments.study_file import Plan, read_study
+from fastlt.experiments.study_file import read_study
 from fastlt.label_space import LabelSpace
 from fastlt.loaders.sampler import EpochPlan
 from fastlt.messages import listed
@@ -65,18 +65,35 @@ def granularity(
     _tell(design, options, recipe)
     if plan_only:
         return 0
-    made_of = {f"ratio{r:g}_{len(level)}": (r, level) for r in design.versions for level in design.levels}
-    for name, (ratio, level) in made_of.items():
-        _prepare(design, level, ratio, options.out / "data" / name, storage, redo)
-    file = options.out / "study.yaml"
-    base = str(Path(options.base).resolve()) if Path(options.base).is_file() else options.base
-    data = {name: str(options.out / "data" / name) for name in made_of}
-    keys = {"base": base, "data": data, "arms": {_ARM: list(overrides)}, "seeds": options.seeds}
-    write_text(file, yaml.safe_dump(keys, sort_keys=False, allow_unicode=True))
+    file = prepare(design, overrides, options, storage, redo)
     status = run_study(file, options.out / "study", redo=redo, other_commits=other_commits)
     if status <= 1:  # else it was told to stop
-        _conclude(design, made_of, read_study(file, options.out / "study"), options)
+        conclude(design, options)
     return status
+
+
+def prepare(
+    design: Design, overrides: Sequence[str], options: GranularityOptions, storage: EncodeOptions, redo: bool = False
+) -> Path:
+    """Encodes every version under every level's labels, and writes the file of their study, which it returns.
+
+    Raises:
+        ValueError: there is something else in OUT, or images cannot be encoded.
+    """
+    data = {name: options.out / "data" / name for name in _data_sets(design)}
+    for name, (ratio, level) in _data_sets(design).items():
+        _encode(design, level, ratio, data[name], storage, redo)
+    base = str(Path(options.base).resolve()) if Path(options.base).is_file() else options.base
+    paths, arms = {name: str(path) for name, path in data.items()}, {_ARM: list(overrides)}
+    keys = {"base": base, "data": paths, "arms": arms, "seeds": options.seeds}
+    file = options.out / "study.yaml"
+    write_text(file, yaml.safe_dump(keys, sort_keys=False, allow_unicode=True))
+    return file
+
+
+def _data_sets(design: Design) -> dict[str, tuple[float, Level]]:
+    """Ratio and level of each data set, by its name."""
+    return {f"ratio{r:g}_{len(level)}": (r, level) for r in design.versions for level in design.levels}
 
 
 def _tell(design: Design, options: GranularityOptions, recipe: Recipe) -> None:
@@ -102,25 +119,25 @@ def _tell(design: Design, options: GranularityOptions, recipe: Recipe) -> None:
         print("warning: one seed gives no intervals, and without them no difference means much: use --seeds 2 or more")
 
 
-def _prepare(design: Design, level: Level, ratio: float, folder: Path, storage: EncodeOptions, redo: bool) -> None:
+def _encode(design: Design, level: Level, ratio: float, folder: Path, storage: EncodeOptions, redo: bool) -> None:
     """Encodes a data set, or goes on with it; one that is there is left as it is, if it is the same.
 
     Raises:
         ValueError: there is another one of this name, or it cannot be encoded.
     """
-    # In all data sets alike: how images are stored is what the judge of two labelings must not see.
     about = {name: value for name, value in asdict(storage).items() if name != "workers"}
     lists = {"train": design.images(level, ratio), "val": design.images(level)}
     files = {split: folder.with_name(f"{folder.name}_{split}.json") for split in lists}
     texts = {split: _coco(design.root, of, about) for split, of in lists.items()}
-    if any(file.is_file() and file.read_text() != texts[split] for split, file in files.items()):
+    made = [path for path in (folder, folder.with_name(f".{folder.name}.partial")) if path.exists()]
+    if made and any(not file.is_file() or file.read_text() != texts[split] for split, file in files.items()):
         if not redo:
             raise ValueError(
                 f"{folder} was made of other images, labels or settings: repeat that command, name another folder with "
                 "--out, or have --redo make it anew and train its runs again."
             )
-        for stale in (folder, folder.with_name(f".{folder.name}.partial")):
-            shutil.rmtree(stale, ignore_errors=True)
+        for stale in made:
+            shutil.rmtree(stale)
     for split, file in files.items():
         write_text(file, texts[split])
     if not folder.exists():
@@ -136,17 +153,17 @@ def _coco(root: Path, images: Images, about: dict[str, object]) -> str:
     return json.dumps({"info": about, "categories": categories, "images": entries, "annotations": annotations})
 
 
-def _conclude(design: Design, made_of: dict[str, tuple[float, Level]], plan: Plan, options: GranularityOptions) -> None:
-    """Judges the finished runs, and writes what they say."""
+def conclude(design: Design, options: GranularityOptions) -> None:
+    """Judges those runs of the study that are finished, and writes what they say."""
     from fastlt.experiments.granularity.findings import Findings, Key  # these import torch, which takes seconds
     from fastlt.experiments.granularity.judging import Judged, judge
     from fastlt.experiments.granularity.page import draw_page
 
     judged: dict[Key, Judged] = {}
     first: dict[float, dict[int, Path]] = {}
-    for cell in plan.cells:
+    for cell in read_study(options.out / "study.yaml", options.out / "study").cells:
         if cell.folder.evaluation(cell.split).is_file():  # it is finished
-            ratio, level = made_of[cell.data]
+            ratio, level = _data_sets(design)[cell.data]
             judged[ratio, len(level), cell.seed] = judge(design, level, cell.folder.path)
             first.setdefault(ratio, {}).setdefault(len(level), cell.folder.path)
     findings = Findings(design, judged)

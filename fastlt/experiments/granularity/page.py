@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
-from torch import Tensor
 
 from fastlt.dataset.images import read_image
 from fastlt.evaluation.page import picture, plt, table, write_page
@@ -73,9 +73,9 @@ def _costs(findings: Findings) -> Figure:
     design = findings.design
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     sizes = [len(level) for level in design.levels]
-    for ratio in design.ratios:
+    for i, ratio in enumerate(design.ratios):
         found = {classes: difference(findings.costs(ratio, classes)) for classes in sizes}
-        places = [classes for classes in sizes if found[classes]]
+        places = [classes * 1.02**i for classes in sizes if found[classes]]  # beside each other
         costs = [cost for cost in found.values() if cost]
         halves = [cost.half if cost.pairs > 1 else 0.0 for cost in costs]
         left.errorbar(places, [cost.mean for cost in costs], halves, marker="o", capsize=4, label=f"ratio {ratio:g}")
@@ -141,6 +141,9 @@ def _histogram(design: Design) -> Figure:
         counts = list(design.counts(design.common, ratio).values())
         axes.plot(range(len(groups)), counts, marker="o", label=_named(ratio))
     axes.set(yscale="log", ylabel="training images")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_minor_locator(NullLocator())
     if len(groups) <= 40:
         axes.set_xticks(range(len(groups)), [_short(group) for group in groups], rotation=30, ha="right", fontsize=8)
     else:
@@ -258,25 +261,25 @@ def _mistakes(seen: _Seen, tail: set[int]) -> list[Path]:
 
 def _grid(coarse: _Seen, fine: _Seen, paths: list[Path], names: list[str]) -> Figure:
     """A row for each image: itself, the nearest under coarse labels, those under fine ones."""
-    wide = 1 + 2 * _NEAREST
-    figure, axes = plt.subplots(len(paths), wide, figsize=(9, 1.25 * len(paths) + 0.4), squeeze=False)
-    for row, path in zip(axes, paths, strict=True):
-        truth = int(coarse.truth[coarse.place[path]])
-        _show(row[0], path, names[truth], "black")
-        for seen, cells in ((coarse, row[1 : 1 + _NEAREST]), (fine, row[1 + _NEAREST :])):
-            for cell in cells:
-                cell.axis("off")
-            for cell, near in zip(cells, _nearest(seen, path), strict=False):
-                label = int(seen.trained_labels[near])
-                _show(cell, seen.trained_paths[near], names[label], "green" if label == truth else "firebrick")
-    for column, seen in ((1, coarse), (1 + _NEAREST, fine)):
-        axes[0][column].annotate(seen.name, (0, 1.35), xycoords="axes fraction", fontsize=8, annotation_clip=False)
+    truths = [int(coarse.truth[coarse.place[path]]) for path in paths]
+    blocks = [("held out", [[(path, truth)] for path, truth in zip(paths, truths, strict=True)])]
+    blocks += [(seen.name, [_nearest(seen, path) for path in paths]) for seen in (coarse, fine)]
+    widths = [len(rows[0]) for _, rows in blocks]
+    figure = plt.figure(figsize=(9, 1.2 * len(paths) + 0.4), layout="constrained")
+    parts: Any = figure.subfigures(1, len(blocks), width_ratios=widths)
+    for part, (title, rows), width in zip(parts, blocks, widths, strict=True):
+        part.suptitle(title, fontsize=9)
+        for line, row, truth in zip(part.subplots(len(paths), width, squeeze=False), rows, truths, strict=True):
+            for axes, (path, label) in zip(line, row, strict=True):
+                _show(axes, path, names[label], "green" if label == truth else "firebrick")
     return figure
 
 
-def _nearest(seen: _Seen, path: Path) -> list[int]:
-    alike: Tensor = seen.trained @ seen.held[seen.place[path]]
-    return alike.topk(min(_NEAREST, len(alike))).indices.tolist()
+def _nearest(seen: _Seen, path: Path) -> list[tuple[Path, int]]:
+    """The training images whose features are nearest to a held-out one's, with their labels."""
+    alike = seen.trained @ seen.held[seen.place[path]]
+    found = alike.topk(min(_NEAREST, len(alike))).indices.tolist()
+    return [(seen.trained_paths[i], int(seen.trained_labels[i])) for i in found]
 
 
 def _show(axes: Any, path: Path, title: str, color: str) -> None:

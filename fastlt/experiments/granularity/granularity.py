@@ -7,6 +7,7 @@ granularity.csv and granularity.html what was found. After any end of this proce
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -161,7 +162,8 @@ def conclude(design: Design, options: GranularityOptions) -> None:
 
     judged: dict[Key, Judged] = {}
     first: dict[float, dict[int, Path]] = {}
-    for cell in read_study(options.out / "study.yaml", options.out / "study").cells:
+    plan = read_study(options.out / "study.yaml", options.out / "study")
+    for cell in plan.cells:
         if cell.folder.evaluation(cell.split).is_file():  # it is finished
             ratio, level = _data_sets(design)[cell.data]
             judged[ratio, len(level), cell.seed] = judge(design, level, cell.folder.path)
@@ -169,7 +171,7 @@ def conclude(design: Design, options: GranularityOptions) -> None:
     findings = Findings(design, judged)
     table, page = (options.out / f"granularity.{ending}" for ending in ("csv", "html"))
     findings.write_csv(table)
-    draw_page(findings, first, page)
+    draw_page(findings, first, shlex.join([plan.keys.base, *plan.keys.words(_ARM, "")]), page)
     for ratio in design.ratios:
         print(findings.sentence(ratio))
     print(f"written: {table}, {page}")

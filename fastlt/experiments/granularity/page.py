@@ -28,12 +28,13 @@ _NAMED = 6  # classes of a group
 _TEXT: Any = {"text.parse_math": False}  # names may have a $
 
 
-def draw_page(findings: Findings, runs: dict[float, dict[int, Path]], out: Path) -> None:
+def draw_page(findings: Findings, runs: dict[float, dict[int, Path]], recipe: str, out: Path) -> None:
     """Writes the page.
 
     Args:
         findings: of the study.
         runs: for each ratio and number of classes a run whose features are looked at; those that are there.
+        recipe: of all trainings, in words.
         out: the page.
     """
     design = findings.design
@@ -46,6 +47,7 @@ def draw_page(findings: Findings, runs: dict[float, dict[int, Path]], out: Path)
         body += f"<h2>Spread of features</h2>\n<p>{_SPREAD}</p>\n{_spreads(findings)}\n"
         body += _looks(design, runs.get(design.ratios[-1], {}))
         body += f"<h2>The groups of the common level</h2>\n{_groups(design)}\n"
+        body += f"<p>Recipe: {html.escape(recipe)}. study/runs.jsonl has commit, device and versions of each run.</p>\n"
     write_page(out, "Does finer labeling make imbalance hurt less?", body)
 
 
@@ -84,7 +86,7 @@ def _costs(findings: Findings) -> Figure:
     for ratio in design.versions:
         values = {classes: findings.accuracy(ratio, classes, "all") for classes in sizes}
         means = [(classes, mean(of)) for classes, of in values.items() if of]
-        (line,) = right.plot(*zip(*means, strict=True), label=_named(ratio)) if means else right.plot([], [])
+        (line,) = right.plot([c for c, _ in means], [value for _, value in means], label=_named(ratio))
         dots = [(classes, value) for classes, of in values.items() for value in of.values()]
         right.scatter([c for c, _ in dots], [value for _, value in dots], s=14, color=line.get_color())
     right.set(ylabel=f"accuracy with {sizes[0]} classes, %")

@@ -218,6 +218,8 @@ def test_fine_predictions_are_judged_at_the_common_level_and_the_page_shows_them
         names = EncodedDataset.open(Path(f"out/data/ratio4_{len(level)}")).image_names("train")
         images = [path for of in design.images(level, 4.0).values() for path in of]
         assert [Path(name).resolve() for name in names] == [path.resolve() for path in images]
+    conclude(design, given)
+    assert "At a ratio of 4, runs are missing: nothing can be said." in capsys.readouterr().out
     finish(file, seed=0)
     conclude(design, given)
     assert "(one seed: there are no intervals)" in capsys.readouterr().out
@@ -252,7 +254,9 @@ def test_fine_predictions_are_judged_at_the_common_level_and_the_page_shows_them
     assert found["spread"] == pytest.approx(within / between)
 
     page = Path("out/granularity.html").read_text()
-    assert page.count("<img src='data:image/png;base64,") == 4 if find_spec("sklearn") else 3
+    assert page.count("<img src='data:image/png;base64,") == (4 if find_spec("sklearn") else 3)
+    assert "src='http" not in page
+    assert "/recipe.yaml. study/runs.jsonl has commit" in page
     assert ("pip install" in page) == (not find_spec("sklearn"))
     assert len(Path("out/granularity.csv").read_text().splitlines()) == 5
 

@@ -83,7 +83,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class ClassEmbeddings:
-    """Write text embeddings of all class names, the first rows of CLIP's cosine head (model.class_embeddings)."""
+    """Write the first rows of CLIP's cosine head: text embeddings of all class names (model.class_embeddings)."""
 
     data: Annotated[Positional[Path], arg(metavar="DATA")]
     """An encoded data set, whose target and auxiliary classes these are."""
@@ -284,15 +284,14 @@ COMMANDS: dict[str, dict[str, type[Command]]] = {
     },
     "from images to a classifier": {
         "encode": data_prep.COMMANDS["encode"],
+        "class-embeddings": ClassEmbeddings,
         "recipe": Recipe,
         "train": Train,
         "evaluate": Evaluate,
-        "class-embeddings": ClassEmbeddings,
         "export": Export,
         "report": Report,
-        "study": Study,
-        "granularity": Granularity,
     },
+    "to find out what helps": {"study": Study, "granularity": Granularity},
     "to try it": {"demo": Demo, "draw": Draw},
 }
 _MAX_SAID = 4000  # characters of an error: some list files
@@ -371,12 +370,13 @@ def _require_runs(runs: tuple[Path, ...]) -> None:
 
 
 def _help() -> str:
+    width = max(map(len, _BY_NAME)) + 2
     lines = ["usage: fastlt COMMAND ...", "", "Trains image classifiers on long-tailed data by category extrapolation."]
     for group, commands in COMMANDS.items():
         lines += ["", f"{group}:"]
         for name, command in commands.items():
             summary = (command.__doc__ or "").splitlines()[0]
-            lines.append(f"  {name:<12}{summary}")
+            lines.append(f"  {name:<{width}}{summary}")
     return "\n".join([*lines, "", "`fastlt COMMAND --help` has the options of a command."])
 
 

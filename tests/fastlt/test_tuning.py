@@ -28,6 +28,7 @@ TUNED = [
     ("test_resnet", "head"),
     ("davit_tiny", "lora"),  # reads attributes of its layers
 ]
+ARGUMENTS = {"davit_tiny": {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 8, 8], "num_heads": [1, 1, 1, 1]}}
 
 # As a colleague would use it, who has timm and neither fastlt nor peft.
 LOGITS = """
@@ -71,7 +72,7 @@ def learned(recipe: Recipe) -> Classifier:
 @pytest.mark.medium
 @pytest.mark.parametrize(("name", "tune"), TUNED)
 def test_what_is_trained_and_nothing_else_gets_gradients_and_moments(name, tune):
-    recipe = recipe_of(name, tune)
+    recipe = recipe_of(name, tune, arguments=ARGUMENTS.get(name, {}))
     model = learned(recipe).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = create_optimizer(model, recipe.optimizer)

@@ -7,6 +7,7 @@ granularity.csv and granularity.html what was found. After any end of this proce
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from fastlt.messages import listed
 from fastlt.options import OptionError
 from fastlt.preflight import check_model_name
 from fastlt.recipe import Recipe, load_recipe
+from fastlt.run_folder import hold
 
 _ARM = "trained"
 _OURS = ("data.path", "output", "seed")
@@ -66,11 +68,17 @@ def granularity(
     _tell(design, options, recipe)
     if plan_only:
         return 0
-    file = prepare(design, overrides, options, storage, redo)
-    status = run_study(file, options.out / "study", redo=redo, other_commits=other_commits)
-    if status <= 1:  # else it was told to stop
-        conclude(design, options)
-    return status
+    held = hold(options.out)
+    if held is None:
+        raise ValueError(f"another study is running in {options.out}: wait, or name another folder with --out.")
+    try:
+        file = prepare(design, overrides, options, storage, redo)
+        status = run_study(file, options.out / "study", redo=redo, other_commits=other_commits)
+        if status <= 1:  # else it was told to stop
+            conclude(design, options)
+        return status
+    finally:
+        os.close(held)
 
 
 def prepare(

@@ -268,7 +268,7 @@ def _grid(coarse: _Seen, fine: _Seen, paths: list[Path], names: list[str]) -> Fi
     blocks += [(seen.name, [_nearest(seen, path) for path in paths]) for seen in (coarse, fine)]
     widths = [len(rows[0]) for _, rows in blocks]
     figure = plt.figure(figsize=(9, 1.2 * len(paths) + 0.4), layout="constrained")
-    parts: Any = figure.subfigures(1, len(blocks), width_ratios=widths)
+    parts: Any = figure.subfigures(1, len(blocks), width_ratios=widths, wspace=0.04)
     for part, (title, rows), width in zip(parts, blocks, widths, strict=True):
         part.suptitle(title, fontsize=9)
         for line, row, truth in zip(part.subplots(len(paths), width, squeeze=False), rows, truths, strict=True):

@@ -16,6 +16,7 @@ from fastlt.messages import listed
 RANKS = ("genus", "family", "order", "class", "phylum", "kingdom")
 _SMALL = 0.5  # of the average group: what is smaller is put together with its like
 _OTHER = "other "
+_HIGHEST = 100  # names above a class; WordNet has 18
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ def read_taxonomy(file: Path) -> dict[str, list[str]]:
     if isinstance(found, dict) and isinstance(found.get("categories"), list):
         found = _of_ranks(found["categories"])
     if not isinstance(found, dict) or not all(_are_texts(above) for above in found.values()):
-        raise ValueError(f'{file} is no taxonomy: it must be {{"class": ["parent", "grandparent", ...], ...}}.')
+        raise ValueError(
+            f'{file} is no taxonomy: it must be {{"class": ["parent", "grandparent", ...], ...}}, with up to '
+            f"{_HIGHEST} names above a class."
+        )
     found = {class_name(n, str(file)): [class_name(part, str(file)) for part in above] for n, above in found.items()}
     parents: dict[str, set[str]] = {}
     for name, above in found.items():
@@ -85,7 +89,7 @@ def read_taxonomy(file: Path) -> dict[str, list[str]]:
 
 
 def _are_texts(above: Any) -> bool:
-    return isinstance(above, list) and all(isinstance(part, str) for part in above)
+    return isinstance(above, list) and len(above) <= _HIGHEST and all(isinstance(part, str) for part in above)
 
 
 def _of_ranks(categories: list[Any]) -> dict[str, list[str]]:

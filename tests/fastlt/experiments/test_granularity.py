@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import os
 import random
 import re
 import signal
@@ -27,6 +28,7 @@ from fastlt.experiments.granularity.judging import Judged
 from fastlt.experiments.granularity.options import GranularityOptions
 from fastlt.experiments.granularity.taxonomy import levels_of
 from fastlt.experiments.study_file import read_study
+from fastlt.run_folder import hold
 from support.workshop import RECIPE
 
 IMAGES = Path("species/train")
@@ -288,6 +290,14 @@ def test_the_plan_says_what_would_be_done_and_does_nothing(place, capsys):
     assert not Path("out").exists()
 
 
+def test_two_studies_in_one_folder_are_one_too_many(place, capsys):
+    held = hold(Path("out"))
+    assert main(words()) == 1
+    os.close(held)
+    assert "another study is running in out: wait, or name another folder" in capsys.readouterr().err
+    assert not Path("out/data").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -337,6 +347,7 @@ def test_a_bad_taxonomy_is_one_sentence(place, capsys):
         ({name: [] for name in above}, "other.json leads to one group only"),
         (dict.fromkeys(above, "shape"), "other.json is no taxonomy: it must be"),
         ({name: [3] for name in above}, "other.json is no taxonomy: it must be"),
+        (above | {one: [f"x{i}" for i in range(9999)]}, "with up to 100 names above a class."),
         ([1], "other.json is no taxonomy: it must be"),
         ({"categories": [3]}, "other.json lacks 12 of the 12 classes"),
         (above | {one: ["\x1b[31mred"]}, "is no name of a class"),

@@ -153,3 +153,15 @@ def test_bad_input_is_told_in_one_sentence(change, sentence):
     arguments = {"features": features.float(), "weight": weight.float(), "labels": case.labels, "table": case.table}
     with pytest.raises(ValueError, match=sentence):
         linear_neighbor_silencing_loss(**(arguments | change))
+
+
+@pytest.mark.parametrize("impl", FUSED)
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("label_logit", [-float("inf"), float("nan")])
+def test_a_row_without_any_mass_is_nan(label_logit, limit, impl, device):
+    """Where every other class is silenced to nothing, and the label's logit is none either."""
+    table = NeighborTable.from_pairs(2, [(0, 1)]).to(device)
+    tensors = torch.ones(1, 3), torch.ones(2, 3), torch.zeros(1, dtype=torch.int64)
+    bias = torch.tensor([label_logit, 0.0], device=device)
+    given = {"lambda_s": 0.0, "impl": impl, "memory_limit": limit, "bias": bias}
+    assert linear_neighbor_silencing_loss(*(t.to(device) for t in tensors), table, **given).isnan()

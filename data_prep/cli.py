@@ -69,8 +69,8 @@ class Discover:
 class Crawl:
     """Fetch images of the auxiliary categories into WebDataset shards.
 
-    Images come from public image sources, which are asked for each category, or from a list of URLs. If it is
-    interrupted, run the same command again to continue.
+    Images come from public image sources, which are asked for each category, from a list of URLs, or from captioned
+    URLs whose captions name a category. If it is interrupted, run the same command again to continue.
     """
 
     catalog: CatalogFile
@@ -80,6 +80,8 @@ class Crawl:
 
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
+        from fastlt.data_prep.crawl.captions.add import add_captioned
+        from fastlt.data_prep.crawl.captions.files import AskedOfCaptions
         from fastlt.data_prep.crawl.crawl import crawl
         from fastlt.data_prep.crawl.lists.columns import Asked
         from fastlt.data_prep.crawl.lists.urls import add_urls
@@ -108,6 +110,11 @@ class Crawl:
                     columns = {name: getattr(search, f"{name}_column") for name in Asked.__annotations__}
                     added = add_urls(catalog, search.urls, Asked(**columns))
                     lines += [*added.lines, f"{search.urls}: {added.new:,} new URLs, {added.changed:,} changed"]
+                if search.captions:
+                    asked = AskedOfCaptions(
+                        search.caption_column, search.url_column, search.similarity_column, search.license_column
+                    )
+                    lines += add_captioned(catalog, search.captions, asked, options.per_category)
                 for cut in catalog.cut_lists():
                     lines.append(f"warning: the import of {cut} was interrupted: give --urls {cut} again for the rest")
                 lines += reconsider(catalog, search, options)

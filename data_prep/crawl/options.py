@@ -10,6 +10,9 @@ from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
 
 from fastlt.options import Flag, Names, OptionalSource, OptionalText, OptionError
 
+_COLUMNS_OF_URLS = ("url_column", "label_column", "license_column", "attribution_column", "page_column")
+_COLUMNS_OF_CAPTIONS = ("url_column", "license_column", "caption_column", "similarity_column")
+
 
 @dataclass(frozen=True)
 class SearchOptions:
@@ -35,11 +38,24 @@ class SearchOptions:
     """The column that says whom to credit, or `none` (default: found)."""
     page_column: OptionalText = None
     """The column with the page where people see the image, or `none` (default: found)."""
+    captions: Annotated[str | None, arg(metavar="FILES", help_behavior_hint="")] = None
+    """Captioned URLs such as DataComp's, Re-LAION's or CC12M's, as a file, a folder or a quoted pattern: those whose
+    caption names a category are taken."""
+    caption_column: OptionalText = None
+    """The column of captions (default: found by its name)."""
+    similarity_column: OptionalText = None
+    """The column that says how like image and caption are, or `none` (default: found by its name)."""
 
     def __post_init__(self) -> None:
-        columns = [name for name in vars(self) if name.endswith("_column") and getattr(self, name) is not None]
-        if columns and self.urls is None:
-            raise OptionError(f"--{columns[0].replace('_', '-')} is about a list: name the list with --urls.")
+        if self.urls and self.captions:
+            raise OptionError("--urls and --captions are two ways to read a list: give one of them at a time.")
+        read = {"urls": _COLUMNS_OF_URLS, "captions": _COLUMNS_OF_CAPTIONS}
+        for column in dict.fromkeys([*_COLUMNS_OF_URLS, *_COLUMNS_OF_CAPTIONS]):
+            by = [f"--{option}" for option, columns in read.items() if column in columns]
+            if getattr(self, column) is not None and not any(getattr(self, option[2:]) for option in by):
+                raise OptionError(
+                    f"--{column.replace('_', '-')} is about a list: name the list with {' or '.join(by)}."
+                )
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class UrlList:
 
     def __init__(self, path: Path, asked: Asked | None = None, before: Asked | None = None) -> None:
         self.path, self.asked, self._asked_before = path, asked or Asked(), before or Asked()
-        self.files, self._other_files = _files(path)
+        self.files, self._other_files = files_of_list(path)
         self._begin()
 
     def _begin(self) -> None:
@@ -224,7 +224,7 @@ def _short(cell: Any) -> str:
     return one_line(repr(cell))
 
 
-def _files(path: Path) -> tuple[list[Path], Counter[str]]:
+def files_of_list(path: Path) -> tuple[list[Path], Counter[str]]:
     """(the files of a list, in order; others in its folder, by kind)."""
     if path.is_file():
         return [path], Counter()

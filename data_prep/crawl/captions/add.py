@@ -1,0 +1,137 @@
+"""`fastlt crawl --captions`: URLs whose captions name a category become its candidates, and what did not is counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from fastlt.data_prep.catalog import Candidate, Catalog
+from fastlt.data_prep.crawl.addresses import host_of, parse_url
+from fastlt.data_prep.crawl.captions.draw import Captioned, Draw
+from fastlt.data_prep.crawl.captions.files import AskedOfCaptions, Captions, files_of, open_captions
+from fastlt.data_prep.crawl.captions.matcher import TitleMatcher
+from fastlt.data_prep.crawl.sources.licenses import normalize
+from fastlt.foreign import parse_json
+from fastlt.messages import listed
+from fastlt.options import OptionError
+
+SOURCE = "captions"
+_ANY = -np.inf
+
+
+def add_captioned(catalog: Catalog, pattern: str, asked: AskedOfCaptions, per_category: int) -> list[str]:
+    """Enters the best captioned URLs of each kept category, up to `per_category` candidates with those it has.
+
+    The same files with the same categories are not read again. All of it is entered at once, or nothing.
+
+    Args:
+        catalog: with its categories.
+        pattern: a file, a folder, or a pattern of files.
+        asked: columns that people named.
+        per_category: candidates sought for each category.
+
+    Returns:
+        What was read, taken and left out, in lines.
+
+    Raises:
+        ValueError: there are no such files, or one of them cannot be read as such.
+    """
+    files = files_of(pattern)
+    categories = {row["id"]: row["title"] for row in catalog.categories(kept=True)}
+    if not categories:
+        raise OptionError(f"{catalog.path} has no category that captions could name: run `fastlt discover` first.")
+    others = [name for row in catalog.targets() for name in (row["title"], *_synonyms(row["synonyms"]))]
+    wanted = {at: per_category - catalog.num_candidates(at) for at in categories}
+    key, stamp = f"captions {Path(pattern).absolute()}", _stamp(files, asked, categories, others, per_category)
+    if catalog.setting(key) == stamp:
+        return [f"{pattern}: not changed since its captions were read"]
+    reading = _Reading(TitleMatcher({at: [title] for at, title in categories.items()}, others), per_category)
+    for file in files:
+        reading.read(file, asked)
+    with catalog.transaction():
+        counts = Counter({at: reading.enter(catalog, at, found, wanted[at]) for at, found in reading.draw.drawn()})
+        catalog.remember(key, stamp)
+    none = [title for at, title in categories.items() if at not in reading.named]
+    lines = [f"{pattern}: {reading.rows:,} rows of {len(files):,} files; {listed(sorted(reading.columns), 3)}"]
+    lines += [f"{counts.total():,} new URLs of {sum(n > 0 for n in counts.values()):,} categories"]
+    lines += [f"left out: {number:,} {why}" for why, number in reading.left_out().items() if number]
+    lines += [f"{reading.several:,} captions name several categories, of which the first counts"] * (
+        reading.several > 0
+    )
+    if none:
+        lines.append(f"no caption names {len(none):,} of {len(categories):,} categories: {listed(none, 5)}")
+    return lines
+
+
+def _synonyms(text: str) -> list[str]:
+    try:
+        found = parse_json(text)
+    except ValueError:
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def _stamp(
+    files: list[Path], asked: AskedOfCaptions, categories: dict[int, str], others: list[str], per_category: int
+) -> str:
+    """Changes with whatever has a part in what is found."""
+    stats = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    about = json.dumps([stats, asked, sorted(categories.items()), sorted(others), per_category])
+    return hashlib.sha256(about.encode()).hexdigest()
+
+
+class _Reading:
+    """Files of captions that are read, with what there is to say of them."""
+
+    def __init__(self, matcher: TitleMatcher, per_category: int) -> None:
+        self._matcher, self.draw = matcher, Draw(per_category)
+        self.rows = self.several = 0
+        self.columns: set[str] = set()
+        self.named: set[int] = set()
+        self._left_out: Counter[str] = Counter()
+
+    def read(self, file: Path, asked: AskedOfCaptions) -> None:
+        columns, batches = open_captions(file, asked)
+        self.columns.add(str(columns))
+        for batch in batches:
+            self._take(batch)
+
+    def _take(self, batch: Captions) -> None:
+        self.rows += len(batch.captions) + batch.left_out.total()
+        self._left_out += batch.left_out
+        rows, categories, several = self._matcher.find(batch.captions)
+        self.several += several
+        self._left_out["rows whose caption names no category"] += len(batch.captions) - len(rows)
+        urls = batch.urls.take(rows).to_pylist()
+        licenses = batch.licenses.take(rows).to_pylist() if batch.licenses is not None else [None] * len(rows)
+        alike = batch.similarities[rows] if batch.similarities is not None else np.full(len(rows), _ANY)
+        self.named.update(categories.tolist())
+        for category, url, license, similarity in zip(categories.tolist(), urls, licenses, alike.tolist(), strict=True):
+            self.draw.offer(category, _ANY if np.isnan(similarity) else similarity, Captioned(url, license))
+
+    def enter(self, catalog: Catalog, category: int, found: list[Captioned], wanted: int) -> int:
+        """Makes the best of them candidates until there are as many as wanted; returns how many."""
+        new = 0
+        for captioned in found:
+            url = parse_url(captioned.url)
+            if url is None:
+                self._left_out["URLs that are none"] += 1
+            elif new >= wanted:
+                self.draw.over += 1
+            else:
+                said = str(captioned.license) if captioned.license else None
+                license = said and (normalize(said) or said)
+                added = catalog.add_candidates([Candidate(category, str(url), host_of(url), SOURCE, None, license)])
+                self._left_out["URLs that the catalog has already"] += not added
+                new += added
+        return new
+
+    def left_out(self) -> dict[str, int]:
+        """Everything that was read and not taken, by the reason."""
+        self._left_out["URLs that came before for the category"] = self.draw.repeated
+        self._left_out["URLs above the number sought for a category"] = self.draw.over
+        return dict(self._left_out)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from .loss import Objective, Reduction, loss_of_features, loss_of_logits
 from .neighbor_table import NeighborTable
 from .options import Implementation
+from .silenced_mass import silenced_mass
 
 
 class NeighborSilencingLoss(nn.Module):
@@ -102,7 +103,13 @@ class NeighborSilencingHead(nn.Module):
         cosine_scale: logits are this times the cosine of features and rows, without bias (the CLIP head, 100);
             None for a linear classifier.
         memory_limit: see `linear_neighbor_silencing_loss`.
+
+    Attributes:
+        measures_silenced: whether a loss also leaves `silenced_mass` of its samples in `silenced`.
     """
+
+    measures_silenced = False
+    silenced: tuple[Tensor, Tensor] | None = None
 
     def __init__(
         self,
@@ -141,7 +148,11 @@ class NeighborSilencingHead(nn.Module):
             weight = F.normalize(weight)
         if labels is None:
             return F.linear(features, weight, self.bias)
-        return loss_of_features(
-            features, weight, self.bias, labels, self.loss.objective, mixed_labels, mixed_weight,
-            self.loss.impl, self.memory_limit,
-        )  # fmt: skip
+        objective, how = self.loss.objective, (self.loss.impl, self.memory_limit)
+        if self.measures_silenced:
+            linear = features.detach(), weight.detach(), None if self.bias is None else self.bias.detach()
+            self.silenced = silenced_mass(
+                lambda y, other: loss_of_features(*linear, y, other, None, None, *how),
+                objective, labels, mixed_labels, mixed_weight,
+            )  # fmt: skip
+        return loss_of_features(features, weight, self.bias, labels, objective, mixed_labels, mixed_weight, *how)

@@ -33,6 +33,7 @@ from .rows import (
     Rows,
     finish,
 )
+from .silenced_mass import silenced_mass
 
 Group = dist.ProcessGroup | None
 _DRAWN_TOGETHER = 1024
@@ -53,9 +54,15 @@ class ShardedNeighborSilencingHead(nn.Module):
         group: the ranks; default all.
         seed: the rows' first values follow from it and from the class alone, on any number of ranks.
 
+    Attributes:
+        measures_silenced: see `NeighborSilencingHead`; the same on all ranks.
+
     Raises:
         ValueError: impl="reference", which cannot take a part of the classes.
     """
+
+    measures_silenced = False
+    silenced: tuple[Tensor, Tensor] | None = None
 
     def __init__(
         self,
@@ -99,8 +106,17 @@ class ShardedNeighborSilencingHead(nn.Module):
         if torch.is_autocast_enabled(device):
             features = features.to(torch.get_autocast_dtype(device))
         objective = self.loss.objective
+        if self.measures_silenced:
+            self.silenced = silenced_mass(
+                lambda y, other: self._losses(features.detach(), y[None], None, other),
+                objective, labels, mixed_labels, mixed_weight,
+            )  # fmt: skip
         shape = (len(features), self.num_classes)
         stacked, weights = front.stack_labels(labels, mixed_labels, mixed_weight, objective, shape)  # [L, B]
+        return front.reduce_rows(self._losses(features, stacked, weights, objective), stacked, objective)
+
+    def _losses(self, features: Tensor, stacked: Tensor, weights: Tensor | None, objective: front.Objective) -> Tensor:
+        """Losses [B] of this rank's features [B, D] with labels and their weights [L, B]; every rank calls it."""
         impl = implementations.resolve(self.loss.impl, features.device, features.dtype)
         if impl == "reference":
             raise ValueError(f"a sharded head cannot compute in {features.dtype} on {features.device}.")
@@ -108,8 +124,7 @@ class ShardedNeighborSilencingHead(nn.Module):
         all_weights = None if weights is None else _gather(weights, self.group)
         rows = Rows(*front.row_arguments(all_labels, all_weights, objective, impl)[:-1])
         passes = _Passes(rows, impl, self.group, self.first_class, self.memory_limit)
-        loss = _ShardedLoss.apply(features, self.weight, self.bias, passes)  # [B]
-        return front.reduce_rows(loss, stacked, objective)
+        return _ShardedLoss.apply(features, self.weight, self.bias, passes)
 
     @torch.no_grad()
     def _draw_weight(self, seed: int) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fastlt.kernels import NeighborSilencingHead
+from fastlt.kernels.sharded import ShardedNeighborSilencingHead
 from fastlt.label_space import LabelSpace
 from fastlt.recipe import Recipe
 from fastlt.training.checkpointing import Part
@@ -16,7 +18,13 @@ from fastlt.training.sharded_head import ShardedHead
 
 
 class Head(Protocol):
-    """What a step needs of a head; every method is called by all ranks."""
+    """What a step needs of a head; every method is called by all ranks.
+
+    Attributes:
+        module: computes the loss, and measures silenced mass where its `measures_silenced` says so.
+    """
+
+    module: NeighborSilencingHead | ShardedNeighborSilencingHead
 
     @property
     def emas(self) -> Sequence[Ema]:
@@ -57,7 +65,7 @@ class WholeHead:
     parts: Sequence[Part] = ()
 
     def __init__(self, engine: Any) -> None:
-        self.engine = engine
+        self.engine, self.module = engine, engine.module.head
 
     def loss(self, images: Tensor, labels: Tensor, mixed_labels: Tensor | None, mixed_weight: Any) -> Tensor:
         """See `Head`."""

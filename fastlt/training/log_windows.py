@@ -64,7 +64,7 @@ class LogWindows:
         return stop, save
 
     def _read(self, window: LogWindow) -> tuple[bool, bool]:
-        loss, stop, save = window.read()
+        loss, stop, save, silenced_mass = window.read()
         if not math.isfinite(loss):
             raise ValueError(
                 f"the loss is {loss} at step {window.step}: lower optimizer.blr, warm up longer or set "
@@ -72,6 +72,8 @@ class LogWindows:
             )
         speed = window.speed()
         values = {"epoch": window.step / self._steps_per_epoch, "loss": loss, "lr": window.rate} | speed
+        if silenced_mass is not None:
+            values["silenced_mass"] = silenced_mass
         values["memory_gb"] = memory_bytes(self._stats.device) / 1e9
         if self._peak:
             values["mfu"] = self._flops * values["images_per_s"] / dist.get_world_size() / self._peak

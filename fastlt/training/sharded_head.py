@@ -34,6 +34,7 @@ class ShardedHead:
         self.head = ShardedNeighborSilencingHead(
             engine.module.in_features, **head_arguments(recipe, label_space), seed=recipe.seed
         ).to(device)
+        self.module = self.head
         groups = param_groups_weight_decay(self.head, recipe.optimizer.weight_decay)
         self.optimizer = make_optimizer([g | {"part": "head", "lr_scale": 1.0} for g in groups], recipe.optimizer)
         decay = recipe.optimizer.ema_decay

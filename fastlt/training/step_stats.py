@@ -30,14 +30,17 @@ class LogWindow:
     copied: torch.cuda.Event | None
     reducing: dist.Work | None
 
-    def read(self) -> tuple[float, bool, bool]:
-        """(mean loss, somebody wants to stop, rank 0 wants to save), the same on all ranks."""
+    def read(self) -> tuple[float, bool, bool, float | None]:
+        """(mean loss, somebody wants to stop, rank 0 wants to save, silenced mass), the same on all ranks.
+
+        The last is a mean over samples, None where none was measured.
+        """
         if self.reducing:
             self.reducing.wait()
         if self.copied:
             self.copied.synchronize()
-        loss, micro_steps, stops, saves = self.sums.tolist()
-        return loss / micro_steps, stops > 0, saves > 0
+        loss, micro_steps, stops, saves, mass, samples = self.sums.tolist()
+        return loss / micro_steps, stops > 0, saves > 0, mass / samples if samples else None
 
     def speed(self) -> dict[str, float]:
         """images/s over all ranks; of this rank the share of time it waited for data and its steps' milliseconds.
@@ -61,7 +64,8 @@ class StepStats:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._sums = torch.zeros(4, dtype=torch.float64, device=device)  # loss, micro-steps, stop, save
+        # Loss, micro-steps, stop, save, silenced mass, samples of which that is.
+        self._sums = torch.zeros(6, dtype=torch.float64, device=device)
         self.restart()
 
     def restart(self) -> None:
@@ -77,6 +81,11 @@ class StepStats:
         self._sums[0] += loss
         self._sums[1] += 1
         self._images += images
+
+    def add_silenced(self, mass: Tensor, counts: Tensor) -> None:
+        """Takes the silenced mass [B] of those samples that count, bool [B]."""
+        self._sums[4] += mass.where(counts, 0).sum()
+        self._sums[5] += counts.sum()
 
     def end_step(self) -> None:
         """Takes the time of an optimizer step."""
@@ -107,7 +116,7 @@ class StepStats:
         sums, copied = self._sums, None
         if self.device.type == "cuda":
             reducing.wait()  # makes the stream wait, not the host
-            sums = torch.empty(4, dtype=torch.float64, pin_memory=True)
+            sums = torch.empty(self._sums.shape, dtype=torch.float64, pin_memory=True)
             sums.copy_(self._sums, non_blocking=True)
             copied = self._now()
         seconds = time.perf_counter() - self._started

@@ -137,12 +137,16 @@ class Trainer:
         self.engine.train()
         self._stats.restart()
         while self.step < end:
+            is_logged = (self.step + 1) % self.recipe.log.steps == 0 or self.step + 1 == end
             rate = learning_rate(recipe, self.step, self.steps_per_epoch)
             set_learning_rate(self.engine.optimizer, rate, head_only)
             for micro_step in range(recipe.accumulation):
                 with self._stats.waiting():
                     images, labels = next(batches)
                 self._seed_step(micro_step)
+                # Of the last batch before a log line alone, as it costs the head's forward pass twice.
+                measures = is_logged and micro_step + 1 == recipe.accumulation and bool(self.label_space.neighbors)
+                self.head.module.measures_silenced = measures
                 loss = self._loss(images, labels)
                 self.engine.backward(loss)
                 self.engine.step()
@@ -152,13 +156,21 @@ class Trainer:
             for ema in self.emas:
                 ema.update(self.step)
             self._stats.end_step()
-            if self.step % self.recipe.log.steps == 0 or self.step == end:
+            if is_logged:
+                self._count_silenced()
                 stop, save = self._windows.end(self.step, rate, self._told_to_stop, is_last=self.step == end)
                 if (stop or save) and self.step < end:  # at the end the epoch is finished and saved as one
                     self._save()
                 if stop:
                     return True
         return False
+
+    def _count_silenced(self) -> None:
+        """Has the log window know what was measured, of the targets' samples."""
+        if self.head.module.silenced:
+            labels, mass = self.head.module.silenced
+            self._stats.add_silenced(mass, labels < self.label_space.num_targets)
+            self.head.module.silenced = None
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         return self.head.loss(*self.augment(images, labels))

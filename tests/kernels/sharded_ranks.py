@@ -35,6 +35,16 @@ def whole_gradients(options, features, batch):
     return losses, gradients, head.weight.grad, head.bias.grad
 
 
+def whole_mass(options, features, batch):
+    """Labels and silenced mass of this rank's samples by a whole head."""
+    head = NeighborSilencingHead(FEATURES, table, counts, **options)
+    head.weight.data.copy_(weight)
+    head.bias.data.copy_(bias)
+    head.measures_silenced = True
+    head(features[mine], *(value[mine] for value in batch))
+    return head.silenced
+
+
 def save_or_load(head: ShardedNeighborSilencingHead, held: slice) -> None:
     """The first number of ranks saves its head, the others load it; a part holds its group, so none may outlive it."""
     parts = {name: head.part_of_whole(parameter) for name, parameter in head.named_parameters()}
@@ -81,6 +91,11 @@ for interval in (None, 500):
                 check("gradient of features", x.grad, gradients[rank])
                 check("gradient of weight", head.weight.grad, grad_weight[held])
                 check("gradient of bias", head.bias.grad, grad_bias[held])
+                head.measures_silenced = True
+                assert torch.equal(head(x, *(value[mine] for value in batch)), loss)
+                expected = whole_mass(options, features, batch)
+                assert torch.equal(head.silenced[0], expected[0])
+                torch.testing.assert_close(head.silenced[1], expected[1], rtol=1e-4, atol=2e-6)
 
 save_or_load(head, held)
 print(f"rank {rank} of {ranks}: all equal, {len(head.loss.table.indices)} of {len(table.indices)} neighbors held")

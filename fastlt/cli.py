@@ -119,7 +119,7 @@ class ClassEmbeddings:
 class Evaluate:
     """Measure accuracy and calibration of a run, or of several, on their target classes.
 
-    Writes evaluation_SPLIT.json and per_class_SPLIT.csv into each run.
+    Writes evaluation_SPLIT.json, per_class_SPLIT.csv and mistakes_SPLIT.json (what was taken for what) into each run.
     """
 
     runs: RunFolders
@@ -170,7 +170,10 @@ class Export:
 
 @dataclass(frozen=True)
 class Report:
-    """Draw a page about one run or several: classes, curves, accuracy, speed."""
+    """Draw a page about one run or several: classes, curves, accuracy, mistakes, calibration, speed.
+
+    Of the run named last it shows the worst tail classes with pictures, where its data set still is.
+    """
 
     runs: RunFolders
     """The folders of the runs."""

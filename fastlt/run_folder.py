@@ -87,6 +87,10 @@ class RunFolder:
         """The same, class by class."""
         return self.path / f"per_class_{split}.csv"
 
+    def mistakes(self, split: str) -> Path:
+        """Its images that were taken for something else."""
+        return self.path / f"mistakes_{split}.json"
+
     def weights_for(self, split: str) -> Weights:
         """The weights to evaluate on a split: the best ones were chosen on val, and so would look too good there."""
         return "best" if split == "test" and self.weights("best").is_file() else "last"

@@ -29,7 +29,7 @@ def silenced_mass(
 
     Args:
         losses: gives the loss of each sample [B] for labels and an objective. Weights that are trained are to be
-            detached in it: autocast would keep what it casts here, without a gradient, for the loss itself.
+            detached in it: autocast may keep what it casts here, without a gradient, for the loss itself.
         objective: what is trained.
         labels, mixed_labels, mixed_weight: see `neighbor_silencing_loss`.
     """

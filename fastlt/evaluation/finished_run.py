@@ -14,6 +14,7 @@ from fastlt.classifier import Classifier
 from fastlt.cores import available_cores
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.evaluation.metrics import Evaluation, evaluate
+from fastlt.evaluation.mistakes import Predictions
 from fastlt.label_space import LabelSpace
 from fastlt.loaders.loader import EvalLoader
 from fastlt.loaders.normalize import Normalize
@@ -48,7 +49,12 @@ class FinishedRun:
         self.model.load_state_dict(weights)
 
     def evaluate(
-        self, split: str, data: Path | None = None, batch_size: int = 256, ensemble: bool = False
+        self,
+        split: str,
+        data: Path | None = None,
+        batch_size: int = 256,
+        ensemble: bool = False,
+        predictions: Predictions | None = None,
     ) -> Evaluation:
         """Evaluates in the run's precision on one split of its data set, or of another one with the same targets.
 
@@ -57,6 +63,7 @@ class FinishedRun:
             data: another data set.
             batch_size: images at a time.
             ensemble: average the logits of five crops, see `five_crops`.
+            predictions: takes what each image was taken for.
 
         Raises:
             ValueError: no such split, or other target classes.
@@ -65,7 +72,7 @@ class FinishedRun:
         larger = replace(usual, size=round(_LARGER * usual.size), crop_pct=1.0)
         model, loader = self._ready(split, larger if ensemble else usual, data, batch_size)
         forward = five_crops(model, usual.size) if ensemble else model
-        return evaluate(forward, loader, self.label_space, loader.normalize.device)
+        return evaluate(forward, loader, self.label_space, loader.normalize.device, predictions)
 
     @torch.no_grad()
     def predict(self, split: str) -> tuple[Tensor, Tensor]:
@@ -142,16 +149,18 @@ def evaluate_run(
         split = dataset.judged_on
     if weights == "auto":
         weights = folder.weights_for(split)
-    run = FinishedRun(path, weights)
-    result = run.evaluate(split, data, ensemble=ensemble)
-    files = folder.evaluation(split), folder.per_class(split)
+    run, predictions = FinishedRun(path, weights), Predictions()
+    result = run.evaluate(split, data, ensemble=ensemble, predictions=predictions)
+    files = folder.evaluation(split), folder.per_class(split), folder.mistakes(split)
     epoch, precision = run.about["epoch"], str(run.model.compute_dtype).removeprefix("torch.")
     about = {"split": split, "weights": weights, "epoch": epoch, "data": str(dataset.path), "precision": precision}
     about["crops"] = 5 if ensemble else 1
-    result.save(*files, run.label_space, **about)
+    mistakes = predictions.mistakes(run.label_space, str(dataset.path), dataset.split(split).sha256)
+    mistakes.save(files[2])  # before what says that a run is evaluated
+    result.save(*files[:2], run.label_space, **about)
     return (
         f"{path}, {weights} weights (epoch {epoch}), {split}, {result.num_images:,} images, {precision}"
         f"{', five crops each' if ensemble else ''}\n"
         f"{result.row()}  MCE {result.mce:.1f}\n"
-        f"written: {files[0]}, {files[1]}"
+        f"written: {', '.join(map(str, files))}"
     )

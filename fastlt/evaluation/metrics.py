@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastlt.atomic import new_file, write_text
+from fastlt.evaluation.mistakes import Predictions
 from fastlt.foreign import table_cell
 from fastlt.label_space import LabelSpace
 
@@ -32,6 +33,7 @@ class Evaluation:
         ece, mce: expected and maximum calibration error of the target softmax, 15 equal right-closed bins.
         num_images: images evaluated.
         per_class: accuracy of each target class [T]; None for a class without images.
+        bins: of each bin of ece the "images", the sum of their "confidence", 0..1, and how many are "correct".
     """
 
     top1: float
@@ -43,6 +45,7 @@ class Evaluation:
     mce: float
     num_images: int
     per_class: list[float | None]
+    bins: dict[str, list[float]]
 
     def row(self) -> str:
         """One line for people; says how many classes have no image and so no part in the means."""
@@ -73,10 +76,8 @@ class _Counts:
         self.total = torch.zeros_like(self.correct)
         self.bins = torch.zeros(3, NUM_BINS, dtype=torch.float64, device=device)  # images, confidence, correct
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """logits [B, T] of the target classes, labels [B]; rows with label -1 do not count."""
-        logits, labels = logits[labels >= 0], labels[labels >= 0]
-        confidence, predicted = logits.double().softmax(dim=1).max(dim=1)
+    def add(self, confidence: Tensor, predicted: Tensor, labels: Tensor) -> None:
+        """All [B]: the largest probability, the target that has it, and the label."""
         correct = (predicted == labels).double()
         self.total.index_add_(0, labels, torch.ones_like(correct))
         self.correct.index_add_(0, labels, correct)
@@ -110,6 +111,7 @@ class _Counts:
             mce=float((gaps / bins[0])[bins[0] > 0].max()),
             num_images=num_images,
             per_class=[None if a != a else a for a in per_class.tolist()],
+            bins=dict(zip(("images", "confidence", "correct"), bins.tolist(), strict=True)),
         )
 
 
@@ -119,17 +121,24 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     label_space: LabelSpace,
     device: torch.device,
+    predictions: Predictions | None = None,
 ) -> Evaluation:
     """Evaluates on this rank's batches and adds up over the ranks of the process group, if there is one.
 
     Args:
         forward: images [B, 3, H, W] to logits [B, C]; rows from T on are dropped, no prior is added.
-        batches: (images, labels) on `device`; each sample on exactly one rank.
+        batches: (images, labels) on `device`; each sample on exactly one rank; those with label -1 do not count.
         label_space: gives T and the shot groups.
         device: where the sums live.
+        predictions: takes what each image was taken for.
     """
     counts = _Counts(label_space.num_targets, device)
     for images, labels in batches:
-        counts.add(forward(images)[:, : label_space.num_targets], labels)
+        logits, counted = forward(images), labels >= 0
+        logits, labels = logits[counted], labels[counted]
+        confidence, predicted = logits[:, : label_space.num_targets].double().softmax(dim=1).max(dim=1)
+        counts.add(confidence, predicted, labels)
+        if predictions:
+            predictions.add(labels, predicted, logits.argmax(dim=1))
     counts.reduce()
     return counts.evaluation(label_space)

@@ -12,14 +12,19 @@ import matplotlib
 
 matplotlib.use("Agg")  # before pyplot: there may be no screen
 import matplotlib.pyplot as plt
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from fastlt.atomic import write_text
 
-__all__ = ["picture", "plt", "table", "write_page"]
+__all__ = ["log_counts", "picture", "plt", "table", "write_page"]
 _STYLE = (
     "body{font:16px sans-serif;margin:2em auto;max-width:60em}img{max-width:100%}"
     "td,th{padding:.2em 1em;text-align:right}iframe{width:100%;height:50em;border:1px solid silver}"
+    ".pictures,.pictures div{display:flex;gap:6px}.pictures{gap:2em}figure{margin:0;font-size:.75em;line-height:1.2}"
+    "figure img{display:block;width:80px;height:80px;object-fit:cover;background:silver}"
+    "figcaption{width:80px;overflow-wrap:anywhere}h3{margin:1em 0 0}h3+p{margin:.2em 0}"
 )
 
 
@@ -38,6 +43,13 @@ def table(headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
         for label, cells in rows.items()
     )
     return f"<table><tr>{head}{''.join(lines)}</table>"
+
+
+def log_counts(axis: Axis) -> None:
+    """Makes a logarithmic axis one of counts: 10, 20, 50, 100, without mathematics, which names cannot bear."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,.0f}")
+    axis.set_minor_locator(NullLocator())
 
 
 def picture(figure: Figure) -> str:

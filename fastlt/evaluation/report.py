@@ -1,22 +1,24 @@
-"""One HTML page about one or several runs: class histogram, curves, accuracy and speed, drawn over each other."""
+"""One HTML page about one or several runs, drawn over each other: what they learned, how, and how fast."""
 
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from fastlt.evaluation.page import picture, plt, table, write_page
-from fastlt.foreign import load_json
+from fastlt.evaluation.class_size import accuracy_over_class_size
+from fastlt.evaluation.page import log_counts, picture, plt, table, write_page
+from fastlt.evaluation.reliability import reliability
+from fastlt.evaluation.shown_run import COLUMNS, Shown, read_runs
+from fastlt.evaluation.where_mistakes_go import known_pairs, where_mistakes_go
+from fastlt.evaluation.worst_classes import worst_classes
 from fastlt.label_space import FEW_SHOT_BELOW, MANY_SHOT_ABOVE, LabelSpace
-from fastlt.messages import one_line
-from fastlt.run_folder import SPEED, RunFolder, median_speed
+from fastlt.run_folder import median_speed
 
-COLUMNS = ("all", "many", "medium", "few", "ece")
 # Key of a summary record, heading, factor and form.
 SPEEDS = (
     ("images_per_s", "images/s", 1, ".0f"),
@@ -26,86 +28,6 @@ SPEEDS = (
     ("memory_gb", "memory, GB", 1, ".2f"),
     ("mfu", "MFU, %", 100, ".1f"),
 )
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A run as the page shows it.
-
-    Attributes:
-        label: what it is called: the folder's name, with as many of those above it as tell it from the others.
-        log: its records.
-        numbers: accuracies and calibration, empty before the first evaluation.
-        about: of which split, weights and epoch these are.
-    """
-
-    label: str
-    log: list[dict[str, Any]]
-    numbers: dict[str, float | None]
-    about: str
-
-    @property
-    def cells(self) -> list[str]:
-        """The numbers as text, in the order of `COLUMNS`."""
-        return ["-" if self.numbers.get(name) is None else f"{self.numbers[name]:.1f}" for name in COLUMNS]
-
-
-def read_runs(paths: Sequence[Path]) -> list[Shown]:
-    """Runs with what `fastlt evaluate` found on the test split, else on val, else the last evaluation in the log.
-
-    Raises:
-        ValueError: a folder is no run.
-    """
-    return [_read(RunFolder(path), label) for path, label in zip(paths, _labels(paths), strict=True)]
-
-
-def _read(folder: RunFolder, label: str) -> Shown:
-    log = folder.records()
-    if odd := next((record for record in log if not _is_record(record)), None):
-        raise ValueError(f"{folder.log} has a record that no run writes: {one_line(odd)}.")
-    evaluated = next((s for s in ("test", "val") if folder.evaluation(s).is_file()), None)
-    found: dict[str, Any]
-    if evaluated:
-        found = _evaluation(folder.evaluation(evaluated))
-        about = f"{evaluated}, {found['weights']} weights, epoch {found['epoch']}"
-    else:
-        found = next((r for r in reversed(log) if r["kind"] == "eval"), {})
-        about = f"while training, epoch {found['epoch']}" if found else ""
-    return Shown(label, log, {name: found[name] for name in COLUMNS if name in found}, about)
-
-
-def _evaluation(file: Path) -> dict[str, Any]:
-    try:
-        found = load_json(file)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}.") from None
-    if not isinstance(found, dict) or not {"weights", "epoch"} <= found.keys() or not _are_numbers(found, COLUMNS):
-        raise ValueError(f"{file} is not what `fastlt evaluate` writes: evaluate again.")
-    return found
-
-
-def _is_record(record: dict[str, Any]) -> bool:
-    """Whether a record of the log has what is drawn of it."""
-    needed = {"train": ("epoch", "loss", "images_per_s", "data_wait"), "eval": ("epoch", "all")}.get(
-        str(record.get("kind")), ()
-    )
-    return "kind" in record and {*needed} <= record.keys() and _are_numbers(record, (*needed, *SPEED, *COLUMNS))
-
-
-def _are_numbers(found: dict[str, Any], names: Sequence[str]) -> bool:
-    """Whether those of the names that are there have numbers that can be drawn, or None."""
-    values = [found[name] for name in names if found.get(name) is not None]
-    return all(isinstance(value, int | float) and not abs(value) > 1e300 for value in values)
-
-
-def _labels(paths: Sequence[Path]) -> list[str]:
-    whole = [path.resolve() for path in paths]
-    labels = [path.name for path in whole]
-    depth = 1
-    while len(set(labels)) < len(set(whole)):
-        depth += 1
-        labels = ["/".join(path.parts[-depth:]) for path in whole]
-    return labels
 
 
 def report(paths: Sequence[Path], out: Path, sheet: Path | None = None) -> None:
@@ -122,19 +44,24 @@ def report(paths: Sequence[Path], out: Path, sheet: Path | None = None) -> None:
     if sheet and not sheet.is_file():
         raise ValueError(f"there is no contact sheet at {sheet}: `fastlt filter` writes one.")
     runs = read_runs(paths)
-    spaces = [LabelSpace.load(RunFolder(path).label_space) for path in paths]
-    pictures = {
-        "Training images of each class": _histogram(max(spaces, key=lambda space: space.num_classes)),
-        "Curves": _curves(runs),
-        "Accuracy on the target classes": _bars(runs),
-        "Speed": _speed(runs),
-    }
-    body = "".join(f"<h2>{title}</h2>\n{picture(figure)}\n" for title, figure in pictures.items())
-    if sheet:  # in a frame of its own: it has its own style, and what is in it comes from the web
-        page = html.escape(sheet.read_text())
-        body += f'<h2>What filter kept and dropped</h2>\n<iframe sandbox srcdoc="{page}"></iframe>\n'
-    title = ", ".join(run.label for run in runs)
-    write_page(out, title, f"{_accuracy_table(runs)}\n{body}{_speed_table(runs)}\n")
+    largest = max((run.space for run in runs), key=lambda space: space.num_classes)
+    with plt.rc_context({"text.parse_math": False}):  # names may have a $
+        sections = {
+            "Training images of each class": picture(_histogram(largest)),
+            "Curves": picture(_curves(runs)),
+            "Softmax that silencing takes out": _silenced(runs),
+            "Accuracy on the target classes": picture(_bars(runs)),
+            "Accuracy over class size": _class_size(runs),
+            "Where mistakes go": _mistakes(runs),
+            "Calibration": _calibration(runs),
+            f"The worst tail classes of {runs[-1].label}": _worst(runs[-1]),
+        }
+        if sheet:  # in a frame of its own: it has its own style, and what is in it comes from the web
+            page = html.escape(sheet.read_text())
+            sections["What filter kept and dropped"] = f'<iframe sandbox srcdoc="{page}"></iframe>'
+        sections["Speed"] = f"{picture(_speed(runs))}\n{_speed_table(runs)}"
+    body = "".join(f"<h2>{html.escape(title)}</h2>\n{content}\n" for title, content in sections.items())
+    write_page(out, ", ".join(run.label for run in runs), f"{_accuracy_table(runs)}\n{body}")
 
 
 def text_table(paths: Sequence[Path]) -> str:
@@ -162,6 +89,85 @@ def _speed_table(runs: list[Shown]) -> str:
     return table([heading for _, heading, _, _ in shown], rows)
 
 
+def _class_size(runs: Sequence[Shown]) -> str:
+    shown = [run for run in runs if run.per_class and any(a is not None for a in run.per_class)]
+    told = "Each point is a class; the lines are means of classes of like size, the dotted ones bound the shot groups."
+    drawn = f"<p>{told}</p>\n{picture(accuracy_over_class_size(shown))}" if shown else ""
+    return drawn + _evaluate(runs, shown, "tells accuracies class by class")
+
+
+def _calibration(runs: Sequence[Shown]) -> str:
+    shown = [run for run in runs if run.bins is not None and run.bins[0].sum()]
+    drawn = picture(reliability(shown)) if shown else ""
+    return drawn + _evaluate(runs, shown, "counts how often it is right where it is how sure")
+
+
+def _mistakes(runs: Sequence[Shown]) -> str:
+    shown = [run for run in runs if run.mistakes]
+    drawn = ""
+    if shown:
+        figure, numbers = where_mistakes_go(shown, runs)
+        drawn = f"<p>{_KINSHIP}</p>\n{picture(figure)}\n{numbers}\n"
+        if any(not known_pairs(run, runs) for run in shown):
+            drawn += "<p>Where no run with these targets has neighbor pairs, nobody is a sibling.</p>\n"
+    return drawn + _evaluate(runs, shown, "counts what was taken for what")
+
+
+_KINSHIP = (
+    "Left, what the mistakes on each shot group's classes were taken for: siblings, which are targets that share an "
+    "auxiliary neighbor with the right class, or other targets by shot group. By chance is the share of siblings if "
+    "these mistakes went to all other targets alike. Right, and in the last columns: auxiliary classes are gone at "
+    "inference; these images they would take if they were not, the neighbors of the right class or others."
+)
+
+
+def _worst(run: Shown) -> str:
+    if not run.mistakes:
+        return _evaluate([run], [], "counts what was taken for what")
+    return worst_classes(run)
+
+
+def _evaluate(runs: Sequence[Shown], shown: Sequence[Shown], what: str) -> str:
+    """A sentence about the runs that are not shown; none if all are."""
+    lacking = [run for run in runs if run not in shown]
+    if not lacking:
+        return ""
+    names = ", ".join(run.label for run in lacking)
+    command = shlex.join(["fastlt", "evaluate", *(str(run.folder.path) for run in lacking)])
+    return f"<p>Not here: {html.escape(names)}. <code>{html.escape(command)}</code> {what}.</p>"
+
+
+def _silenced(runs: Sequence[Shown]) -> str:
+    """The curve, or why there is none."""
+    shown = [run for run in runs if run.records("train", "silenced_mass")]
+    if not shown:
+        return (
+            "<p>No log tells it: it is measured while training, since this version, where classes have neighbors.</p>"
+        )
+    figure, axes = plt.subplots(figsize=(9, 3.2))
+    for run in shown:
+        records = run.records("train", "silenced_mass")
+        epochs = np.array([record["epoch"] for record in records])
+        masses = 100 * np.array([record["silenced_mass"] for record in records])
+        axes.plot(epochs, masses, color=run.color, linewidth=0.6, alpha=0.35)
+        axes.plot(*_running_mean(epochs, masses), color=run.color, linewidth=1.8, label=run.label)
+    axes.set(xlabel="epoch", ylabel="softmax on silenced classes, %", ylim=0)
+    axes.legend(fontsize="small")
+    return f"<p>{_SILENCED}</p>\n{picture(figure)}"
+
+
+_SILENCED = (
+    "Of the targets' samples: how much of the softmax, with the prior and before anything is silenced, lies on the "
+    "auxiliary neighbors of the right class. Of the last batch before each line of the log (thin), and a running mean."
+)
+
+
+def _running_mean(*values: np.ndarray) -> list[np.ndarray]:
+    """Means of as many neighbors of each value as a tenth of them is; all [N] to [N - n + 1]."""
+    n = max(len(values[0]) // 10, 1)
+    return [np.convolve(of, np.full(n, 1 / n), "valid") for of in values]
+
+
 def _histogram(space: LabelSpace) -> Figure:
     figure, axes = plt.subplots(figsize=(9, 3.2))
     counts, targets = space.counts, space.num_targets
@@ -171,6 +177,7 @@ def _histogram(space: LabelSpace) -> Figure:
     for bound in (MANY_SHOT_ABOVE, FEW_SHOT_BELOW):
         axes.axhline(bound, color="grey", linewidth=0.8, linestyle=":")
     axes.set(yscale="log", xlabel="class, by number of images", ylabel="training images")
+    log_counts(axes.yaxis)
     axes.legend()
     return figure
 

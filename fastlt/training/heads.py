@@ -18,13 +18,12 @@ from fastlt.training.sharded_head import ShardedHead
 
 
 class Head(Protocol):
-    """What a step needs of a head; every method is called by all ranks.
+    """What a step needs of a head; every method is called by all ranks."""
 
-    Attributes:
-        module: computes the loss, and measures silenced mass where its `measures_silenced` says so.
-    """
-
-    module: NeighborSilencingHead | ShardedNeighborSilencingHead
+    @property
+    def module(self) -> NeighborSilencingHead | ShardedNeighborSilencingHead:
+        """Computes the loss, and measures silenced mass where its `measures_silenced` says so."""
+        ...
 
     @property
     def emas(self) -> Sequence[Ema]:

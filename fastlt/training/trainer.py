@@ -202,7 +202,7 @@ class Trainer:
             self._share_batch_statistics()
             result = evaluate(self.head.logits(), self.val_loader, self.label_space, self.device)
             weights = whole_weights(self.engine) | self.head.whole_weights()
-        about = {"epoch": epoch + 1, "label_space": self.label_space.digest(), "evaluation": _without_classes(result)}
+        about = {"epoch": epoch + 1, "label_space": self.label_space.digest(), "evaluation": _in_short(result)}
         better = self.held_out == "val" and result.all > self.best["all"]
         if better:
             self.best = {"all": result.all, "epoch": epoch + 1}
@@ -211,7 +211,7 @@ class Trainer:
             if better:
                 self.folder.save_weights(weights, "best", about)
         seconds = time.monotonic() - started
-        self.log.write("eval", self.step, epoch=epoch + 1, seconds=seconds, **_without_classes(result))
+        self.log.write("eval", self.step, epoch=epoch + 1, seconds=seconds, **_in_short(result))
         self.log.say(f"epoch {epoch + 1}/{self.recipe.optimizer.epochs}  {result.row()}")
 
     def _save(self) -> None:
@@ -311,7 +311,5 @@ def _due(epochs_done: int, every: int) -> bool:
     return every > 0 and epochs_done % every == 0
 
 
-def _without_classes(result: Evaluation) -> dict[str, Any]:
-    values = asdict(result)
-    values.pop("per_class")
-    return values
+def _in_short(result: Evaluation) -> dict[str, Any]:
+    return {name: value for name, value in asdict(result).items() if name not in ("per_class", "bins")}

@@ -336,6 +336,9 @@ def test_a_run_as_it_should_be_is_reported(tmp_path, capsys, monkeypatch):
     assert "50.0" in capsys.readouterr().out
 
 
+EVALUATED = {"evaluation_val__json": '{"weights": "last", "epoch": 1, "all": 50, "per_class": [0, 100]}'}
+
+
 @pytest.mark.parametrize(
     "files",
     [
@@ -351,6 +354,11 @@ def test_a_run_as_it_should_be_is_reported(tmp_path, capsys, monkeypatch):
         {"evaluation_val__json": "{}"},
         {"evaluation_val__json": '{"weights": "last", "epoch": 1, "all": "50"}'},
         {"evaluation_val__json": '{"weights": "last", "epoch": 1, "all": 1e999}'},
+        {"evaluation_val__json": '{"weights": "last", "epoch": 1, "all": 5, "per_class": [1]}'},
+        {"evaluation_val__json": '{"weights": "last", "epoch": 1, "all": 5, "per_class": [1, 1e999]}'},
+        {"evaluation_val__json": '{"weights": "last", "epoch": 1, "all": 5, "bins": 5}'},
+        {"evaluation_val__json": '{"weights": "last", "epoch": 1, "all": 5, "bins": {"images": [1]}}'},
+        *({"mistakes_val__json": text, **EVALUATED} for text in (DEEP, "[]", '{"images": [1e999, 1]}')),
         {"label_space__json": DEEP},
         {"label_space__json": '{"target_names": ["\\u001b"], "auxiliary_names": [], "counts": [1], "neighbors": []}'},
     ],

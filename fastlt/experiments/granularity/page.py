@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 from fastlt.dataset.images import read_image
-from fastlt.evaluation.page import picture, plt, table, write_page
+from fastlt.evaluation.page import log_counts, picture, plt, table, write_page
 from fastlt.experiments.comparison import FIGURES
 from fastlt.experiments.granularity.design import BALANCED, Design
 from fastlt.experiments.granularity.findings import Findings, difference, mean, shown
@@ -143,9 +142,7 @@ def _histogram(design: Design) -> Figure:
         counts = list(design.counts(design.common, ratio).values())
         axes.plot(range(len(groups)), counts, marker="o", label=_named(ratio))
     axes.set(yscale="log", ylabel="training images")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_minor_locator(NullLocator())
+    log_counts(axes.yaxis)
     if len(groups) <= 40:
         axes.set_xticks(range(len(groups)), [_short(group) for group in groups], rotation=30, ha="right", fontsize=8)
     else:

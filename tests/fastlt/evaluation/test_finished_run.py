@@ -128,8 +128,11 @@ def test_per_class_csv_and_report(workshop, trained):
     done = workshop.fastlt("report", "trained", "--out", "page.html")
     assert done.returncode == 0, done.stderr
     page = (workshop.folder / "page.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 8
     assert "waiting for data, %" in page
+    assert "Not here" not in page
+    assert page.count("data:image/jpeg;base64,") == page.count("<figcaption>") > 4
+    assert len(page) < 1_500_000
     (workshop.folder / "sheet.html").write_text('<script>alert("from the web")</script>')
     done = workshop.fastlt("report", "trained", "--out", "page.html", "--sheet", "sheet.html")
     assert done.returncode == 0, done.stderr
@@ -137,6 +140,55 @@ def test_per_class_csv_and_report(workshop, trained):
     assert "<iframe sandbox srcdoc=" in page
     assert "<script>" not in page
     assert "no contact sheet at" in workshop.fastlt("report", "trained", "--sheet", "nowhere.html").stderr
+
+
+def test_a_report_says_what_an_older_evaluation_lacks(workshop, trained):
+    """One from before mistakes and bins were kept, then no evaluation at all, then one of other weights."""
+    assert workshop.fastlt("evaluate", "trained").returncode == 0
+    old = workshop.folder / "old"
+    shutil.copytree(trained, old)
+    found = json.loads((old / "evaluation_val.json").read_text())
+    mistakes = (old / "mistakes_val.json").read_text()
+
+    def page() -> str:
+        done = workshop.fastlt("report", "old", "trained", "old", "--out", "page.html")
+        assert done.returncode == 0, done.stderr
+        return (workshop.folder / "page.html").read_text()
+
+    (old / "mistakes_val.json").unlink()
+    (old / "evaluation_val.json").write_text(json.dumps({n: v for n, v in found.items() if n != "bins"}))
+    said = page()
+    assert said.count("<code>fastlt evaluate old") == 3, "mistakes, calibration, worst classes"
+    assert "tells accuracies class by class" not in said
+    (old / "evaluation_val.json").write_text(json.dumps(found | {"per_class": [100.0] * 9}))
+    (old / "mistakes_val.json").write_text(mistakes)
+    assert page().count("<code>fastlt evaluate old") == 2, "mistakes, worst classes"
+    (old / "evaluation_val.json").unlink()
+    assert page().count("<code>fastlt evaluate old") == 4
+    log = [json.loads(line) for line in (old / "log.jsonl").read_text().splitlines()]
+    for record in log:
+        record.pop("silenced_mass", None)
+    (old / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
+    assert workshop.fastlt("report", "old", "--out", "page.html").returncode == 0
+    assert "No log tells it" in (workshop.folder / "page.html").read_text()
+
+
+def test_a_report_without_the_data_set_has_no_pictures_and_says_so(workshop, trained):
+    assert workshop.fastlt("evaluate", "trained").returncode == 0
+    shutil.copytree(trained, workshop.folder / "moved")
+    file = workshop.folder / "moved" / "mistakes_val.json"
+    written = json.loads(file.read_text())
+    for changed, sentence in (
+        ({"data": "gone/<b>"}, "the data set of moved is not at gone/&lt;b&gt; any more"),
+        ({"sha256": "0"}, "encoded was encoded again since moved was evaluated: evaluate again."),
+    ):
+        file.write_text(json.dumps(written | changed))
+        done = workshop.fastlt("report", "moved", "--out", "page.html")
+        assert done.returncode == 0, done.stderr
+        page = (workshop.folder / "page.html").read_text()
+        assert sentence in page
+        assert "taken most for" in page
+        assert "image/jpeg" not in page
 
 
 def test_runs_of_one_name_are_told_apart(workshop, trained):
@@ -147,6 +199,7 @@ def test_runs_of_one_name_are_told_apart(workshop, trained):
     assert [line.split()[0] for line in done.stdout.splitlines()[1:3]] == ["a/run", "b/run"]
     page = (workshop.folder / "page.html").read_text()
     assert page.count("<th>a/run") == page.count("<th>b/run") == 2, "a row of accuracy, and one of speed"
+    assert page.count(", a/run<td>") == page.count(", b/run<td>") > 0, "rows of mistakes"
 
 
 def test_damaged_weights_and_checkpoints_are_a_sentence(workshop, trained):
@@ -205,6 +258,9 @@ def test_log_has_what_people_look_for(trained):
     assert [r["step"] for r in train] == list(range(1, len(train) + 1))
     speed = {"images_per_s", "data_wait", "step_ms", "step_ms_p95", "memory_gb"}
     assert {"loss", "lr", "epoch"} | speed <= set(train[0])
+    masses = [r["silenced_mass"] for r in train if "silenced_mass" in r]
+    assert len(masses) > len(train) / 2, "a batch may have no target"
+    assert all(0 < mass < 1 for mass in masses)
     assert [set(r) for r in records if r["kind"] == "summary"] == [{"kind", "step"} | speed]
     assert [r["epoch"] for r in records if r["kind"] == "eval"] == [1, 2]
 

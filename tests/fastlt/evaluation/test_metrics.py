@@ -30,6 +30,9 @@ def test_against_counting_by_hand():
     assert found.few == pytest.approx(np.mean(per_class[2:]))
     assert found.all == pytest.approx(np.mean(per_class))
     gaps, weights = [], []
+    assert sum(found.bins["images"]) == 300
+    assert sum(found.bins["correct"]) == (predicted == y).sum()
+    assert sum(found.bins["confidence"]) == pytest.approx(confidence.sum())
     for b in range(NUM_BINS):
         inside = (confidence > b / NUM_BINS) & (confidence <= (b + 1) / NUM_BINS)
         if inside.any():

@@ -41,6 +41,7 @@ def test_steps_and_log_lines_do_not_wait(process_group):
             if step == 10:  # kernels are compiled and memory is there
                 torch.cuda.set_sync_debug_mode("error")
             mixed, labels, second, weight = augment(batch, labels)
+            head.measures_silenced = step % 10 == 9
             loss = head(mixed.flatten(1), labels, second, weight)
             loss.backward()
             optimizer.step()
@@ -48,12 +49,15 @@ def test_steps_and_log_lines_do_not_wait(process_group):
             meter.add(loss.detach(), B)
             meter.end_step()
             if step % 10 == 9:
+                measured, mass = head.silenced
+                meter.add_silenced(mass, measured < 20)
                 ended.append(meter.end(step, False, False, 0.1))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     for window in ended:
         assert np.isfinite(window.read()[0])
         assert window.speed()["step_ms"] > 0
+        assert 0 <= window.read()[3] <= 1
 
 
 def test_the_trainer_does_not_wait(workshop):

@@ -22,6 +22,10 @@ def losses(run: Path) -> dict[int, float]:
     return {r["step"]: r["loss"] for r in RunFolder(run).records() if r["kind"] == "train"}
 
 
+def silenced(run: Path) -> dict[int, float | None]:
+    return {r["step"]: r.get("silenced_mass") for r in RunFolder(run).records() if r["kind"] == "train"}
+
+
 def start_and_wait(workshop, words: list[str], run: Path, step: int, deepspeed: bool = False) -> subprocess.Popen:
     """Starts training in a process group of its own and returns once `step` is logged."""
     command = workshop.train_command(*words, deepspeed=deepspeed)
@@ -103,6 +107,8 @@ def test_killed_run_continues_exactly(workshop, stage, data, tune):
     assert done.returncode == 0, done.stdout + done.stderr
     assert before < set(losses(run)), "it did not go on after the kill"
     assert losses(run) == unbroken
+    assert silenced(run) == silenced(workshop.folder / f"unbroken-{name}")
+    assert any(silenced(run).values())
     # Of the averaged weights; ranks' batch statistics are averaged at every save, which rounds.
     assert calibration(run) == pytest.approx(calibration(workshop.folder / f"unbroken-{name}"), rel=1e-5)
 

@@ -96,7 +96,8 @@ class _Pictures:
         ):
             raise ValueError(f"the data set at {trained.path} is another one than {run.label} was trained on.")
         held_out = _opened(Path(mistakes.data), run)
-        if held_out.split(run.split).sha256 != mistakes.sha256:
+        split = held_out.split(run.split)
+        if split.sha256 != mistakes.sha256 or sum(split.counts) != sum(mistakes.images):
             raise ValueError(f"{held_out.path} was encoded again since {run.label} was evaluated: evaluate again.")
         self._starts = np.cumsum([0, *counts])
         self._training, self._held_out = single_images(trained, "train"), single_images(held_out, run.split)

@@ -369,6 +369,24 @@ def test_a_run_of_a_stranger_is_one_sentence(refusal, tmp_path, files):
     assert name in refusal("report", "run")
 
 
+def test_names_of_a_stranger_are_text_on_the_page(tmp_path, capsys, monkeypatch):
+    """Of classes, of the data set and of the run; without a recipe there are no pictures."""
+    monkeypatch.chdir(tmp_path)
+    name = "<img src=x onerror=alert(1)>"
+    space = {"target_names": [name, "kite"], "auxiliary_names": ["<b>"], "counts": [1, 1, 1], "neighbors": [[0, 2]]}
+    evaluation = {"weights": name, "epoch": 1, "all": 0, "per_class": [0, 0]}
+    mistakes = {"data": name, "sha256": "", "images": [1, 1], "mistakes": [[0, 0, 1], [1, 1, 0]], "auxiliaries": None}
+    texts = {"label_space": space, "evaluation_val": evaluation, "mistakes_val": mistakes}
+    run = run_folder(tmp_path, **{f"{file}__json": json.dumps(content) for file, content in texts.items()})
+    run.rename(tmp_path / "<b>run")
+    assert main(["report", "<b>run"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "<h3>&lt;img src=x onerror=alert(1)&gt;</h3>" in page
+    assert "There are no pictures: " in page
+    assert "onerror=alert(1)>" not in page
+    assert "<b>" not in page
+
+
 def test_lines_of_a_log_that_are_deep_are_left_out_as_cut_ones_are(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = run_folder(tmp_path)

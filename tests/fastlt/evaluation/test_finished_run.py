@@ -178,7 +178,10 @@ def test_a_report_without_the_data_set_has_no_pictures_and_says_so(workshop, tra
     shutil.copytree(trained, workshop.folder / "moved")
     file = workshop.folder / "moved" / "mistakes_val.json"
     written = json.loads(file.read_text())
+    twice = [2 * number for number in written["images"]]
+    beyond = [[place + 45, label, other] for place, label, other in written["mistakes"]]
     for changed, sentence in (
+        ({"images": twice, "mistakes": [*written["mistakes"], *beyond]}, "encoded was encoded again since moved was"),
         ({"data": "gone/<b>"}, "the data set of moved is not at gone/&lt;b&gt; any more"),
         ({"sha256": "0"}, "encoded was encoded again since moved was evaluated: evaluate again."),
     ):

@@ -30,6 +30,7 @@ class NeighborSilencingLoss(nn.Module):
     _logit_bias: Tensor | None
     _indptr: Tensor
     _indices: Tensor
+    _strengths: Tensor | None
 
     def __init__(
         self,
@@ -54,21 +55,23 @@ class NeighborSilencingLoss(nn.Module):
             "_logit_bias": objective.logit_bias,
             "_indptr": table.indptr,
             "_indices": table.indices,
+            "_strengths": table.strengths,
         }.items():
             self.register_buffer(name, value, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Moves as any module, but the prior stays float32 when the module is cast."""
-        logit_bias = self._logit_bias
+        """Moves as any module, but prior and strengths stay float32 when the module is cast."""
+        exact = {name: value for name in ("_logit_bias", "_strengths") if (value := getattr(self, name)) is not None}
         super()._apply(fn, recurse)
-        if logit_bias is not None and self._logit_bias is not None:
-            self._logit_bias = logit_bias.to(self._logit_bias.device)
+        for name, value in exact.items():
+            setattr(self, name, value.to(getattr(self, name).device))
         return self
 
     @property
     def table(self) -> NeighborTable:
         """The silenced sets, on the module's device."""
-        return NeighborTable(len(self._indptr) - 1, self._indptr, self._indices, self._auxiliary_start)
+        classes = len(self._indptr) - 1
+        return NeighborTable(classes, self._indptr, self._indices, self._auxiliary_start, self._strengths)
 
     @property
     def objective(self) -> Objective:

@@ -340,8 +340,8 @@ def row_arguments(stacked_labels: Tensor, weights: Tensor | None, objective: Obj
     log_lambda = math.log(lambda_s) if lambda_s > 0 else -math.inf
     logit_bias = None if objective.logit_bias is None else objective.logit_bias.float()
     return (
-        stacked_labels, weights, table.indptr, table.indices, table.auxiliary_start, logit_bias, log_lambda,
-        float(objective.label_smoothing), objective.ignore_index, impl,
+        stacked_labels, weights, table.indptr, table.indices, table.strengths, table.auxiliary_start, logit_bias,
+        log_lambda, float(objective.label_smoothing), objective.ignore_index, impl,
     )  # fmt: skip
 
 

@@ -21,12 +21,15 @@ class NeighborTable:
         indptr: int64 [C + 1], row y holds `indices[indptr[y]:indptr[y + 1]]`.
         indices: int64 [nnz], ascending within a row.
         auxiliary_start: first class of the interval, C when there is none.
+        strengths: float32 [nnz], each above 0 and at most 1, or None where all are 1. The weight of a pair in the
+            loss is lambda_s ** strength; the interval's strength is 1.
     """
 
     num_classes: int
     indptr: Tensor
     indices: Tensor
     auxiliary_start: int
+    strengths: Tensor | None = None
 
     @classmethod
     def from_pairs(
@@ -34,6 +37,7 @@ class NeighborTable:
         num_classes: int,
         pairs: Iterable[tuple[int, int]] | Tensor,
         auxiliary_start: int | None = None,
+        strengths: Iterable[float] | Tensor | None = None,
     ) -> NeighborTable:
         """Builds the table from (class, class) pairs; order and repetitions do not matter.
 
@@ -41,9 +45,11 @@ class NeighborTable:
             num_classes: C, at least 1.
             pairs: neighbors, any iterable of two class indices or an integer tensor [P, 2].
             auxiliary_start: from this class on, every class silences every other such class.
+            strengths: of each pair, [P], in 0..1; a pair of strength 0 is none. None: all 1.
 
         Raises:
-            ValueError: a class outside 0..C-1, a class paired with itself, or a wrong shape.
+            ValueError: a class outside 0..C-1, a class paired with itself, a wrong shape, or strengths that are
+                outside of 0..1, of another number than the pairs, or two of one pair.
         """
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
@@ -63,23 +69,33 @@ class NeighborTable:
         alone = edges[:, 0] == edges[:, 1]
         if alone.any():
             raise ValueError(f"class {int(edges[alone][0, 0])} is listed as its own neighbor.")
+        strength = _checked(strengths, edges)
         # Pairs inside the interval are already silenced by it; kept out, the two parts are disjoint.
-        edges = edges[~(edges >= start).all(dim=1)]
-        edges = torch.unique(torch.cat([edges, edges.flip(1)]), dim=0)  # [nnz, 2], sorted
+        outside = ~(edges >= start).all(dim=1)
+        edges, given = edges[outside], strength[outside].repeat(2)
+        edges, place = torch.unique(torch.cat([edges, edges.flip(1)]), dim=0, return_inverse=True)  # [nnz, 2], sorted
+        strength = given.new_empty(len(edges)).scatter_(0, place, given)
+        differ = strength[place] != given
+        if differ.any():
+            pair = edges[place[differ][0]].tolist()
+            raise ValueError(f"the pair {pair} is given twice, with different strengths: give one.")
+        edges, strength = edges[strength > 0], strength[strength > 0]
         indptr = torch.zeros(num_classes + 1, dtype=torch.int64)
         indptr[1:] = torch.bincount(edges[:, 0], minlength=num_classes).cumsum(0)
-        return cls(num_classes, indptr, edges[:, 1].contiguous(), start)
+        return cls(num_classes, indptr, edges[:, 1].contiguous(), start, None if (strength == 1).all() else strength)
 
     def to(self, device: torch.device | str) -> NeighborTable:
         """The same table with its tensors on `device`."""
         indptr, indices = self.indptr.to(device), self.indices.to(device)
-        return NeighborTable(self.num_classes, indptr, indices, self.auxiliary_start)
+        strengths = None if self.strengths is None else self.strengths.to(device)
+        return NeighborTable(self.num_classes, indptr, indices, self.auxiliary_start, strengths)
 
     def restricted(self, first: int, end: int) -> NeighborTable:
         """The table of the same classes in which only neighbors in first..end-1 are listed: a shard's part of it."""
         kept = (self.indices >= first) & (self.indices < end)  # [nnz]
         before = torch.cat([kept.new_zeros(1), kept]).cumsum(0)
-        return NeighborTable(self.num_classes, before[self.indptr], self.indices[kept], self.auxiliary_start)
+        strengths = None if self.strengths is None else self.strengths[kept]
+        return NeighborTable(self.num_classes, before[self.indptr], self.indices[kept], self.auxiliary_start, strengths)
 
     def emptied(self) -> NeighborTable:
         """A table of the same classes in which nobody is silenced."""
@@ -92,14 +108,34 @@ class NeighborTable:
         Args:
             labels: int64 [B], each in 0..C-1, on the table's device.
         """
+        return self.strength(labels) > 0
+
+    def strength(self, labels: Tensor) -> Tensor:
+        """How strongly each class is silenced, float32 [B, C]: 0 where it is not; as `silenced`."""
         starts, lengths = self.indptr[labels], self._row_lengths(labels)
         rows = torch.repeat_interleave(lengths)  # [nnz of the batch]
         offsets = torch.arange(len(rows), device=labels.device) - (lengths.cumsum(0) - lengths)[rows]
-        mask = torch.zeros(len(labels), self.num_classes, dtype=torch.bool, device=labels.device)
-        mask[rows, self.indices[starts[rows] + offsets]] = True
-        mask[:, self.auxiliary_start :] |= (labels >= self.auxiliary_start)[:, None]
-        mask.scatter_(1, labels[:, None], False)
-        return mask
+        places = starts[rows] + offsets
+        strength = torch.zeros(len(labels), self.num_classes, device=labels.device)
+        strength[rows, self.indices[places]] = 1.0 if self.strengths is None else self.strengths[places]
+        strength[:, self.auxiliary_start :].masked_fill_((labels >= self.auxiliary_start)[:, None], 1.0)
+        return strength.scatter_(1, labels[:, None], 0.0)
 
     def _row_lengths(self, labels: Tensor) -> Tensor:
         return self.indptr[labels + 1] - self.indptr[labels]
+
+
+def _checked(strengths: Iterable[float] | Tensor | None, edges: Tensor) -> Tensor:
+    """Strengths of edges [P, 2] as float32 [P]; what float32 holds with fewer digits, next to 0, is 0."""
+    if strengths is None:
+        return torch.ones(len(edges))
+    found = strengths if isinstance(strengths, Tensor) else torch.tensor(list(strengths), dtype=torch.float64)
+    found = found.detach().cpu()
+    if found.shape != edges.shape[:1]:
+        raise ValueError(f"strengths must have shape [{len(edges)}], one for each pair, got {list(found.shape)}.")
+    wrong = ~((found >= 0) & (found <= 1))  # NaN too
+    if wrong.any():
+        pair, strength = edges[wrong][0].tolist(), found[wrong][0].item()
+        raise ValueError(f"the strength of the pair {pair} is {strength:g}: it must lie in 0..1.")
+    found = found.float()
+    return found.where(found >= torch.finfo(torch.float32).tiny, 0.0)

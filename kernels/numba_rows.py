@@ -90,7 +90,7 @@ def _write(g, out):
 
 
 @_exact
-def _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda):
+def _weigh(b, u, first, label, neighbors, strengths, k, k_end, auxiliary_start, log_lambda):
     """Makes b the log weights of a block for one label, given its logit bias: silenced classes down, the label out.
 
     Where a class is silenced, u becomes 0 (unless u is empty). Returns the next position in the list of neighbors.
@@ -106,7 +106,7 @@ def _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda)
         if len(u) and first <= label < first + n:
             u[label - first] = kept
     while k < k_end and neighbors[k] < first + n:
-        b[neighbors[k] - first] += log_lambda
+        b[neighbors[k] - first] += strengths[k] * log_lambda if len(strengths) else log_lambda
         if len(u):
             u[neighbors[k] - first] = _ZERO
         k += 1
@@ -186,7 +186,7 @@ def _accumulate(logits, first_class, rows, row, state, blocks, kept, centers):
 
     What was added is kept in `kept` [L, S] with the centers of its blocks [2, L, blocks], unless `kept` is empty.
     """
-    stacked_labels, _, logit_bias, indptr, neighbors, auxiliary_start, log_lambda, smoothing = rows
+    stacked_labels, _, logit_bias, indptr, neighbors, strengths, auxiliary_start, log_lambda, smoothing = rows
     for i in range(len(stacked_labels)):
         label = stacked_labels[i, row]
         one = state[i, :, row]
@@ -200,7 +200,7 @@ def _accumulate(logits, first_class, rows, row, state, blocks, kept, centers):
             _copy_bias(b, logit_bias[first : first + n])
             for j in range(len(u)):
                 u[j] = z[j] + b[j]
-            k = _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda)
+            k = _weigh(b, u, first, label, neighbors, strengths, k, k_end, auxiliary_start, log_lambda)
             outside += _sum(u)
             if first <= label < first + n:
                 one[LABEL_LOGIT] = z[label - first]
@@ -220,7 +220,7 @@ def _accumulate(logits, first_class, rows, row, state, blocks, kept, centers):
 @_exact
 def _finish(rows, num_outside, row, state, saved):
     """As `rows.finish`, of one row that counts: the loss, and what is saved."""
-    stacked_labels, weights, logit_bias, indptr, _, _, _, smoothing = rows
+    stacked_labels, weights, logit_bias, indptr, _, _, _, _, smoothing = rows
     loss = np.float64(0)
     for i in range(len(stacked_labels)):
         label, one, mine = stacked_labels[i, row], state[i, :, row], saved[i, :, row]
@@ -259,7 +259,7 @@ def _add_gradient(g, z, b, u, z_c, b_c, scale):
 @_exact
 def _gradient(logits, first_class, rows, row, saved, grad_loss, out, blocks, places):
     """The gradient of a slice [S] of a row's logits, for that of its loss."""
-    stacked_labels, weights, logit_bias, indptr, neighbors, auxiliary_start, log_lambda, smoothing = rows
+    stacked_labels, weights, logit_bias, indptr, neighbors, strengths, auxiliary_start, log_lambda, smoothing = rows
     for i in range(len(stacked_labels)):
         places[:, i] = _list_from(stacked_labels[i, row], indptr, neighbors, first_class, log_lambda)
     for start in range(0, len(logits), _BLOCK):
@@ -275,7 +275,7 @@ def _gradient(logits, first_class, rows, row, saved, grad_loss, out, blocks, pla
             for j in range(len(u)):
                 u[j] = upstream * smoothing / outside
             k, k_end = places[:, i]
-            places[0, i] = _weigh(b, u, first, label, neighbors, k, k_end, auxiliary_start, log_lambda)
+            places[0, i] = _weigh(b, u, first, label, neighbors, strengths, k, k_end, auxiliary_start, log_lambda)
             _add_gradient(g, z, b, u, z_c, b_c, np.float32(upstream / total))
             if first <= label < first + n:
                 g[label - first] -= upstream * (others - smoothing)
@@ -331,8 +331,8 @@ def _add_at_once(typingctx, array, value):
 
 # What the threads share: addresses (0 for what is not there), then numbers.
 _ADDRESSES = (
-    "taken", "stacked_labels", "weights", "indptr", "indices", "logit_bias", "num_outside", "logits", "state", "saved",
-    "loss", "grad_loss", "out",
+    "taken", "stacked_labels", "weights", "indptr", "indices", "strengths", "logit_bias", "num_outside", "logits",
+    "state", "saved", "loss", "grad_loss", "out",
 )  # fmt: skip
 _NUMBERS = (
     "B", "C", "L", "S", "at_once", "first_class", "stride", "out_stride", "listed", "auxiliary_start", "ignore_index",
@@ -353,6 +353,7 @@ def _take_rows(job, kind):
         stacked_labels, carray(_memory(job.weights), (L, B), np.float32),
         carray(_memory(job.logit_bias), job.C if job.logit_bias else 0, np.float32),
         carray(_memory(job.indptr), job.C + 1, np.int64), carray(_memory(job.indices), job.listed, np.int64),
+        carray(_memory(job.strengths), job.listed if job.strengths else 0, np.float32),
         job.auxiliary_start, job.log_lambda, job.smoothing,
     )  # fmt: skip
     num_outside = carray(_memory(job.num_outside), (L, B), np.int64)
@@ -443,7 +444,8 @@ def _run(logits: Tensor, first_class: int, rows: Rows, out: Tensor | None = None
     taken = torch.zeros(1, dtype=torch.int64)
     tensors = {
         "taken": taken, "stacked_labels": rows.stacked_labels, "weights": weights, "indptr": rows.indptr,
-        "indices": rows.indices, "logit_bias": rows.logit_bias, "num_outside": outside, **results,
+        "indices": rows.indices, "strengths": rows.strengths, "logit_bias": rows.logit_bias,
+        "num_outside": outside, **results,
     }  # fmt: skip
     assert all(tensor is None or tensor.is_contiguous() for tensor in tensors.values())
     tensors |= {"logits": logits, "out": out}

@@ -21,14 +21,14 @@ def reference_loss(
 ) -> Tensor:
     """Per-sample loss [B]; arXiv 2410.15980, the balanced softmax with weighted neighbors.
 
-    With s = z + logit_bias and w_j = lambda_s on N(y), 1 elsewhere, L = -s_y + log sum_j w_j exp(s_j).
+    With s = z + logit_bias and w_j = lambda_s ** strength on N(y), 1 elsewhere, L = -s_y + log sum_j w_j exp(s_j).
     It is computed as softplus(log sum_{j != y} w_j exp(s_j - s_y)), which keeps full relative
     precision when the loss is tiny and never subtracts the neighbors' mass from a total.
 
     Args:
         logits: [B, C] of any float dtype; float64 stays, all others are computed in float32.
         labels: int64 [B], each in 0..C-1, or -1 where the row does not count: its loss has no meaning.
-        table: silenced sets.
+        table: silenced sets; without strengths, each is 1.
         logit_bias: tau * log prior, [C], or None.
         lambda_s: weight of the silenced classes, in [0, 1].
         label_smoothing: mass spread evenly over the classes outside N(y), y included.
@@ -40,10 +40,12 @@ def reference_loss(
     margins = z - z.gather(1, labels[:, None])  # [B, C], s_j - s_y
     if logit_bias is not None:
         margins = margins + (logit_bias - logit_bias[labels][:, None]).to(z.dtype)
-    silenced = table.silenced(labels)  # [B, C]
+    strength = table.strength(labels).to(z.dtype)  # [B, C]
+    silenced = strength > 0
     # A finite stand-in for log(0): a row of nothing but zeros must give 0, and NaN must show.
     zero = torch.finfo(z.dtype).min / 4
-    log_weight = torch.tensor(lambda_s, dtype=z.dtype, device=z.device).log().clamp_min(zero)
+    log_weight = torch.tensor(lambda_s, dtype=z.dtype, device=z.device).log()
+    log_weight = (strength * log_weight).clamp_min(zero)
     weighted = torch.where(silenced, margins + log_weight, margins)
     rest = weighted.scatter(1, labels[:, None], zero).logsumexp(dim=1)  # [B]
     loss = torch.logaddexp(rest, torch.zeros_like(rest))

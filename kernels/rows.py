@@ -32,7 +32,7 @@ class Rows:
     Attributes:
         stacked_labels: int64 [L, B], contiguous; a row counts nothing when one of them is `ignore_index`.
         weights: float32 [L, B], the share of each label in the loss; None when L is 1.
-        indptr, indices, auxiliary_start: the silenced sets, see `NeighborTable`.
+        indptr, indices, strengths, auxiliary_start: the silenced sets, see `NeighborTable`.
         logit_bias: tau * log prior, float32 [C], or None.
         log_lambda: log of the weight of silenced classes, -inf for 0; 0 silences nobody.
         smoothing: label smoothing, in [0, 1).
@@ -43,6 +43,7 @@ class Rows:
     weights: Tensor | None
     indptr: Tensor
     indices: Tensor
+    strengths: Tensor | None
     auxiliary_start: int
     logit_bias: Tensor | None
     log_lambda: float

@@ -157,21 +157,29 @@ def _is_mixed(start, end, silenced, neighbor):
 
 
 @triton.jit
-def _members(start, end, offsets, silenced, walk, neighbors, first_class):
-    """(classes of a block that are silenced, [R, T, V]; the walk after it). The label may be among them."""
+def _members(start, end, offsets, silenced, walk, neighbors, strengths, first_class, log_lambda):
+    """(classes of a block that are silenced, [R, T, V]; their log weights; the walk after it).
+
+    The label may be among them. Without strengths, which are None then, all weigh the same.
+    """
     _, interval, k_end = silenced
     k, neighbor = walk
     found = offsets >= interval - start
+    log_weights = log_lambda
+    if strengths is not None:
+        log_weights = tl.where(found, log_lambda, 0.0)
     while neighbor < end:
         found = found | (offsets == neighbor - start)
+        if strengths is not None:
+            log_weights = tl.where(offsets == neighbor - start, tl.load(strengths + k) * log_lambda, log_weights)
         k += 1
         neighbor = _neighbor(neighbors, k, k_end, first_class)
-    return found, (k, neighbor)
+    return found, log_weights, (k, neighbor)
 
 
 @triton.jit
 def _take(
-    start, offsets, inside, scores, silenced, walks, states, neighbors, first_class, log_lambda,
+    start, offsets, inside, scores, silenced, walks, states, neighbors, strengths, first_class, log_lambda,
     L: tl.constexpr, SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Adds a block's scores to the states of a row's labels: (walks, states)."""
@@ -186,11 +194,13 @@ def _take(
         walk = walks[i]
         center, mass, outside = states[i]
         if _is_mixed(start, end, silenced[i], walk[1]):
-            members, walk = _members(start, end, offsets, silenced[i], walk, neighbors, first_class)
+            members, log_weights, walk = _members(
+                start, end, offsets, silenced[i], walk, neighbors, strengths, first_class, log_lambda
+            )
             label = offsets == column - start
             if SMOOTH:
                 outside += tl.sum(tl.sum(tl.where(members & (label == 0), 0.0, counted), 2), 0)
-            weighted = tl.where(members, scores + log_lambda, scores)
+            weighted = tl.where(members, scores + log_weights, scores)
             # A label of NaN stays NaN.
             center, mass = _join(center, mass, *_mass_of(tl.where(label, weighted - float("inf"), weighted)))
         else:
@@ -278,7 +288,8 @@ def _fetch(
 
 @triton.jit
 def _masses(
-    logits, rows, coming, groups, row_groups, silenced, walks, states, logit_bias, neighbors, first_class, log_lambda,
+    logits, rows, coming, groups, row_groups, silenced, walks, states, logit_bias, neighbors, strengths, first_class,
+    log_lambda,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SMOOTH: tl.constexpr, ROWS: tl.constexpr,
     R: tl.constexpr, T: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
@@ -295,7 +306,7 @@ def _masses(
         for r in tl.static_range(ROWS):
             walk, state = _take(
                 start, offsets, inside, _widen(blocks[r]) + bias, silenced[r], walks[r], states[r], neighbors,
-                first_class, log_lambda, L, SMOOTH, BLOCK,
+                strengths, first_class, log_lambda, L, SMOOTH, BLOCK,
             )  # fmt: skip
             new_walks = new_walks + (walk,)
             new_states = new_states + (state,)
@@ -363,7 +374,7 @@ def _nothing(L: tl.constexpr, ROWS: tl.constexpr, T: tl.constexpr):
 
 @triton.jit(do_not_specialize=["B", "C", "groups", "row_groups", "ignore_index"])
 def accumulate_rows(
-    logits, stacked_labels, logit_bias, indptr, neighbors, state,
+    logits, stacked_labels, logit_bias, indptr, neighbors, strengths, state,
     B, C, groups, first_class, row_groups, auxiliary_start, log_lambda, ignore_index,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, ROWS: tl.constexpr,
     R: tl.constexpr, T: tl.constexpr, V: tl.constexpr,
@@ -378,7 +389,7 @@ def accumulate_rows(
     states = _nothing(L, ROWS, T)
     width = tl.where(_any(count, ROWS), groups, 0)
     states = _masses(
-        logits, rows, coming, width, row_groups, silenced, walks, states, logit_bias, neighbors, first_class,
+        logits, rows, coming, width, row_groups, silenced, walks, states, logit_bias, neighbors, strengths, first_class,
         log_lambda, L, HAS_BIAS, SMOOTH, ROWS, R, T, V,
     )  # fmt: skip
     for r in tl.static_range(ROWS):
@@ -413,7 +424,7 @@ def _terms(kept, upstream, smoothing, SMOOTH: tl.constexpr):
 
 @triton.jit
 def _slope(
-    start, offsets, scores, silenced, walk, terms, neighbors, first_class, log_lambda,
+    start, offsets, scores, silenced, walk, terms, neighbors, strengths, first_class, log_lambda,
     SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """(one label's part of the gradient of a block's scores, the walk after it)."""
@@ -421,8 +432,10 @@ def _slope(
     center, scale, at_label, share = terms
     end = start + BLOCK
     if _is_mixed(start, end, silenced, walk[1]):
-        members, walk = _members(start, end, offsets, silenced, walk, neighbors, first_class)
-        weighted = tl.where(members, scores + log_lambda, scores)
+        members, log_weights, walk = _members(
+            start, end, offsets, silenced, walk, neighbors, strengths, first_class, log_lambda
+        )
+        weighted = tl.where(members, scores + log_weights, scores)
         slope = _exp2(_fma(weighted, _LOG2E, -center)) * scale
         if SMOOTH:
             slope -= tl.where(members, 0.0, share)
@@ -437,18 +450,20 @@ def _slope(
 
 @triton.jit
 def _slopes(
-    start, offsets, scores, silenced, walks, terms, neighbors, first_class, log_lambda,
+    start, offsets, scores, silenced, walks, terms, neighbors, strengths, first_class, log_lambda,
     L: tl.constexpr, SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """(gradient of a row's block of scores, the walks after it)."""
     slope, walk = _slope(
-        start, offsets, scores, silenced[0], walks[0], terms[0], neighbors, first_class, log_lambda, SMOOTH, BLOCK
-    )
+        start, offsets, scores, silenced[0], walks[0], terms[0], neighbors, strengths, first_class, log_lambda,
+        SMOOTH, BLOCK,
+    )  # fmt: skip
     new_walks = (walk,)
     if L == 2:
         second, walk = _slope(
-            start, offsets, scores, silenced[1], walks[1], terms[1], neighbors, first_class, log_lambda, SMOOTH, BLOCK
-        )
+            start, offsets, scores, silenced[1], walks[1], terms[1], neighbors, strengths, first_class, log_lambda,
+            SMOOTH, BLOCK,
+        )  # fmt: skip
         slope += second
         new_walks = new_walks + (walk,)
     return slope, new_walks
@@ -457,7 +472,7 @@ def _slopes(
 @triton.jit
 def _gradients(
     logits, out, rows, coming, exist, count, groups, row_groups, out_groups, silenced, walks, terms, logit_bias,
-    neighbors, first_class, log_lambda,
+    neighbors, strengths, first_class, log_lambda,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SMOOTH: tl.constexpr, ROWS: tl.constexpr,
     R: tl.constexpr, T: tl.constexpr, V: tl.constexpr,
 ):  # fmt: skip
@@ -476,8 +491,8 @@ def _gradients(
         new_walks = ()
         for r in tl.static_range(ROWS):
             slope, walk = _slopes(
-                start, offsets, _widen(blocks[r]) + bias, silenced[r], walks[r], terms[r], neighbors, first_class,
-                log_lambda, L, SMOOTH, BLOCK,
+                start, offsets, _widen(blocks[r]) + bias, silenced[r], walks[r], terms[r], neighbors, strengths,
+                first_class, log_lambda, L, SMOOTH, BLOCK,
             )  # fmt: skip
             new_walks = new_walks + (walk,)
             if ROWS > 1:
@@ -504,7 +519,7 @@ def _zeros(
 
 @triton.jit(do_not_specialize=["B", "C", "groups", "row_groups", "out_groups", "grad_loss_stride", "ignore_index"])
 def gradient_of_rows(
-    logits, stacked_labels, weights, logit_bias, indptr, neighbors, saved, grad_loss, out,
+    logits, stacked_labels, weights, logit_bias, indptr, neighbors, strengths, saved, grad_loss, out,
     B, C, groups, first_class, row_groups, out_groups, grad_loss_stride, auxiliary_start, log_lambda, smoothing,
     ignore_index,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, WHOLE: tl.constexpr,
@@ -536,7 +551,7 @@ def gradient_of_rows(
     if _any(count, ROWS):
         _gradients(
             logits, out, rows, coming, exist, count, groups, row_groups, out_groups, silenced, walks, terms, logit_bias,
-            neighbors, first_class, log_lambda, L, HAS_BIAS, SMOOTH, ROWS, R, T, V,
+            neighbors, strengths, first_class, log_lambda, L, HAS_BIAS, SMOOTH, ROWS, R, T, V,
         )  # fmt: skip
     else:
         _zeros(out, rows, exist, groups, out_groups, ROWS, R, T, V)
@@ -544,7 +559,7 @@ def gradient_of_rows(
 
 @triton.jit(do_not_specialize=["B", "C", "groups", "row_groups", "out_groups", "ignore_index"])
 def loss_of_rows(
-    logits, stacked_labels, weights, logit_bias, indptr, neighbors, scale, arrived, loss, total, saved, out,
+    logits, stacked_labels, weights, logit_bias, indptr, neighbors, strengths, scale, arrived, loss, total, saved, out,
     B, C, groups, row_groups, out_groups, auxiliary_start, log_lambda, smoothing, ignore_index,
     L: tl.constexpr, HAS_BIAS: tl.constexpr, SILENCE: tl.constexpr, SMOOTH: tl.constexpr, GRADIENT: tl.constexpr,
     ROWS: tl.constexpr, R: tl.constexpr, T: tl.constexpr, V: tl.constexpr,
@@ -568,8 +583,8 @@ def loss_of_rows(
     any_counts = _any(count, ROWS)
     width = tl.where(any_counts, groups, 0)
     states = _masses(
-        logits, rows, coming, width, row_groups, silenced, walks, states, logit_bias, neighbors, 0, log_lambda,
-        L, HAS_BIAS, SMOOTH, ROWS, R, T, V,
+        logits, rows, coming, width, row_groups, silenced, walks, states, logit_bias, neighbors, strengths, 0,
+        log_lambda, L, HAS_BIAS, SMOOTH, ROWS, R, T, V,
     )  # fmt: skip
     if GRADIENT:
         coming = _fetch(logits, rows, 0, groups, row_groups, ROWS, R, T, V)
@@ -596,7 +611,7 @@ def loss_of_rows(
         if any_counts:
             _gradients(
                 logits, out, rows, coming, exist, count, groups, row_groups, out_groups, silenced, walks, terms,
-                logit_bias, neighbors, 0, log_lambda, L, HAS_BIAS, SMOOTH, ROWS, R, T, V,
+                logit_bias, neighbors, strengths, 0, log_lambda, L, HAS_BIAS, SMOOTH, ROWS, R, T, V,
             )  # fmt: skip
         else:
             _zeros(out, rows, exist, groups, out_groups, ROWS, R, T, V)

@@ -48,9 +48,9 @@ def accumulate(logits: Tensor, first_class: int, rows: Rows, state: Tensor) -> N
     V = _vector(logits)
     shape = _shape(_choose("loss", logits, len(rows.stacked_labels)), V)
     triton_kernels.accumulate_rows[(triton.cdiv(len(logits), shape["ROWS"]),)](
-        logits, rows.stacked_labels, _or(rows.logit_bias, logits), rows.indptr, rows.indices, state,
-        len(logits), rows.num_classes, logits.shape[1] // V, first_class, logits.stride(0) // V, rows.auxiliary_start,
-        rows.log_lambda, rows.ignore_index, **_options(rows), **shape,
+        logits, rows.stacked_labels, _or(rows.logit_bias, logits), rows.indptr, rows.indices, rows.strengths,
+        state, len(logits), rows.num_classes, logits.shape[1] // V, first_class, logits.stride(0) // V,
+        rows.auxiliary_start, rows.log_lambda, rows.ignore_index, **_options(rows), **shape,
     )  # fmt: skip
 
 
@@ -134,9 +134,9 @@ def _run_loss(logits: Tensor, rows: Rows, loss: Tensor, saved: Tensor, second: t
     V, (scale, arrived, total, out) = shape["V"], second or (loss, loss, loss, logits)
     triton_kernels.loss_of_rows[(triton.cdiv(len(logits), shape["ROWS"]),)](
         logits, rows.stacked_labels, _or(rows.weights, logits), _or(rows.logit_bias, logits), rows.indptr,
-        rows.indices, scale, arrived, loss, total, saved, out, len(logits), rows.num_classes, logits.shape[1] // V,
-        logits.stride(0) // V, out.stride(0) // V, rows.auxiliary_start, rows.log_lambda, rows.smoothing,
-        rows.ignore_index, **_options(rows), GRADIENT=second is not None, **shape,
+        rows.indices, rows.strengths, scale, arrived, loss, total, saved, out, len(logits), rows.num_classes,
+        logits.shape[1] // V, logits.stride(0) // V, out.stride(0) // V, rows.auxiliary_start, rows.log_lambda,
+        rows.smoothing, rows.ignore_index, **_options(rows), GRADIENT=second is not None, **shape,
     )  # fmt: skip
 
 
@@ -148,9 +148,9 @@ def _run_gradient(
     V = shape["V"]
     triton_kernels.gradient_of_rows[(triton.cdiv(len(logits), shape["ROWS"]),)](
         logits, rows.stacked_labels, _or(rows.weights, logits), _or(rows.logit_bias, logits), rows.indptr,
-        rows.indices, saved, grad_loss, out, len(logits), rows.num_classes, logits.shape[1] // V, first_class,
-        logits.stride(0) // V, out.stride(0) // V, grad_loss.stride(0), rows.auxiliary_start, rows.log_lambda,
-        rows.smoothing, rows.ignore_index, **_options(rows), WHOLE=first_class == 0, **shape,
+        rows.indices, rows.strengths, saved, grad_loss, out, len(logits), rows.num_classes, logits.shape[1] // V,
+        first_class, logits.stride(0) // V, out.stride(0) // V, grad_loss.stride(0), rows.auxiliary_start,
+        rows.log_lambda, rows.smoothing, rows.ignore_index, **_options(rows), WHOLE=first_class == 0, **shape,
     )  # fmt: skip
 
 
@@ -252,5 +252,5 @@ def _shape(choice: Choice, V: int) -> dict[str, int]:
 
 
 def _or(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
-    """Kernels take no None; a stand-in that is never read goes in its place."""
+    """A stand-in that is never read for what is not there: None, as of `strengths`, would make another kernel."""
     return stand_in if tensor is None else tensor

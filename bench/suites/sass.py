@@ -51,7 +51,9 @@ KERNELS = {
 }
 TYPES = {  # of the kernels' arguments that are no int32
     **dict.fromkeys(("stacked_labels", "indptr", "neighbors"), "*i64"),
-    **dict.fromkeys(("weights", "logit_bias", "state", "loss", "total", "saved", "grad_loss", "scale"), "*fp32"),
+    **dict.fromkeys(
+        ("weights", "strengths", "logit_bias", "state", "loss", "total", "saved", "grad_loss", "scale"), "*fp32"
+    ),
     **dict.fromkeys(("log_lambda", "smoothing"), "fp32"),
     "arrived": "*i32",
 }
@@ -110,8 +112,11 @@ def _shape(job: Job) -> Shape | None:
     return triton_rows.shape_of("loss" if kind == "slice" else kind, logits, labels=VARIANTS[variant]["L"])
 
 
-def compile_rows(kernel: Any, capability: int, dtype: str, shape: Shape, **constants: Any) -> Any:
+def compile_rows(
+    kernel: Any, capability: int, dtype: str, shape: Shape, strengths: bool = False, **constants: Any
+) -> Any:
     """One of our kernels, for whole rows or for slices that start at a multiple of 16 classes."""
+    constants |= {} if strengths else {"strengths": None}
     options = {name: shape[name] for name in ("num_warps", "maxnreg") if name in shape}
     types = TYPES | dict.fromkeys(("logits", "out"), f"*{dtype}")
     return compile_kernel(kernel, capability, types, constants | shape, {"first_class"}, **options)

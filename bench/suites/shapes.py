@@ -99,7 +99,7 @@ def _calls(B: int, C: int, device: torch.device) -> Callable[[str, Shape], None]
     counts = torch.cat([1 + 1000 / torch.arange(1, targets + 1), torch.full((C - targets,), 50.0)])
     labels = torch.multinomial(counts, B, replacement=True, generator=torch.Generator().manual_seed(0))
     table, bias = table.to(device), log_prior(counts).to(device)
-    rows = Rows(labels[None].to(device), None, table.indptr, table.indices, C, bias, math.log(0.1), 0.0, -100)
+    rows = Rows(labels[None].to(device), None, table.indptr, table.indices, None, C, bias, math.log(0.1), 0.0, -100)
     logits = torch.randn(B, C, device=device, dtype=torch.bfloat16).mul_(3)
     out, (loss, saved) = torch.empty_like(logits), kernels.loss_of(logits, rows)
     scale, total = torch.ones(2, device=device).unbind()

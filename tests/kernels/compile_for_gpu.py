@@ -2,7 +2,7 @@
 
 import re
 
-from bench.suites.sass import VARIANTS, compile_rows
+from bench.suites.sass import MOST, VARIANTS, compile_rows
 from fastlt.kernels import triton_kernels
 
 
@@ -20,7 +20,8 @@ def compile_kernel(kernel, capability: int, dtype: str, shape: dict, **constants
 for capability, dtype in ((80, "bf16"), (90, "bf16"), (90, "fp16"), (90, "fp32")):
     shape = {"ROWS": 2, "T": 128, "V": 4 if dtype == "fp32" else 8, "num_warps": 4}
     shape["R"] = 8 // shape["V"]
-    for variant in list(VARIANTS.values())[0 if capability == 90 and dtype == "bf16" else -1 :]:
+    variants = [*VARIANTS.values(), VARIANTS[MOST] | {"strengths": True}]
+    for variant in variants if capability == 90 and dtype == "bf16" else variants[-2:]:
         compile_kernel(triton_kernels.accumulate_rows, capability, dtype, shape, **variant)
         compile_kernel(triton_kernels.gradient_of_rows, capability, dtype, shape, **variant, WHOLE=True)
         for gradient in (False, True):

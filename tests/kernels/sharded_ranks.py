@@ -65,6 +65,7 @@ rank, ranks = dist.get_rank(), dist.get_world_size()
 torch.set_num_threads(1)
 draw = torch.Generator().manual_seed(0)
 pairs = torch.stack([torch.randint(*between, (4000,), generator=draw) for between in ((0, 500), (500, CLASSES))], dim=1)
+strengths = pairs.sum(dim=1) % 8 / 8  # the same for the same pair
 counts = torch.randint(1, 500, (CLASSES,), generator=draw)
 weight = torch.randn(CLASSES, FEATURES, generator=draw) * 3
 bias = torch.randn(CLASSES, generator=draw)
@@ -75,7 +76,7 @@ mixed = (labels[0], labels[1], torch.rand(ranks * SAMPLES, generator=draw))
 mine = slice(rank * SAMPLES, (rank + 1) * SAMPLES)
 
 for interval in (None, 500):
-    table = NeighborTable.from_pairs(CLASSES, pairs, auxiliary_start=interval)
+    table = NeighborTable.from_pairs(CLASSES, pairs, interval, strengths if interval else None)
     for options in ({"lambda_s": 0.0}, {"lambda_s": 0.1, "label_smoothing": 0.1}):
         for batch in ((labels[0],), mixed):
             for limit in (None, 0):  # a shard's logits whole, and in slices

@@ -12,6 +12,7 @@ from support.loss_cases import loss_and_gradient, make_case
     num_classes=st.integers(1, 3000),
     num_pairs=st.integers(0, 4000),
     interval=st.booleans(),
+    strengths=st.booleans(),
     scale=st.sampled_from([0.0, 1.0, 30.0, 80.0]),
     lambda_s=st.sampled_from([0.0, 1e-4, 0.1, 0.7, 1.0]),
     tau=st.sampled_from([0.0, 1.0, 1.05]),
@@ -22,9 +23,9 @@ from support.loss_cases import loss_and_gradient, make_case
 )
 @settings(max_examples=150, deadline=None)
 def test_agrees_with_float64(
-    batch, num_classes, num_pairs, interval, scale, lambda_s, tau, label_smoothing, mixed, dtype, seed
+    batch, num_classes, num_pairs, interval, strengths, scale, lambda_s, tau, label_smoothing, mixed, dtype, seed
 ):
-    case = make_case(batch, num_classes, num_pairs, scale, seed, interval)
+    case = make_case(batch, num_classes, num_pairs, scale, seed, interval, strengths)
     inputs = case.logits.to(dtype)
     options = {"lambda_s": lambda_s, "tau": tau, "label_smoothing": label_smoothing}
     if mixed:

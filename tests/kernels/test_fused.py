@@ -51,6 +51,21 @@ def test_agrees_with_float64(shape, interval, options, impl, device):
 
 
 @pytest.mark.parametrize("impl", FUSED)
+@pytest.mark.parametrize("mixed", [False, True], ids=["one label", "two labels"])
+@pytest.mark.parametrize("options", [{}, {"lambda_s": 0.0}, {"label_smoothing": 0.1}], ids=str)
+def test_strengths_agree_with_float64(options, mixed, impl, device):
+    case = make_case(3, 1023, 300, seed=2, interval=True, strengths=True)
+    assert case.table.strengths is not None
+    other = {"mixed_labels": case.mixed_labels, "mixed_weight": 0.3} if mixed else {}
+    inputs = case.logits.float()
+    on_device = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in other.items()}
+    loss, gradient = loss_and_gradient(inputs, case, impl, device, **on_device, **options)
+    expected, expected_gradient = loss_and_gradient(inputs.double(), case, "reference", "cpu", **other, **options)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6 if options.get("label_smoothing") else 1e-30)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-6 if mixed else 1e-7)
+
+
+@pytest.mark.parametrize("impl", FUSED)
 @pytest.mark.parametrize("lambda_s", [0.0, 0.1])
 def test_extreme_logits(lambda_s, impl, device):
     case = make_case(8, 300, 200, scale=80.0, seed=3)

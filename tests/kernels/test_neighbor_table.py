@@ -44,3 +44,31 @@ def test_memory_grows_with_pairs_not_with_classes_squared():
 def test_wrong_pairs_are_refused(pairs, sentence):
     with pytest.raises(ValueError, match=sentence):
         NeighborTable.from_pairs(5, pairs)
+
+
+def test_strengths_follow_their_pairs():
+    table = NeighborTable.from_pairs(6, [(1, 5), (0, 4), (4, 0), (0, 3), (2, 5)], None, [1.0, 0.25, 0.25, 0.5, 0.0])
+    assert table.indices.tolist() == [3, 4, 5, 0, 0, 1]
+    assert table.strengths.tolist() == [0.5, 0.25, 1.0, 0.5, 0.25, 1.0]
+    assert table.strength(torch.tensor([0])).tolist() == [[0, 0, 0, 0.5, 0.25, 0]]
+    assert table.restricted(3, 5).strengths.tolist() == [0.5, 0.25]
+    assert table.to("cpu").strengths.tolist() == table.strengths.tolist()
+
+
+def test_strengths_of_1_are_none():
+    assert NeighborTable.from_pairs(6, [(0, 4), (1, 5)], None, [1, 1]).strengths is None
+    assert NeighborTable.from_pairs(6, [(0, 4), (1, 5)], None, [1, 0]).strengths is None
+
+
+@pytest.mark.parametrize(
+    ("strengths", "sentence"),
+    [
+        ([0.5, 0.25], "given twice, with different strengths"),
+        ([0.5, 1.5], "is 1.5: it must lie in 0..1"),
+        ([0.5, float("nan")], "is nan: it must lie in 0..1"),
+        ([0.5], r"shape \[2\], one for each pair, got \[1\]"),
+    ],
+)
+def test_wrong_strengths_are_refused(strengths, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        NeighborTable.from_pairs(5, [(0, 4), (4, 0)], None, strengths)

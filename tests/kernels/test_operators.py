@@ -18,9 +18,9 @@ def arguments_of(case, mixed=False):
     return row_arguments(targets, weights, objective, "cpu")
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_opcheck(mixed):
-    case = make_case(5, 70, 60)
+@pytest.mark.parametrize(("mixed", "strengths"), [(False, False), (True, False), (True, True)])
+def test_opcheck(mixed, strengths):
+    case = make_case(5, 70, 60, strengths=strengths)
     rows = arguments_of(case, mixed)
     logits = case.logits.float().requires_grad_()
     torch.library.opcheck(operators.silenced_loss, (logits, *rows))

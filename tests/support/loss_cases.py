@@ -19,8 +19,10 @@ class Case:
     prior: Tensor
 
 
-def make_case(batch: int, num_classes: int, num_pairs: int, scale: float = 10.0, seed: int = 0, interval=False) -> Case:
-    """Targets are the first half of the classes; pairs join the halves, each class at random."""
+def make_case(
+    batch: int, num_classes: int, num_pairs: int, scale: float = 10.0, seed: int = 0, interval=False, strengths=False
+) -> Case:
+    """Targets are the first half of the classes; pairs join the halves, each class at random, and their strengths."""
     g = torch.Generator().manual_seed(seed)
     half = max(num_classes // 2, 1)
     pairs = []
@@ -28,7 +30,9 @@ def make_case(batch: int, num_classes: int, num_pairs: int, scale: float = 10.0,
         left = torch.randint(0, half, (num_pairs,), generator=g)
         right = torch.randint(half, num_classes, (num_pairs,), generator=g)
         pairs = list(zip(left.tolist(), right.tolist(), strict=True))
-    table = NeighborTable.from_pairs(num_classes, pairs, auxiliary_start=half if interval else None)
+    pairs = sorted(set(pairs)) if strengths else pairs
+    weights = torch.randint(0, 9, (len(pairs),), generator=g) / 8 if strengths else None
+    table = NeighborTable.from_pairs(num_classes, pairs, half if interval else None, weights)
     return Case(
         logits=(torch.rand(batch, num_classes, generator=g, dtype=torch.float64) * 2 - 1) * scale,
         labels=torch.randint(0, num_classes, (batch,), generator=g),

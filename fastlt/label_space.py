@@ -20,6 +20,8 @@ from fastlt.messages import one_line
 if TYPE_CHECKING:  # imports torch, for which commands that only prepare data would wait
     from fastlt.kernels.neighbor_table import NeighborTable
 
+Neighbors = Mapping[str, Sequence[str] | Mapping[str, float]]
+"""{target: [auxiliary, ...]}, or {target: {auxiliary: strength, ...}}"""
 Silence = Literal["pairs", "pairs+auxiliary"]
 MANY_SHOT_ABOVE = 100
 FEW_SHOT_BELOW = 20
@@ -33,6 +35,7 @@ class LabelSpace:
         target_names, auxiliary_names: names, no name twice.
         counts: training images of each of the C classes that exist on disk.
         neighbors: (target, auxiliary) pairs of class indices, sorted, none twice.
+        strengths: of each pair, above 0 and at most 1, see `NeighborTable`; None where all are 1.
 
     Raises:
         ValueError: names, counts or neighbors that contradict each other.
@@ -42,6 +45,7 @@ class LabelSpace:
     auxiliary_names: tuple[str, ...]
     counts: tuple[int, ...]
     neighbors: tuple[tuple[int, int], ...]
+    strengths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.target_names:
@@ -57,23 +61,31 @@ class LabelSpace:
         for t, a in self.neighbors:
             if not (0 <= t < self.num_targets <= a < self.num_classes):
                 raise ValueError(f"neighbor pair ({t}, {a}) is not a (target, auxiliary) pair of this label space.")
+        if self.strengths is not None:
+            if len(self.strengths) != len(self.neighbors):
+                raise ValueError(f"{len(self.neighbors)} neighbor pairs but {len(self.strengths)} strengths.")
+            for pair, strength in zip(self.neighbors, self.strengths, strict=True):
+                if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
+                    raise ValueError(f"the strength of the neighbor pair {pair} must be above 0 and at most 1.")
 
     @classmethod
     def build(
         cls,
         target_counts: Mapping[str, int],
         auxiliary_counts: Mapping[str, int] | None = None,
-        neighbors: Mapping[str, Sequence[str]] | None = None,
+        neighbors: Neighbors | None = None,
     ) -> LabelSpace:
-        """From names: counts per class, and {target: [auxiliary, ...]}.
+        """From names: counts per class, and {target: [auxiliary, ...]} or {target: {auxiliary: strength}}.
+
+        A pair of strength 0 is none.
 
         Raises:
-            ValueError: a neighbor list that names an unknown class.
+            ValueError: a neighbor list that names an unknown class, or a strength outside 0..1.
         """
         auxiliary_counts = auxiliary_counts or {}
         target_of = {name: i for i, name in enumerate(target_counts)}
         auxiliary_of = {name: i + len(target_of) for i, name in enumerate(auxiliary_counts)}
-        pairs = set()
+        pairs: dict[tuple[int, int], float] = {}
         for target, names in (neighbors or {}).items():
             if target not in target_of:
                 raise ValueError(f"the neighbor list names {target!r}, which is not a target class.")
@@ -82,9 +94,14 @@ class LabelSpace:
                     raise ValueError(
                         f"the neighbor list of {target!r} names {name!r}, which is not an auxiliary class."
                     )
-                pairs.add((target_of[target], auxiliary_of[name]))
+                strength = names[name] if isinstance(names, Mapping) else 1.0
+                if strength != 0:
+                    pairs[target_of[target], auxiliary_of[name]] = strength
         counts = (*target_counts.values(), *auxiliary_counts.values())
-        return cls(tuple(target_of), tuple(auxiliary_of), counts, tuple(sorted(pairs)))
+        neighbor_pairs = tuple(sorted(pairs))
+        strengths = tuple(pairs[pair] for pair in neighbor_pairs)
+        alike = all(strength == 1 for strength in strengths)
+        return cls(tuple(target_of), tuple(auxiliary_of), counts, neighbor_pairs, None if alike else strengths)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,14 +120,14 @@ class LabelSpace:
         if auxiliary:
             return self
         counts = self.counts[: self.num_targets]
-        return replace(self, auxiliary_names=(), counts=counts, neighbors=())
+        return replace(self, auxiliary_names=(), counts=counts, neighbors=(), strengths=None)
 
     def table(self, silence: Silence = "pairs") -> NeighborTable:
         """Silenced sets N(y): the neighbor pairs, and for "pairs+auxiliary" all auxiliaries among themselves."""
         from fastlt.kernels.neighbor_table import NeighborTable
 
         start = self.num_targets if silence == "pairs+auxiliary" else None
-        return NeighborTable.from_pairs(self.num_classes, self.neighbors, auxiliary_start=start)
+        return NeighborTable.from_pairs(self.num_classes, self.neighbors, start, self.strengths)
 
     def epoch_counts(self, auxiliary_per_class: int) -> np.ndarray:
         """n_j, int64 [C]: images of class j seen in one epoch; auxiliary classes are capped."""
@@ -148,7 +165,9 @@ class LabelSpace:
             for number in itertools.chain(data["counts"], *pairs):
                 if type(number) is not int or not 0 <= number < 2**48:
                     raise ValueError(f"{one_line(repr(number))} stands where a whole number must")
-            return cls(tuple(data["target_names"]), tuple(data["auxiliary_names"]), tuple(data["counts"]), pairs)
+            strengths = tuple(data["strengths"]) if "strengths" in data else None
+            names = tuple(data["target_names"]), tuple(data["auxiliary_names"])
+            return cls(*names, tuple(data["counts"]), pairs, strengths)
         except FileNotFoundError:
             raise ValueError(f"there is no label space at {path}.") from None
         except OSError as error:
@@ -157,10 +176,12 @@ class LabelSpace:
             raise ValueError(f"{path} is not a label space: {str(error).rstrip('.')}.") from None
 
     def _json(self) -> str:
-        fields = {
+        fields: dict[str, object] = {
             "target_names": self.target_names,
             "auxiliary_names": self.auxiliary_names,
             "counts": self.counts,
             "neighbors": self.neighbors,
         }
+        if self.strengths is not None:  # left out else: digests of label spaces without strengths stay as they were
+            fields["strengths"] = self.strengths
         return json.dumps(fields, ensure_ascii=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fastlt.data_prep.inputs.class_folders import tell_taken
 from fastlt.data_prep.inputs.images import ClassImages, TargetImages, read_class_images, warn_of_overlap
 from fastlt.data_prep.inputs.split_files import is_json, read_rows, text_classes
 from fastlt.data_prep.names import all_keys, class_name, plain_names
-from fastlt.label_space import LabelSpace
+from fastlt.label_space import LabelSpace, Neighbors
 from fastlt.messages import listed
 from fastlt.options import Flag, OptionalFile, OptionalSource, OptionError
 
@@ -27,7 +27,7 @@ class EncodeInputs(TargetImages):
     auxiliary: OptionalSource = None
     """Images of the auxiliary classes."""
     neighbors: OptionalFile = None
-    """Neighbors of each target, a JSON object {target: [auxiliary, ...]}."""
+    """Neighbors of each target, a JSON object {target: [auxiliary, ...]} or {target: {auxiliary: strength}}."""
     catalog: OptionalFile = None
     """A catalog whose kept images are taken instead of --auxiliary, with its neighbors unless --neighbors has others,
     there under their names or as the list of URLs had them."""
@@ -49,7 +49,7 @@ class Inputs:
 
     splits: dict[str, ClassImages]
     num_targets: int
-    pairs: Mapping[str, Sequence[str]]
+    pairs: Neighbors
 
     def label_space(self) -> LabelSpace:
         """Of the training images.
@@ -79,7 +79,8 @@ class Inputs:
     def digest(self) -> str:
         """SHA-256 of all of it, in hex."""
         splits = [[s, [[name, list(map(str, i))] for name, i in c.items()]] for s, c in self.splits.items()]
-        content = json.dumps([splits, self.num_targets, sorted((t, sorted(names)) for t, names in self.pairs.items())])
+        pairs = {t: sorted(n.items() if isinstance(n, Mapping) else n) for t, n in self.pairs.items()}
+        content = json.dumps([splits, self.num_targets, sorted(pairs.items())])
         return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()
 
 
@@ -98,7 +99,7 @@ def read_inputs(sources: EncodeInputs) -> Inputs:
         raise ValueError("--images is for split files, and none is given: leave it out.")
     targets = read_class_images(sources.train, "training images", sources.images)
     auxiliaries: ClassImages = {}
-    pairs: Mapping[str, Sequence[str]] = {}
+    pairs: Neighbors = {}
     if sources.auxiliary and sources.neighbors:
         auxiliaries = read_class_images(sources.auxiliary, "auxiliary images", sources.images)
         pairs = read_neighbors(sources.neighbors, {name: [] for name in targets}, {name: [] for name in auxiliaries})
@@ -123,9 +124,7 @@ def read_inputs(sources: EncodeInputs) -> Inputs:
     return inputs
 
 
-def _of_catalog(
-    catalog: Catalog, sources: EncodeInputs, targets: list[str]
-) -> tuple[ClassImages, Mapping[str, Sequence[str]]]:
+def _of_catalog(catalog: Catalog, sources: EncodeInputs, targets: list[str]) -> tuple[ClassImages, Neighbors]:
     """Images of the auxiliary classes, and the neighbors that the catalog or the user's file has."""
     images = _without_targets(catalog, catalog.kept_images(sources.unfiltered), targets)
     tell_taken(catalog.path, "auxiliary images", images)
@@ -155,9 +154,14 @@ def _without_targets(catalog: Catalog, images: ClassImages, targets: list[str]) 
     return {name: paths for name, paths in images.items() if name not in same}
 
 
-def _of_kept(pairs: Mapping[str, Sequence[str]], auxiliaries: ClassImages) -> dict[str, list[str]]:
+def _of_kept(pairs: Neighbors, auxiliaries: ClassImages) -> Neighbors:
     """The pairs whose auxiliary class has images; says how many have none."""
-    kept = {target: [name for name in names if name in auxiliaries] for target, names in pairs.items()}
+    kept = {
+        target: {name: strength for name, strength in names.items() if name in auxiliaries}
+        if isinstance(names, Mapping)
+        else [name for name in names if name in auxiliaries]
+        for target, names in pairs.items()
+    }
     if lost := sum(map(len, pairs.values())) - sum(map(len, kept.values())):
         print(f"{lost:,} neighbor pairs are left out, as no image of their auxiliary class was kept", flush=True)
     return {target: names for target, names in kept.items() if names}

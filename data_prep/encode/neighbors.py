@@ -13,18 +13,20 @@ Titles = Mapping[str, Sequence[str]]
 """{class: other names}"""
 
 
-def read_neighbors(file: Path, targets: Titles, auxiliaries: Titles) -> dict[str, list[str]]:
-    """{target: [auxiliary, ...]}, all under the names that label spaces have.
+def read_neighbors(file: Path, targets: Titles, auxiliaries: Titles) -> dict[str, list[str] | dict[str, float]]:
+    """{target: [auxiliary, ...]}, or {target: {auxiliary: strength, ...}} where a strength is not 1, all
+    under the names that label spaces have.
 
     Args:
-        file: a JSON object of that form; classes may be called by their titles too, or in other spelling.
+        file: a JSON object of either form; classes may be called by their titles too, or in other spelling.
         targets, auxiliaries: the classes that there are.
 
     Raises:
-        ValueError: it is none, or names classes that there are not, or one name is of two classes.
+        ValueError: it is none, or names classes that there are not, or one name is of two classes, or a pair
+            has a strength that is no number in 0..1, or two.
     """
     target_of, auxiliary_of = _Names(targets), _Names(auxiliaries)
-    pairs: dict[str, list[str]] = {}
+    pairs: dict[str, dict[str, float]] = {}
     for said, names in _read(file).items():
         target = target_of.find(said)
         if target is None:
@@ -33,8 +35,13 @@ def read_neighbors(file: Path, targets: Titles, auxiliaries: Titles) -> dict[str
             auxiliary = auxiliary_of.find(name)
             if auxiliary is None:
                 raise ValueError(f"the neighbor list of {said!r} names {name!r}, which is not an auxiliary class.")
-            pairs.setdefault(target, []).append(auxiliary)
-    return {target: list(dict.fromkeys(names)) for target, names in pairs.items()}
+            strength = names[name] if isinstance(names, dict) else 1.0
+            if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
+                raise ValueError(f"the strength of {name!r} in the neighbor list of {said!r} is no number in 0..1.")
+            if pairs.setdefault(target, {}).setdefault(auxiliary, strength) != strength:
+                raise ValueError(f"the neighbor list gives {name!r} of {said!r} two strengths: give one.")
+    alike = {target: all(strength == 1 for strength in of.values()) for target, of in pairs.items()}
+    return {target: list(of) if alike[target] else of for target, of in pairs.items()}
 
 
 class _Names:
@@ -64,15 +71,18 @@ class _Names:
         return next(iter(found), None)
 
 
-def _read(file: Path) -> dict[str, list[str]]:
+def _read(file: Path) -> dict[str, list[str] | dict[str, float]]:
     text = read_text(file, "neighbor list")
     try:
         neighbors = parse_json(text)
     except ValueError as error:
         raise ValueError(f"the neighbor list {file} cannot be read: {error}.") from None
     is_list = isinstance(neighbors, dict) and all(
-        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in neighbors.values()
+        isinstance(names, list | dict) and all(isinstance(name, str) for name in names) for names in neighbors.values()
     )
     if not is_list:
-        raise ValueError(f"the neighbor list {file} must be a JSON object {{target: [auxiliary, ...]}}.")
+        raise ValueError(
+            f"the neighbor list {file} must be a JSON object {{target: [auxiliary, ...]}} "
+            "or {target: {auxiliary: strength, ...}}."
+        )
     return neighbors

@@ -41,6 +41,23 @@ def test_file_round_trip(space, tmp_path):
     assert loaded.digest() == space.digest()
 
 
+def test_strengths_stay_with_their_pairs(tmp_path):
+    strengths = {"b": {"y": 0.25, "x": 1}, "a": {"x": 0.5, "y": 0}}
+    space = LabelSpace.build({"a": 1, "b": 1}, {"x": 1, "y": 1}, strengths)
+    assert (space.neighbors, space.strengths) == (((0, 2), (1, 2), (1, 3)), (0.5, 1, 0.25))
+    assert space.table().strengths.tolist() == [0.5, 1.0, 0.25, 0.5, 1.0, 0.25]
+    space.save(tmp_path / "label_space.json")
+    assert LabelSpace.load(tmp_path / "label_space.json") == space
+    assert space.trained(auxiliary=False).strengths is None
+
+
+def test_strengths_of_1_leave_the_digest_as_it_was(space):
+    pairs = {"many": {"x": 1.0, "y": 1}, "few": ["y"], "lower": {"y": 1}}
+    targets = {"many": 101, "upper": 100, "lower": 20, "few": 19}
+    assert LabelSpace.build(targets, {"x": 80, "y": 7}, pairs).digest() == space.digest()
+    assert space.digest() == "57c65ab3e3744177"
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -49,6 +66,8 @@ def test_file_round_trip(space, tmp_path):
         ((("a",), ("b",), (1, 0), ()), "class 'b' has no training image"),
         ((("a",), ("b",), (1, 1), ((1, 0),)), "not a \\(target, auxiliary\\) pair"),
         (((), (), (), ()), "no target class"),
+        ((("a",), ("b",), (1, 1), ((0, 1),), ()), "1 neighbor pairs but 0 strengths"),
+        ((("a",), ("b",), (1, 1), ((0, 1),), (2,)), "must be above 0 and at most 1"),
     ],
 )
 def test_contradictions_are_refused(fields, sentence):

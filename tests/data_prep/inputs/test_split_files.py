@@ -113,6 +113,13 @@ def test_auxiliary_images_have_lists_too(lists, tmp_path):
     space = read_inputs(EncodeInputs(lists.train, lists.val, images=lists.images, **more)).label_space()
     assert space.auxiliary_names == ("x", "y")
     assert space.neighbors == ((0, 4),)
+    (tmp_path / "neighbors.json").write_text(json.dumps({"n01440764": {"y": 0.5, "x": 0}, "n01443537": ["x"]}))
+    space = read_inputs(EncodeInputs(lists.train, lists.val, images=lists.images, **more)).label_space()
+    assert (space.neighbors, space.strengths) == (((0, 4), (1, 3)), (0.5, 1.0))
+    for wrong in ("1.5", "true", "null", '"1"'):
+        (tmp_path / "neighbors.json").write_text(f'{{"n01440764": {{"y": {wrong}}}}}')
+        with pytest.raises(ValueError, match=r"'y' in the neighbor list of 'n01440764' is no number in 0\.\.1"):
+            read_inputs(EncodeInputs(lists.train, lists.val, images=lists.images, **more))
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ class Draw:
         from fastlt.demo.species import draw_dataset
 
         draw_dataset(self.out, seed=self.seed)
-        print(f"written: train, val, auxiliary and neighbors.json in {self.out}")
+        print(f"written: train, val, auxiliary, neighbors.json and taxonomy.json in {self.out}")
 
 
 @dataclass(frozen=True)

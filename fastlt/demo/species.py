@@ -52,7 +52,7 @@ class DrawnSize:
 
 
 def draw_dataset(out: Path, size: DrawnSize | None = None, seed: int = 0) -> None:
-    """Writes `out/{train,val,auxiliary}/<species>/<n>.jpg` and `out/neighbors.json`.
+    """Writes `out/{train,val,auxiliary}/<species>/<n>.jpg`, `out/neighbors.json` and `out/taxonomy.json`.
 
     Raises:
         ValueError: `out` exists.
@@ -64,12 +64,14 @@ def draw_dataset(out: Path, size: DrawnSize | None = None, seed: int = 0) -> Non
     counts = np.round(size.most * (size.fewest / size.most) ** decay).astype(int)
     rank = rng.permutation(num_targets)  # heads and tails in every genus
     neighbors: dict[str, list[str]] = {}
+    taxonomy: dict[str, list[str]] = {}
     with new_folder(out) as folder:
         for genus in range(size.genera):
             species = _genus(genus, size.targets + size.auxiliaries, rng)
             names = [f"genus{genus:02d}_species{i}" for i in range(len(species))]
             targets, auxiliaries = names[: size.targets], names[size.targets :]
             neighbors |= dict.fromkeys(targets, auxiliaries)
+            taxonomy |= dict.fromkeys(names, [f"genus{genus:02d}", f"{species[0].corners} corners"])
             for i, name in enumerate(names):
                 if i < size.targets:
                     _draw_class(folder / "train" / name, species[i], counts[rank[genus * size.targets + i]], size, rng)
@@ -77,6 +79,7 @@ def draw_dataset(out: Path, size: DrawnSize | None = None, seed: int = 0) -> Non
                 else:
                     _draw_class(folder / "auxiliary" / name, species[i], size.auxiliary_images, size, rng)
         (folder / "neighbors.json").write_text(json.dumps(neighbors, indent=1))
+        (folder / "taxonomy.json").write_text(json.dumps(taxonomy, indent=1))
 
 
 def _genus(number: int, num_species: int, rng: np.random.Generator) -> list[Species]:

@@ -155,6 +155,9 @@ class Filter:
     selection: OmitArgPrefixes[FilterOptions] = field(default_factory=FilterOptions)
     sheet: OptionalFile = None
     """The page with pictures of what was kept and dropped (default: CATALOG_sheet.html)."""
+    strengths_out: OptionalFile = None
+    """Write how alike target and category of each pair are, 1 for the most alike, to this file: `fastlt encode
+    --neighbors` takes it, and the loss silences the pairs so much."""
     pictures: int = 8
     """Pictures on that page for each class and reason."""
 
@@ -164,7 +167,7 @@ class Filter:
         from fastlt.data_prep.filter.embed import open_encoder
         from fastlt.data_prep.filter.filter import judge
         from fastlt.data_prep.filter.inputs import require_split
-        from fastlt.data_prep.filter.judgment import summary, write_report, write_states
+        from fastlt.data_prep.filter.judgment import summary, write_report, write_states, write_strengths
 
         path = self.catalog
         require_split(self.target)
@@ -175,6 +178,8 @@ class Filter:
                 write_states(catalog, judgment)
             report = path.with_name(f"{path.stem}_filter.csv")
             write_report(catalog, judgment, report)
+            if self.strengths_out:
+                write_strengths(catalog, judgment, self.strengths_out)
             write_sheet(catalog, judgment, sheet, self.pictures)
             print(summary(catalog, judgment))
         print(f"written: {report}, {sheet}")

@@ -1,12 +1,15 @@
-"""Encodes what studies/tin_wide.yaml trains on, into data/: `python studies/tin_wide_data.py tin_wide.zip`.
+"""Encodes what the studies of tin_wide train on, into data/: `python studies/tin_wide_data.py tin_wide.zip`.
 
-Three data sets with the same targets: data/tin_wide has all classes that neighbor one of them, _neighbors24 some of
-these, drawn at random, and _unrelated24 those that neighbor none. They are cut by links; no image is copied.
+Data sets with the same targets: data/tin_wide has all classes that neighbor one of them, _neighbors24 some of these,
+drawn at random, and _unrelated24 those that neighbor none. They are cut by links; no image is copied. _tail and
+_by_count have the classes of data/tin_wide: the one has pairs of few-shot targets alone, the other silences pairs the
+more, the fewer images the target has.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import zipfile
 from pathlib import Path
 
 from fastlt.atomic import empty_folder
+from fastlt.label_space import FEW_SHOT_BELOW, Neighbors
 
 DATA = Path("data")
 
@@ -31,11 +35,23 @@ def main(archive: Path) -> None:
     unrelated = sorted({path.name for path in (images / "auxiliary").iterdir()} - {*all_neighbors})
     some = random.Random(0).sample(all_neighbors, len(unrelated))
     for ending, names in {"": all_neighbors, "_neighbors24": some, "_unrelated24": unrelated}.items():
-        _encode(images, f"tin_wide{ending}", names, neighbors)
+        pairs = {target: [n for n in of if n in names] for target, of in neighbors.items()}
+        _encode(images, f"tin_wide{ending}", names, pairs)
+    counts = {folder.name: len(list(folder.iterdir())) for folder in (images / "target" / "train").iterdir()}
+    strengths = {t: {n: _strength(counts[t]) for n in of} for t, of in neighbors.items()}
+    _encode(
+        images, "tin_wide_tail", all_neighbors, {t: of for t, of in neighbors.items() if counts[t] < FEW_SHOT_BELOW}
+    )
+    _encode(images, "tin_wide_by_count", all_neighbors, strengths)
 
 
-def _encode(images: Path, name: str, auxiliaries: list[str], neighbors: dict[str, list[str]]) -> None:
-    """Encodes all targets, and of the auxiliary classes these with the pairs that they are in."""
+def _strength(images: int) -> float:
+    """1 for 5 images, 0 for 500, by their logarithm."""
+    return round(math.log(500 / images) / math.log(100), 3)
+
+
+def _encode(images: Path, name: str, auxiliaries: list[str], pairs: Neighbors) -> None:
+    """Encodes all targets, and of the auxiliary classes these with their pairs."""
     if (DATA / name).exists():  # whole, by an earlier call
         return
     links = DATA / f"{name}_auxiliary"
@@ -43,7 +59,6 @@ def _encode(images: Path, name: str, auxiliaries: list[str], neighbors: dict[str
     for auxiliary in auxiliaries:
         if not (link := links / auxiliary).exists():
             link.symlink_to((images / "auxiliary" / auxiliary).resolve())
-    pairs = {target: [n for n in names if n in auxiliaries] for target, names in neighbors.items()}
     (DATA / f"{name}_neighbors.json").write_text(json.dumps(pairs))
     folders = ["--train", images / "target/train", "--val", images / "target/val", "--auxiliary", links]
     words = ["encode", DATA / name, "--mode", "raw", *folders, "--neighbors", DATA / f"{name}_neighbors.json"]

@@ -26,6 +26,7 @@ from fastlt.data_prep.filter.similarity import (
     near_duplicates,
     nearest_targets,
     similarities,
+    strengths_of_pairs,
 )
 from fastlt.data_prep.inputs.images import TargetImages, read_class_images, warn_of_overlap
 from fastlt.messages import listed
@@ -93,7 +94,11 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
     for at, (reference, cosine) in duplicates.items():
         reasons[at] = NEAR_DUPLICATE.format(references.splits[reference])
         likes[int(whole[at])] = str(references.paths[reference]), cosine
-    lonely = np.isin(categories, neighbors.without()) & (reasons == "")
+    kept = reasons == ""
+    lonely = np.isin(categories, neighbors.without()) & kept
+    found_pairs = nearest_targets(space, rows[lonely], categories[lonely], options.neighbors)
+    pairs = [*neighbors.pairs(), *found_pairs]
+    strengths = strengths_of_pairs(space, rows[kept], categories[kept], pairs)
     return Judgment(
         ids=images.ids,
         categories=images.categories,
@@ -107,7 +112,8 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
         options=options,
         gamma2=gamma2,
         labels=labels,
-        found_pairs=nearest_targets(space, rows[lonely], categories[lonely], options.neighbors),
+        found_pairs=found_pairs,
+        strengths=dict(zip(pairs, strengths, strict=True)),
         encoder=encoder.title,
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastlt.atomic import new_file
+from fastlt.atomic import new_file, write_text
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.filter.labels import Labels
 from fastlt.data_prep.filter.options import FilterOptions
@@ -42,6 +42,7 @@ class Judgment:
         gamma2: as given or found.
         labels: what the labels were found to be worth; None where gamma1 is given. Of the images that are not broken.
         found_pairs: (category id, position in `targets`) of the neighbors of categories for which nobody gave any.
+        strengths: {(category id, position in `targets`): how alike they are, in 0..1}, of all pairs.
         encoder: for people.
     """
 
@@ -58,6 +59,7 @@ class Judgment:
     gamma2: float
     labels: Labels | None
     found_pairs: list[tuple[int, int]]
+    strengths: dict[tuple[int, int], float]
     encoder: str
 
     def counts(self) -> dict[str, int]:
@@ -148,6 +150,15 @@ def write_report(catalog: Catalog, judgment: Judgment, path: Path) -> None:
             shown = "" if np.isnan(cosine) else f"{cosine:.4f}"
             said = map(table_cell, (row["url"], row["category_name"], judgment.reasons[at], like))
             table.writerow([image, *said, shown])
+
+
+def write_strengths(catalog: Catalog, judgment: Judgment, path: Path) -> None:
+    """Writes {target: {category: strength}}, as `fastlt encode --neighbors` takes it."""
+    names, targets = {row["id"]: row["name"] for row in catalog.categories()}, list(judgment.targets)
+    found: dict[str, dict[str, float]] = {}
+    for (category, target), strength in judgment.strengths.items():
+        found.setdefault(targets[target], {})[names[category]] = round(strength, 4)
+    write_text(path, json.dumps(found, ensure_ascii=False, indent=1) + "\n")
 
 
 def summary(catalog: Catalog, judgment: Judgment) -> str:

@@ -100,6 +100,10 @@ class Neighbors:
         """Ids of the categories that have none."""
         return self.ids[self._table[:, 0] < 0]
 
+    def pairs(self) -> list[tuple[int, int]]:
+        """(category id, target)."""
+        return [(c, t) for c, row in zip(self.ids.tolist(), self._table.tolist(), strict=True) for t in row if t >= 0]
+
 
 def similarities(space: Space, rows: np.ndarray, neighbors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest cosine of each image to the prototypes of its targets, and which: float32 [n], int64 [n]."""
@@ -132,6 +136,23 @@ def nearest_targets(space: Space, rows: np.ndarray, categories: np.ndarray, numb
             (category, target) for category, few in zip(ids[part].tolist(), nearest, strict=True) for target in few
         ]
     return pairs
+
+
+def strengths_of_pairs(
+    space: Space, rows: np.ndarray, categories: np.ndarray, pairs: list[tuple[int, int]]
+) -> list[float]:
+    """How alike the two of each (category, target) are, in 0..1: the cosine of their prototypes over the largest one.
+
+    Compared as in `nearest_targets`; 0 for a category without images, and for those that are less alike than chance.
+    """
+    ids, category = np.unique(categories, return_inverse=True)
+    center = space.prototypes.mean(0)
+    of_categories = F.normalize(F.normalize(space.sums(rows, category, len(ids))) - center)
+    of_targets = F.normalize(space.prototypes - center)
+    at = {int(c): i for i, c in enumerate(ids)}
+    cosines = [float(of_categories[at[c]] @ of_targets[t]) if c in at else 0.0 for c, t in pairs]
+    most = max(cosines, default=0.0)
+    return [min(max(cosine / most, 0.0), 1.0) if most > 0 else 0.0 for cosine in cosines]
 
 
 def near_duplicates(

@@ -71,7 +71,7 @@ def draw_dataset(out: Path, size: DrawnSize | None = None, seed: int = 0) -> Non
             names = [f"genus{genus:02d}_species{i}" for i in range(len(species))]
             targets, auxiliaries = names[: size.targets], names[size.targets :]
             neighbors |= dict.fromkeys(targets, auxiliaries)
-            taxonomy |= dict.fromkeys(names, [f"genus{genus:02d}", f"{species[0].corners} corners"])
+            taxonomy |= {name: [f"genus{genus:02d}", f"{species[0].corners} corners"] for name in names}
             for i, name in enumerate(names):
                 if i < size.targets:
                     _draw_class(folder / "train" / name, species[i], counts[rank[genus * size.targets + i]], size, rng)

@@ -29,6 +29,7 @@ from fastlt.data_prep.filter.options import FilterOptions
 from fastlt.data_prep.inputs.images import TargetImages
 from fastlt.data_prep.perceptual.hash import perceptual_hash
 from fastlt.dataset.images import read_image
+from fastlt.label_space import LabelSpace
 from fastlt.options import OptionError
 from support import catalogs
 from support.command import run_here
@@ -391,6 +392,30 @@ def test_neighbors_are_found_where_nobody_gave_any(tmp_path, paintings, encoder_
     assert pairs_of(path) == nearest
     assert filtered(path, paintings, encoder_words, "--neighbors", "0").returncode == 0
     assert pairs_of(path) == {}
+
+
+def test_pairs_are_silenced_as_much_as_they_are_alike(tmp_path, paintings, encoder_words):
+    shown = {"rose": "red", "leaf": "green", "sky": "blue"}
+    images, _ = mislabeled(0.0, 12, shown)
+    path = make_catalog(tmp_path / "c.db", images, {"red": ["rose-ish", "leaf-ish"], "blue": ["sky-ish"], "green": []})
+    done = filtered(
+        path, paintings, encoder_words, "--neighbors", "1", "--strengths-out", str(tmp_path / "strengths.json")
+    )
+    assert done.returncode == 0, done.stderr
+    strengths = json.loads((tmp_path / "strengths.json").read_text())
+    assert {target: sorted(names) for target, names in strengths.items()} == {
+        "red": ["leaf-ish", "rose-ish"],
+        "blue": ["sky-ish"],
+    }
+    assert strengths["red"]["leaf-ish"] == 0  # less alike than chance
+    assert max(strengths["red"]["rose-ish"], strengths["blue"]["sky-ish"]) == 1
+    assert min(strengths["red"]["rose-ish"], strengths["blue"]["sky-ish"]) > 0.5
+    words = ["encode", tmp_path / "encoded", "--train", paintings / "train", "--val", paintings / "val"]
+    words += ["--catalog", path, "--format", "plain", "--neighbors", tmp_path / "strengths.json"]
+    done = subprocess.run([str(BIN / "fastlt"), *map(str, words)], capture_output=True, text=True, timeout=120)
+    assert "2 neighbor pairs" in done.stdout, done.stderr
+    space = LabelSpace.load(tmp_path / "encoded" / "label_space.json")
+    assert sorted(space.strengths) == sorted([strengths["red"]["rose-ish"], strengths["blue"]["sky-ish"]])
 
 
 def test_given_neighbors_stand_alone(tmp_path, paintings, encoder_words):

@@ -14,6 +14,14 @@ def test_our_recipes_are_valid(file):
     load_recipe(file)
 
 
+@pytest.mark.parametrize(("benchmark", "classes"), [("imagenet_lt", 1000), ("places_lt", 365), ("inat18", 8142)])
+def test_bottlenecks_are_as_wide_as_those_of_lift(benchmark, classes):
+    blocks = 12  # of a ViT-B
+    width = load_recipe(f"{benchmark}/clip_vitb16_adaptformer").model.tune_rank
+    assert width <= classes / (2 * blocks) < 2 * width
+    assert width.bit_count() == 1
+
+
 def test_every_field_says_what_it_means():
     def fields(model):
         for name, field in model.model_fields.items():

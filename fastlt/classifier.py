@@ -145,18 +145,22 @@ def embedding_size(file: Path) -> int:
     """D of a file of class embeddings.
 
     Raises:
-        ValueError: the file cannot be read.
+        ValueError: the file cannot be read, or has something else than vectors of one size.
     """
     with _opened(file) as stored:
-        return int(stored.get_slice(next(iter(stored.keys()))).get_shape()[0])
+        shapes = {tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 1:
+        raise ValueError(f"{file} has no embeddings: it must have a vector for each class, all of the same size.")
+    return shape[0]
 
 
 def class_embeddings(file: Path, names: Sequence[str]) -> Tensor:
     """The embeddings [C, D] of these classes, from safetensors with a vector [D] for each name.
 
     Raises:
-        ValueError: the file cannot be read, or a class has no vector in it.
+        ValueError: as `embedding_size`; a class has no vector in it, or one that is not finite.
     """
+    embedding_size(file)
     with _opened(file) as stored:
         known = set(stored.keys())
         missing = [name for name in names if name not in known]
@@ -164,7 +168,10 @@ def class_embeddings(file: Path, names: Sequence[str]) -> Tensor:
             raise ValueError(
                 f"{file} has no embedding of {len(missing)} of {len(names)} classes, for example {missing[0]!r}."
             )
-        return torch.stack([stored.get_tensor(name).float() for name in names])
+        rows = torch.stack([stored.get_tensor(name).float() for name in names])
+    if odd := [name for name, row in zip(names, rows, strict=True) if not row.isfinite().all()]:
+        raise ValueError(f"{file} has numbers that are not finite, for example for {odd[0]!r}.")
+    return rows
 
 
 def _opened(file: Path) -> Any:

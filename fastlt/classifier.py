@@ -148,7 +148,8 @@ def embedding_size(file: Path) -> int:
         ValueError: the file cannot be read, or has something else than vectors of one size.
     """
     with _opened(file) as stored:
-        shapes = {tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}
+        names = stored.keys()
+        shapes = {tuple(stored.get_slice(name).get_shape()) for name in names}
     if len(shapes) != 1 or len(shape := shapes.pop()) != 1:
         raise ValueError(f"{file} has no embeddings: it must have a vector for each class, all of the same size.")
     return shape[0]

@@ -169,6 +169,8 @@ class ModelRecipe(Section):
     each transformer block. What is frozen stays so, BatchNorm's statistics too."""
     tune_rank: int = Field(8, ge=1)
     """Rank of LoRA's products, or width of AdaptFormer's bottlenecks; LIFT takes 2^floor(log2(classes / 2 blocks))."""
+    tune_scale: float = Field(0.1, gt=0)
+    """Factor of what AdaptFormer's bottlenecks add; LIFT begins with 1, and learns it."""
     tune_places: tuple[str, ...] = ()
     """Layers that lora or adaptformer tunes, by parts of their names in timm, such as [qkv, proj] or [blocks.11]; []
     for all linear layers and ungrouped convolutions (qkv, proj, fc1 and fc2 in a ViT) but that of the image itself, or

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 
 class AdaptFormer(nn.Module):
-    """What is added to an MLP's output: 0.1 * up(relu(down(x))), and nothing at first.
+    """What is added to an MLP's output: scale * up(relu(down(x))), and nothing at first.
 
     Args:
         features: D.
         width: W.
+        scale: 0.1 in the paper; the smaller, the slower SGD learns.
     """
 
-    scale = 0.1
-
-    def __init__(self, features: int, width: int) -> None:
+    def __init__(self, features: int, width: int, scale: float) -> None:
         super().__init__()
+        self.scale = scale
         self.down, self.up = nn.Linear(features, width), nn.Linear(width, features)
         for zeros in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(zeros)
@@ -33,11 +33,11 @@ class AdaptFormer(nn.Module):
         return self.scale * self.up(torch.relu(self.down(x)))
 
 
-def insert(model: nn.Module, mlps: Sequence[str], width: int) -> None:
+def insert(model: nn.Module, mlps: Sequence[str], width: int, scale: float) -> None:
     """Puts one, as `adaptformer`, beside each of the MLPs with these names; all other names stay as they are."""
     for name in mlps:
         mlp = model.get_submodule(name)
-        mlp.adaptformer = AdaptFormer(features_of(mlp), width)
+        mlp.adaptformer = AdaptFormer(features_of(mlp), width, scale)
         mlp.register_forward_hook(_beside)
 
 

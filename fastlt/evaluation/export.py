@@ -55,7 +55,9 @@ def export(run: FinishedRun, out: Path) -> list[Path]:
     }
     added = [Path(adaptformer.__file__)] if run.recipe.model.tune == "adaptformer" else []
     if added:
-        description["adaptformer"] = {"mlps": run.model.tuned_layers, "width": run.recipe.model.tune_rank}
+        model = run.recipe.model
+        arguments = {"mlps": run.model.tuned_layers, "width": model.tune_rank, "scale": model.tune_scale}
+        description["adaptformer"] = arguments
     with new_folder(out) as folder:
         (folder / "model.json").write_text(json.dumps(description, indent=1))
         save_file({n: w.contiguous() for n, w in weights.items()}, folder / "model.safetensors")

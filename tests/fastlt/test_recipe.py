@@ -15,9 +15,11 @@ def test_our_recipes_are_valid(file):
 
 
 @pytest.mark.parametrize(("benchmark", "classes"), [("imagenet_lt", 1000), ("places_lt", 365), ("inat18", 8142)])
-def test_bottlenecks_are_as_wide_as_those_of_lift(benchmark, classes):
+def test_bottlenecks_are_as_wide_and_count_as_much_as_those_of_lift(benchmark, classes):
     blocks = 12  # of a ViT-B
-    width = load_recipe(f"{benchmark}/clip_vitb16_adaptformer").model.tune_rank
+    model = load_recipe(f"{benchmark}/clip_vitb16_adaptformer").model
+    width = model.tune_rank
+    assert model.tune_scale == 1
     assert width <= classes / (2 * blocks) < 2 * width
     assert width.bit_count() == 1
 

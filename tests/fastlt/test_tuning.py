@@ -113,7 +113,7 @@ def test_exports_give_the_same_logits_without_fastlt(tmp_path):
     expected = {}
     for name, tune in TUNED[:4]:
         case = tmp_path / f"{name} {tune}"
-        recipe = recipe_of(name, tune, case / "run", tune_rank=3)
+        recipe = recipe_of(name, tune, case / "run", tune_rank=3, tune_scale=0.7)
         model, run = learned(recipe), RunFolder(recipe.output)
         with torch.no_grad():
             first, second = model(images)[:, :2].T

@@ -13,6 +13,7 @@ examples:
   python bench/run.py counts                   what CI compares with the last record
   python bench/run.py crawl                    needs shared/data beside the checkout
   python bench/run.py hostile                  needs root or user namespaces; --hosts 1000 for a smaller one
+  python bench/run.py dump --rows 200000       a hundredth of the whole
   python bench/run.py filter                   needs shared/data; --run RUN adds a run's backbone
   python bench/run.py embed                    the same
   python bench/run.py loaders                  the same; DALI where it is installed
@@ -41,6 +42,7 @@ SUITES = {
     "counts": ("operators, bytes and page faults of a loss call and a step, which no busy machine changes", ("cpu",)),
     "crawl": ("the crawler beside img2dataset, on the CPU", ("cpu",)),
     "hostile": ("a crawl of 10,000 hosts, a tenth of them hostile, beside one without these", ("cpu",)),
+    "dump": ("a made dump of iNaturalist's form, joined to categories out of core", ("cpu",)),
     "filter": ("what filter keeps of mislabeled images, by default", ("cpu", "cuda")),
     "embed": ("filter's embedding beside its bare model", ("cpu", "cuda")),
     "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),
@@ -94,6 +96,7 @@ def main() -> int:
         "loaders": ("cases", "seconds"),
         "filter": ("data", "weights", "trained"),
         "hostile": ("hosts",),
+        "dump": ("rows",),
         "train": ("ranks",),
     }
     chosen = {name: value for name in names.get(arguments.suite, ()) if (value := getattr(arguments, name)) is not None}
@@ -135,6 +138,10 @@ def _add(suites: argparse._SubParsersAction, name: str, what: str, devices: tupl
         suite.add_argument("--run", dest="trained", type=Path, metavar="RUN", help="a run of tin_wide's targets too")
     if name == "hostile":
         suite.add_argument("--hosts", type=int, metavar="N", help="default: 10,000; two good images for each")
+    if name == "dump":
+        suite.add_argument(
+            "--rows", type=int, metavar="N", help="photos (default: 20,000,000), and the rest in proportion"
+        )
     if name == "train":
         suite.add_argument("--ranks", type=int, nargs="+", metavar="N", help="default: 1, 2, 4, ... up to the GPUs")
     what = "folder of records (default: bench/results; build/results where changes are not committed)"

@@ -453,6 +453,11 @@ class Catalog:
         query = f"SELECT count(*) FROM candidate WHERE reason != '{schema.UNLISTED}'"
         return self._number(query) if category is None else self._number(f"{query} AND category = ?", category)
 
+    def candidates_by_category(self) -> dict[int, int]:
+        """{category: its candidates, but for those that lists have no more}."""
+        query = f"SELECT category, count(*) FROM candidate WHERE reason != '{schema.UNLISTED}' GROUP BY 1"
+        return dict(self._run(query).fetchall())
+
     def num_waiting(self) -> int:
         """Candidates without an outcome."""
         return self._number("SELECT count(*) FROM candidate WHERE state = 'new'")

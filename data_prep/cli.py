@@ -69,8 +69,9 @@ class Discover:
 class Crawl:
     """Fetch images of the auxiliary categories into WebDataset shards.
 
-    Images come from public image sources, which are asked for each category, from a list of URLs, or from captioned
-    URLs whose captions name a category. If it is interrupted, run the same command again to continue.
+    Images come from public image sources, which are asked for each category, from a list of URLs, from captioned URLs
+    whose captions name a category, or from a dump of metadata that is joined to the categories. If it is interrupted, run
+    the same command again to continue.
     """
 
     catalog: CatalogFile
@@ -83,6 +84,9 @@ class Crawl:
         from fastlt.data_prep.crawl.captions.add import add_captioned
         from fastlt.data_prep.crawl.captions.files import AskedOfCaptions
         from fastlt.data_prep.crawl.crawl import crawl
+        from fastlt.data_prep.crawl.dumps.asked import COLUMNS, AskedOfDump
+        from fastlt.data_prep.crawl.dumps.excluded import read_excluded
+        from fastlt.data_prep.crawl.dumps.folder import folder_of, remove
         from fastlt.data_prep.crawl.lists.columns import Asked
         from fastlt.data_prep.crawl.lists.urls import add_urls
         from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
@@ -95,8 +99,9 @@ class Crawl:
             raise OptionError(
                 "say how sites can reach you: --contact you@example.org, or a page, or set FASTLT_CONTACT."
             )
+        asked_for = {*search.source, *(search.dump[:1] if search.dump else ())}
         endpoints = dict(entry.partition("=")[::2] for entry in search.source_url)
-        if unused := sorted(name for name, url in endpoints.items() if not url or name not in search.source):
+        if unused := sorted(name for name, url in endpoints.items() if not url or name not in asked_for):
             raise OptionError(f"--source-url {unused[0]}: give NAME=URL, with a NAME that --source has.")
         unknown = sorted({*search.source, *endpoints} - set(SOURCES))
         if unknown:
@@ -105,6 +110,7 @@ class Crawl:
             allowed(search.licenses or None)  # mistakes show before there is a catalog
         with Catalog(self.catalog, create=search.urls is not None) as catalog:
             with catalog.lock("crawl"):
+                remove(folder_of(self.catalog))  # of a join that was killed
                 search, options, lines = as_remembered(catalog, search, self.crawl, typed_options(self))
                 if search.urls:
                     columns = {name: getattr(search, f"{name}_column") for name in Asked.__annotations__}
@@ -115,6 +121,19 @@ class Crawl:
                         search.caption_column, search.url_column, search.similarity_column, search.license_column
                     )
                     lines += add_captioned(catalog, search.captions, asked, options.per_category)
+                if search.dump:
+                    from fastlt.data_prep.crawl.dumps.add import add_dump  # brings DuckDB
+
+                    kind, where = search.dump
+                    columns = {what: getattr(search, f"{what}_column") for what in COLUMNS}
+                    asked = AskedOfDump(
+                        () if search.any_grade else ("research",),
+                        search.dump_ancestor or "",
+                        read_excluded(search.exclude),
+                        endpoints.get("inaturalist", ""),
+                        columns,
+                    )
+                    lines += add_dump(catalog, kind, where, asked, search.licenses, options.per_category)
                 for cut in catalog.cut_lists():
                     lines.append(f"warning: the import of {cut} was interrupted: give --urls {cut} again for the rest")
                 lines += reconsider(catalog, search, options)

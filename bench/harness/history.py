@@ -27,6 +27,7 @@ HEADLINES = {  # suite: {field of its records: unit}
     "sass": {"predicted_ms": "ms, predicted"},
     "crawl": _SPEEDS,
     "hostile": _SPEEDS,
+    "dump": _SPEEDS,
     "filter": {"precision": "precision", "recall": "recall", **_SPEEDS},
     "embed": {**_SPEEDS, "over_bare": "of bare"},
     "loaders": _SPEEDS,

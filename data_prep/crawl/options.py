@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
@@ -12,16 +13,19 @@ from fastlt.options import Flag, Names, OptionalSource, OptionalText, OptionErro
 
 _COLUMNS_OF_URLS = ("url_column", "label_column", "license_column", "attribution_column", "page_column")
 _COLUMNS_OF_CAPTIONS = ("url_column", "license_column", "caption_column", "similarity_column")
+_COLUMNS_OF_PARQUET = ("name_column", "url_column", "license_column", "attribution_column", "page_column")
+_DUMPS = ("inaturalist", "gbif", "parquet")
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Where images are found: image sources that are asked for each category, a list of URLs, or both."""
+    """Where images are found: image sources that are asked for each category, lists of URLs, dumps, or several."""
 
     source: Names = ()
     """Image sources: inaturalist, gbif, commons, openverse."""
     source_url: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=URL", help_behavior_hint="")] = ()
-    """Another endpoint of a source; may be given several times."""
+    """Another endpoint of a source, or another place of the photos of `--dump inaturalist`; may be given several
+    times."""
     licenses: Names = ()
     """License families that are allowed, such as cc0 pdm cc-by, or any (default: as before in the catalog; at first
     every Creative Commons license from image sources, any from a list)."""
@@ -46,16 +50,41 @@ class SearchOptions:
     similarity_column: OptionalText = None
     """The column that says how like image and caption are, or `none` (default: found by its name)."""
 
+    dump: Annotated[tuple[str, str] | None, arg(metavar="KIND PATH", help_behavior_hint="")] = None
+    """A dump of metadata that is joined to the categories by name: `inaturalist DIR` of its open data, `gbif ARCHIVE`
+    of Darwin Core, or `parquet FILES` with --name-column and --url-column."""
+    name_column: OptionalText = None
+    """The column of a Parquet dump that holds names of categories."""
+    dump_ancestor: OptionalText = None
+    """A taxon such as Animalia: what the dump does not have below it is left out."""
+    any_grade: Flag = False
+    """Take photos of iNaturalist's observations of every grade, not of research grade alone."""
+    exclude: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]", help_behavior_hint="")] = ()
+    """Lists of what is left out of iNaturalist's dump: numbers of photos, UUIDs of photos or observations, one a
+    line."""
+
     def __post_init__(self) -> None:
-        if self.urls and self.captions:
-            raise OptionError("--urls and --captions are two ways to read a list: give one of them at a time.")
-        read = {"urls": _COLUMNS_OF_URLS, "captions": _COLUMNS_OF_CAPTIONS}
-        for column in dict.fromkeys([*_COLUMNS_OF_URLS, *_COLUMNS_OF_CAPTIONS]):
-            by = [f"--{option}" for option, columns in read.items() if column in columns]
-            if getattr(self, column) is not None and not any(getattr(self, option[2:]) for option in by):
+        kind = self.dump[0] if self.dump else ""
+        lists = [f"--{name}" for name in ("urls", "captions", "dump") if getattr(self, name)]
+        if len(lists) > 1:
+            raise OptionError(f"{lists[0]} and {lists[1]} are two ways to read a list: give one of them at a time.")
+        if kind and kind not in _DUMPS:
+            raise OptionError(f"--dump {kind}: there are dumps of {', '.join(_DUMPS)}.")
+        read = {"urls": _COLUMNS_OF_URLS, "captions": _COLUMNS_OF_CAPTIONS, "dump parquet": _COLUMNS_OF_PARQUET}
+        given = {"urls": self.urls, "captions": self.captions, "dump parquet": kind == "parquet"}
+        for column in dict.fromkeys([*_COLUMNS_OF_URLS, *_COLUMNS_OF_CAPTIONS, *_COLUMNS_OF_PARQUET]):
+            by = [option for option, columns in read.items() if column in columns]
+            if getattr(self, column) is not None and not any(given[option] for option in by):
                 raise OptionError(
-                    f"--{column.replace('_', '-')} is about a list: name the list with {' or '.join(by)}."
+                    f"--{column.replace('_', '-')} is about a list: name the list with --{' or --'.join(by)}."
                 )
+        if kind == "parquet" and not (self.name_column and self.url_column):
+            raise OptionError(
+                "--dump parquet: say which columns hold names and URLs, by --name-column and --url-column."
+            )
+        for option, kinds in (("any_grade", _DUMPS[:1]), ("exclude", _DUMPS[:1]), ("dump_ancestor", _DUMPS[:2])):
+            if getattr(self, option) and kind not in kinds:
+                raise OptionError(f"--{option.replace('_', '-')} is about --dump {' or '.join(kinds)}.")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""iNaturalist's open data: taxa, observations, photos and observers, tab-separated, unquoted, packed by gzip.
+
+https://github.com/inaturalist/inaturalist-open-data
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from fastlt.data_prep.crawl.dumps.asked import AskedOfDump, Joined
+from fastlt.data_prep.crawl.dumps.database import Database
+from fastlt.data_prep.crawl.dumps.snapshot import Snapshot
+from fastlt.data_prep.crawl.dumps.taxonomy import settle
+from fastlt.data_prep.crawl.dumps.text_tables import TextTable
+
+TABLES = ("taxa", "observations", "photos", "observers")
+BUCKET = "https://inaturalist-open-data.s3.amazonaws.com"
+
+
+def files_of(where: str) -> dict[str, Path]:
+    """{table: its file} of a dump's folder.
+
+    Raises:
+        ValueError: a file is missing.
+    """
+    folder = Path(where).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is no folder: give the one with {', '.join(f'{name}.csv.gz' for name in TABLES)} "
+            f"(s3://inaturalist-open-data, or an archive of its metadata/ unpacked)."
+        )
+    files = {}
+    for table in TABLES:
+        names = [folder / f"{table}.csv.gz", folder / f"{table}.csv"]
+        file = next((name for name in names if name.is_file()), None)
+        if file is None:
+            raise ValueError(f"{folder} has no {table}.csv.gz: it is no folder of iNaturalist's open data.")
+        files[table] = file
+    return files
+
+
+def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Joined:
+    """Makes the table `hit`, of photos; see `Joined`."""
+    tables = {name: TextTable(str(file), lambda file=file: file.open("rb")) for name, file in files.items()}
+    for table, wanted in _COLUMNS.items():
+        tables[table].source(wanted)  # mistakes show before hours of reading
+    _read_taxa(database, tables["taxa"])
+    unknown, lines = settle(database, asked.ancestor)
+    file = files["observations"]
+    snapshot = Snapshot(file.absolute().parent, file, "observed_on")
+    observations = tables["observations"].source(_COLUMNS["observations"], snapshot.look)
+    database.run(
+        "CREATE TABLE observation AS SELECT try_cast(observation_uuid AS UUID) AS id, category, quality_grade AS grade"
+        " FROM source JOIN owner ON owner.taxon = try_cast(taxon_id AS BIGINT)",
+        source=observations,
+    )
+    photos = tables["photos"].source(_COLUMNS["photos"])
+    endings = pa.table({"ending": ["jpg", "jpeg", "jpe", "png", "webp"]})
+    excluded = pa.table({"id": pa.array(sorted(asked.excluded), pa.string())})
+    grades = pa.table({"grade": pa.array(asked.grades, pa.string())})
+    database.run(
+        "CREATE TABLE hit AS SELECT category, photo_id AS key, license, lower(extension) AS ending,"
+        " observation.id AS observation, try_cast(observer_id AS BIGINT) AS observer,"
+        " CASE WHEN photo_id IN (FROM excluded) OR lower(photo_uuid) IN (FROM excluded)"
+        " OR lower(observation_uuid) IN (FROM excluded) THEN 'photos that --exclude names'"
+        " WHEN ? AND grade NOT IN (FROM grades) THEN 'photos of observations that are not of research grade'"
+        " WHEN try_cast(photo_id AS BIGINT) IS NULL OR coalesce(lower(extension), '') NOT IN (FROM endings)"
+        " THEN 'files that are no still images' END AS reason"
+        " FROM source JOIN observation ON observation.id = try_cast(observation_uuid AS UUID)",
+        [bool(asked.grades)],
+        source=photos,
+        excluded=excluded,
+        endings=endings,
+        grades=grades,
+    )
+    if not photos.rows:
+        raise ValueError(f"{files['photos']} has no photo: fetch it again.")
+    database.run(
+        "CREATE TABLE observer AS SELECT try_cast(observer_id AS BIGINT) AS id, any_value(coalesce(name, login)) AS who"
+        " FROM source WHERE try_cast(observer_id AS BIGINT) IN (SELECT observer FROM hit WHERE reason IS NULL)"
+        " GROUP BY 1",
+        source=tables["observers"].source(_COLUMNS["observers"]),
+    )
+    database.run("CREATE TABLE place AS SELECT ? AS url", [asked.endpoint.rstrip("/") or BUCKET])
+    lines.append(f"read: {observations.rows:,} observations and {photos.rows:,} photos")
+    odd = {table.name: table.odd_rows for table in tables.values() if table.odd_rows}
+    lines += [f"left out: {number:,} rows of {name} with another number of columns" for name, number in odd.items()]
+    return Joined(snapshot.day, _DESCRIBED, unknown, lines)
+
+
+_COLUMNS = {
+    "taxa": ["taxon_id", "ancestry", "name", "active"],
+    "observations": ["observation_uuid", "taxon_id", "quality_grade", "observed_on"],
+    "photos": ["photo_uuid", "photo_id", "observation_uuid", "observer_id", "extension", "license"],
+    "observers": ["observer_id", "login", "name"],
+}
+_DESCRIBED = """
+SELECT category, place.url || '/photos/' || key || '/medium.' || ending, 'https://www.inaturalist.org/photos/' || key,
+    license, who, place, key
+FROM (SELECT * RENAME (place AS hash) FROM drawn) AS drawn CROSS JOIN place LEFT JOIN observer ON observer.id = observer
+"""
+
+
+def _read_taxa(database: Database, table: TextTable) -> None:
+    """Makes the table `taxon`: id, key of its name, name, whether it is active, and `line`: ids from the root to it.
+
+    Raises:
+        ValueError: a taxon is its own ancestor.
+    """
+    # The documentation has backslashes between ancestors, the files have slashes.
+    database.run(
+        "CREATE TABLE taxon AS SELECT try_cast(taxon_id AS BIGINT) AS id, key_of(name) AS key, name,"
+        " coalesce(lower(active) IN ('true', 't', '1'), false) AS active, list_transform("
+        r" list_filter(string_split_regex(coalesce(ancestry, ''), '[/\\]'), lambda part: part != ''),"
+        " lambda part: try_cast(part AS BIGINT)) AS above"
+        " FROM source WHERE try_cast(taxon_id AS BIGINT) IS NOT NULL",
+        source=table.source(_COLUMNS["taxa"]),
+    )
+    if not database.run("SELECT count(*) FROM taxon")[0][0]:
+        raise ValueError(f"{table.name} has no taxon: fetch it again.")
+    wrong = database.run("SELECT id, name FROM taxon WHERE list_contains(above, id) ORDER BY 1 LIMIT 1")
+    wrong = wrong or database.run(
+        "WITH link AS (SELECT id, unnest(above) AS ancestor FROM taxon)"
+        " SELECT id, name FROM taxon WHERE id IN (SELECT one.id FROM link AS one JOIN link AS other"
+        " ON one.ancestor = other.id AND other.ancestor = one.id) ORDER BY 1 LIMIT 1"
+    )
+    if wrong:
+        raise ValueError(f"{table.name} is damaged: taxon {wrong[0][0]} ({wrong[0][1]}) is its own ancestor.")

@@ -70,8 +70,8 @@ class Crawl:
     """Fetch images of the auxiliary categories into WebDataset shards.
 
     Images come from public image sources, which are asked for each category, from a list of URLs, from captioned URLs
-    whose captions name a category, or from a dump of metadata that is joined to the categories. If it is interrupted, run
-    the same command again to continue.
+    whose captions name a category, or from a dump of metadata that is joined to the categories. If it is interrupted,
+    run the same command again to continue.
     """
 
     catalog: CatalogFile
@@ -126,14 +126,14 @@ class Crawl:
 
                     kind, where = search.dump
                     columns = {what: getattr(search, f"{what}_column") for what in COLUMNS}
-                    asked = AskedOfDump(
+                    of_dump = AskedOfDump(
                         () if search.any_grade else ("research",),
                         search.dump_ancestor or "",
                         read_excluded(search.exclude),
                         endpoints.get("inaturalist", ""),
                         columns,
                     )
-                    lines += add_dump(catalog, kind, where, asked, search.licenses, options.per_category)
+                    lines += add_dump(catalog, kind, where, of_dump, search.licenses, options.per_category)
                 for cut in catalog.cut_lists():
                     lines.append(f"warning: the import of {cut} was interrupted: give --urls {cut} again for the rest")
                 lines += reconsider(catalog, search, options)

@@ -1,7 +1,7 @@
-"""What `bench/run.py dump` measures: a dump of iNaturalist's form, joined to 24,426 categories by `fastlt crawl --dump`.
+"""What `bench/run.py dump` measures: `fastlt crawl --dump` of a made dump, joined to 24,426 categories.
 
-The dump is made by DuckDB: 20 million photos of 10 million observations of a million taxa, and a tenth as many
-observers; or in proportion. The time ends when the catalog has the candidates; nothing is fetched.
+The dump has iNaturalist's form and is made by DuckDB: 20 million photos of 10 million observations of a million taxa,
+and as many observers; or in proportion. The time ends when the catalog has the candidates; nothing is fetched.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _TABLES = {  # {table: query of its rows for `photos` of them}
     " CASE WHEN i % 3 = 0 THEN 'needs_id' ELSE 'research' END AS quality_grade, DATE '2020-01-01' + (i % 2000)::INT"
     " AS observed_on, 0.5 AS anomaly_score FROM range({photos} // 2) AS made(i)",
     "photos": "SELECT md5('p' || j)::UUID AS photo_uuid, j AS photo_id, {uuid} AS observation_uuid,"
-    " hash(i) % ({photos} // 20) AS observer_id, 'jpg' AS extension, CASE WHEN j % 10 = 0 THEN 'CC0' ELSE 'CC-BY-NC' END"
-    " AS license, 2048 AS width, 1536 AS height, 0 AS position"
+    " hash(i) % ({photos} // 20) AS observer_id, 'jpg' AS extension, CASE WHEN j % 10 = 0 THEN 'CC0'"
+    " ELSE 'CC-BY-NC' END AS license, 2048 AS width, 1536 AS height, 0 AS position"
     " FROM (SELECT j, hash(j) % ({photos} // 2) AS i FROM range({photos}) AS made(j))",
     "observers": "SELECT i AS observer_id, 'login' || i AS login, 'Some Body ' || i AS name"
     " FROM range({photos} // 20) AS made(i)",

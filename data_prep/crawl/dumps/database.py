@@ -58,7 +58,7 @@ class Database:
         self._folder = folder
         remove(folder)
         folder.mkdir(mode=0o700)
-        settings = {
+        settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": _MEMORY,
             "temp_directory": str(folder),
             "threads": min(available_cores(), 8),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 from xml.etree import ElementTree
@@ -193,7 +194,7 @@ def _described(place: str, root: ElementTree.Element, opened: Open) -> Iterator[
             kind,
             TextTable(
                 f"{location} of {place}",
-                lambda location=location: opened(location),
+                partial(opened, location),
                 {"id": int(identity.get("index", "0"))} | {name: at for name, at in places.items() if name != "id"},
                 skip,
                 separator,

@@ -5,6 +5,7 @@ https://github.com/inaturalist/inaturalist-open-data
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,7 +44,7 @@ def files_of(where: str) -> dict[str, Path]:
 
 def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Joined:
     """Makes the table `hit`, of photos; see `Joined`."""
-    tables = {name: TextTable(str(file), lambda file=file: file.open("rb")) for name, file in files.items()}
+    tables = {name: TextTable(str(file), partial(open, file, "rb")) for name, file in files.items()}
     for table, wanted in _COLUMNS.items():
         tables[table].source(wanted)  # mistakes show before hours of reading
     _read_taxa(database, tables["taxa"])

@@ -30,6 +30,7 @@ from fastlt.options import OptionError
 KINDS: dict[str, Any] = {"inaturalist": inaturalist, "gbif": gbif, "parquet": parquet}
 _KNOWN = "URLs that the catalog has already"
 _OVER = "photos above the number sought for a category"
+_REPEATED = "rows of photos that another row has"
 
 
 def add_dump(
@@ -141,19 +142,24 @@ def _draw(database: Database, joined: Joined, families: Collection[str] | None, 
         }
     )
     database.run("CREATE TABLE license AS SELECT * FROM given", given=licenses)
-    # A photo that stands there twice is one.
     database.run(
         "CREATE TABLE fit AS SELECT hit.* EXCLUDE (reason, license), license.meant AS license,"
         " coalesce(reason, CASE WHEN refused THEN 'photos whose license is not allowed' END) AS reason"
         " FROM hit LEFT JOIN license ON hit.license IS NOT DISTINCT FROM license.said"
     )
     left_out = Counter(dict(database.run("SELECT reason, count(*) FROM fit WHERE reason IS NOT NULL GROUP BY 1")))
+    # A photo that stands there twice, as one of two observations, is one; which row counts does not depend on the order.
     database.run(
-        "CREATE TABLE drawn AS SELECT *, md5_number(key) AS place FROM fit WHERE reason IS NULL"
-        f" QUALIFY row_number() OVER (PARTITION BY category ORDER BY place, key) <= {int(most)}"
+        "CREATE TABLE ranked AS SELECT *, md5_number(key) AS place FROM fit WHERE reason IS NULL"
+        f" QUALIFY dense_rank() OVER (PARTITION BY category ORDER BY place, key) <= {int(most)}"
     )
-    ((fit,),), ((drawn,),) = (database.run(f"SELECT count(*) FROM {table}") for table in ("fit", "drawn"))
-    left_out[_OVER] = fit - left_out.total() - drawn
+    database.run(
+        "CREATE TABLE drawn AS FROM ranked QUALIFY row_number() OVER (PARTITION BY key ORDER BY category, ranked) = 1"
+    )
+    tables = ("fit", "ranked", "drawn")
+    fit, ranked, drawn = (database.run(f"SELECT count(*) FROM {table}")[0][0] for table in tables)
+    left_out[_OVER] = fit - left_out.total() - ranked
+    left_out[_REPEATED] = ranked - drawn
     return left_out
 
 

@@ -83,9 +83,6 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
         )
     if not photos.rows:
         raise ValueError(f"{place} has no media: ask GBIF for occurrences with images, as a Darwin Core archive.")
-    database.run(
-        "DELETE FROM hit WHERE rowid IN (SELECT rowid FROM hit QUALIFY row_number() OVER (PARTITION BY url) > 1)"
-    )
     lines.append(f"read: {source.rows:,} occurrences and {photos.rows:,} media")
     odd = {table.name: table.odd_rows for table in (occurrences, media) if table.odd_rows}
     lines += [f"left out: {number:,} rows of {name} with another number of columns" for name, number in odd.items()]
@@ -185,17 +182,17 @@ def _described(place: str, root: ElementTree.Element, opened: Open) -> Iterator[
         places = {name: int(index) for name, index in fields.items() if index is not None and index.isdecimal()}
         separator = _sign(part.get("fieldsTerminatedBy", ","))
         quote = _sign(part.get("fieldsEnclosedBy", '"'))
-        if len(separator) != 1 or len(quote) > 1:
+        if len(separator) != 1 or len(quote) > 1 or not (separator + quote).isascii():
             raise ValueError(
                 f"the {_META} of {place} has columns of {one_line(location)} separated as nobody can read."
             )
-        skip = int(part.get("ignoreHeaderLines") or 0)
+        skip = _number(part.get("ignoreHeaderLines") or "0")
         yield (
             kind,
             TextTable(
                 f"{location} of {place}",
                 partial(opened, location),
-                {"id": int(identity.get("index", "0"))} | {name: at for name, at in places.items() if name != "id"},
+                {"id": _number(identity.get("index", "0"))} | {name: at for name, at in places.items() if name != "id"},
                 skip,
                 separator,
                 quote,
@@ -206,6 +203,12 @@ def _described(place: str, root: ElementTree.Element, opened: Open) -> Iterator[
 
 def _sign(text: str) -> str:
     return _SIGNS.get(text, text)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise LookupError(f"{one_line(text)!r} is no number")
+    return int(text)
 
 
 def _settle_kingdoms(database: Database) -> list[str]:

@@ -17,6 +17,7 @@ from fastlt.data_prep.crawl.dumps.taxonomy import settle
 from fastlt.data_prep.crawl.dumps.text_tables import TextTable
 
 TABLES = ("taxa", "observations", "photos", "observers")
+_EXCLUDED = "photos that --exclude names"
 BUCKET = "https://inaturalist-open-data.s3.amazonaws.com"
 
 
@@ -65,8 +66,9 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
         "CREATE TABLE hit AS SELECT category, photo_id AS key, license, lower(extension) AS ending,"
         " observation.id AS observation, try_cast(observer_id AS BIGINT) AS observer,"
         " CASE WHEN photo_id IN (FROM excluded) OR lower(photo_uuid) IN (FROM excluded)"
-        " OR lower(observation_uuid) IN (FROM excluded) THEN 'photos that --exclude names'"
-        " WHEN ? AND grade NOT IN (FROM grades) THEN 'photos of observations that are not of research grade'"
+        f" OR lower(observation_uuid) IN (FROM excluded) THEN '{_EXCLUDED}'"
+        " WHEN ? AND coalesce(grade, '') NOT IN (FROM grades)"
+        " THEN 'photos of observations that are not of research grade'"
         " WHEN try_cast(photo_id AS BIGINT) IS NULL OR coalesce(lower(extension), '') NOT IN (FROM endings)"
         " THEN 'files that are no still images' END AS reason"
         " FROM source JOIN observation ON observation.id = try_cast(observation_uuid AS UUID)",
@@ -75,6 +77,11 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
         excluded=excluded,
         endings=endings,
         grades=grades,
+    )
+    # A photo of an observation that is left out may be another's too.
+    database.run(
+        "UPDATE hit SET reason = ? WHERE reason IS NULL AND key IN (SELECT key FROM hit WHERE reason = ?)",
+        [_EXCLUDED, _EXCLUDED],
     )
     if not photos.rows:
         raise ValueError(f"{files['photos']} has no photo: fetch it again.")

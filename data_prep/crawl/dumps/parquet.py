@@ -45,9 +45,6 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
         source=source,
     )
     ((hits,),) = database.run("SELECT count(*) FROM hit")
-    database.run(
-        "DELETE FROM hit WHERE rowid IN (SELECT rowid FROM hit QUALIFY row_number() OVER (PARTITION BY url) > 1)"
-    )
     unknown = database.run(
         f"SELECT DISTINCT category FROM named WHERE category != {NOBODY} AND category NOT IN (SELECT category FROM hit)"
     )

@@ -191,6 +191,29 @@ def test_the_draw_is_the_same_in_any_order_and_goes_on_with_a_newer_dump(tmp_pat
     assert len(found(one)["Puma concolor"]) == 9
 
 
+def test_a_photo_of_two_observations_is_one(tmp_path, dump):
+    photos = [line.split("\t") for line in dump.photos[:3]]
+    for n, cells in enumerate(photos):  # as those of another observation: a puma's, a lynx's, and one of no grade
+        observation = uuid_of(500 + n)
+        taxon, grade = ((15, "research"), (11, "research"), (15, None))[n]
+        dump.observations.append(row(observation, 7, 1.5, None, None, taxon, grade, "2024-05-01", None))
+        dump.photos.append(row(uuid_of(20_000 + n), cells[1], observation, *cells[3:]))
+    one, other, some = (make_catalog(tmp_path / f"{name}.sqlite") for name in ("one", "other", "some"))
+    words = ["--dump", "inaturalist", dump.write()]
+    process = crawl(one, *words)
+    assert "left out: 2 rows of photos that another row has" in process.stdout
+    assert "left out: 2 photos of observations that are not of research grade" in process.stdout
+    dump.write(backwards=True)
+    crawl(other, *words)
+    assert found(one) == found(other)
+    assert {"1", "2", "3"} <= found(one)["Puma concolor"]
+    excluded = tmp_path / "excluded.txt"
+    excluded.write_text(f"{uuid_of(500)}\n{uuid_of(501)}\n")
+    process = crawl(some, *words, "--exclude", excluded, "--per-category", "5")
+    assert "left out: 4 photos that --exclude names" in process.stdout
+    assert not {"1", "2"} & set.union(*found(some).values())
+
+
 def test_a_clade_settles_what_a_name_means(tmp_path, dump):
     catalog = make_catalog(tmp_path / "c.sqlite", categories=("Morus",))
     words = ["--dump", "inaturalist", dump.write()]
@@ -322,6 +345,8 @@ def test_a_darwin_core_archive(tmp_path, catalog, is_folder):
     [
         ('<!DOCTYPE a [<!ENTITY b "c">]>' + META, "is none of a Darwin Core archive"),
         ("<archive", "cannot be read"),
+        (META.replace('ignoreHeaderLines="1"', 'ignoreHeaderLines="one"'), "cannot be read: 'one' is no number"),
+        (META.replace('By="\\t"', 'By="\u00e9"'), "separated as nobody can read"),
         (META.replace("/Multimedia", "/Nothing"), "has no media: ask GBIF"),
         (META.replace(">multimedia.txt", ">../../etc/passwd"), "has no ../../etc/passwd"),
         (META.replace("scientificName", "a").replace("kingdom", "b").replace("genus", "c").replace("species", "d"),
@@ -337,16 +362,19 @@ def test_an_archive_that_is_none_is_one_sentence(tmp_path, catalog, meta, said):
 
 def test_parquet_by_the_columns_that_are_named(tmp_path, catalog):
     columns = {
-        "scientific name": ["puma concolor", "Lynx", "Lynx lynx", None, "Lynx", "Lynx"],
-        "u": [f"http://127.0.0.1:9/{i}/x.jpg" for i in range(4)] + [None, "http://127.0.0.1:9/5/x.jpg"],
-        "l": ["CC BY 4.0", "CC0", "CC0", "CC0", "CC0", None],
+        "scientific name": ["puma concolor", "Lynx", "Lynx lynx", None, "Lynx", "Lynx", "Lynx", "Lynx"],
+        "u": [f"http://127.0.0.1:9/{i}/x.jpg" for i in range(4)]
+        + [None, "http://127.0.0.1:9/5/x.jpg", None]
+        + ["http://127.0.0.1:9/1/x.jpg"],
+        "l": ["CC BY 4.0", "CC0", "CC0", "CC0", "CC0", None, "CC0", "CC0"],
     }
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     words = ["--dump", "parquet", tmp_path / "*.parquet", "--name-column", "scientific name", "--url-column", "u"]
     words += ["--license-column", "l"]
     process = subprocess.run(command(catalog, *words, "--licenses", "cc0"), capture_output=True, text=True, timeout=120)
     assert found(catalog) == {"Lynx": {"1"}}, process.stderr
-    assert "left out: 1 rows without a URL" in process.stdout
+    assert "left out: 2 rows without a URL" in process.stdout
+    assert "left out: 1 rows of photos that another row has" in process.stdout
     process = subprocess.run(command(catalog, *words, "--licenses", "any"), capture_output=True, text=True, timeout=120)
     assert found(catalog) == {"Puma concolor": {"0"}, "Lynx": {"1", "5"}}
     words[words.index("u")] = "v"

@@ -148,7 +148,7 @@ def _draw(database: Database, joined: Joined, families: Collection[str] | None, 
         " FROM hit LEFT JOIN license ON hit.license IS NOT DISTINCT FROM license.said"
     )
     left_out = Counter(dict(database.run("SELECT reason, count(*) FROM fit WHERE reason IS NOT NULL GROUP BY 1")))
-    # A photo that stands there twice, as one of two observations, is one; which row counts does not depend on the order.
+    # A photo that stands there twice, as of two observations, is one; which row counts does not depend on the order.
     database.run(
         "CREATE TABLE ranked AS SELECT *, md5_number(key) AS place FROM fit WHERE reason IS NULL"
         f" QUALIFY dense_rank() OVER (PARTITION BY category ORDER BY place, key) <= {int(most)}"

@@ -93,6 +93,8 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
     )
     database.run("CREATE TABLE place AS SELECT ? AS url", [asked.endpoint.rstrip("/") or BUCKET])
     lines.append(f"read: {observations.rows:,} observations and {photos.rows:,} photos")
+    if asked.excluded and not database.run("SELECT 1 FROM hit WHERE reason = ? LIMIT 1", [_EXCLUDED]):
+        lines.append(f"no photo of a category is one of the {len(asked.excluded):,} that --exclude names")
     odd = {table.name: table.odd_rows for table in tables.values() if table.odd_rows}
     lines += [f"left out: {number:,} rows of {name} with another number of columns" for name, number in odd.items()]
     return Joined(snapshot.day, _DESCRIBED, unknown, lines)

@@ -16,6 +16,7 @@ from fastlt.data_prep.crawl.dumps.database import Source
 from fastlt.messages import listed, one_line
 
 _BLOCK = 2**23  # bytes, which a line does not exceed
+_ENOUGH = 10  # values, all of them in quotes, to say that a column is quoted
 _GZIP = b"\x1f\x8b"
 
 
@@ -100,7 +101,9 @@ class TextTable:
             with closing(self.open()) as stream, csv.open_csv(unpacked(stream), **options) as reader:
                 for number, batch in enumerate(reader):
                     batch = pa.RecordBatch.from_arrays(batch.columns, schema=schema)
-                    if number == 0 and not self.quote and _is_quoted(batch):
+                    # Of an archive, the ids alone: its words are of many authors, who may quote.
+                    may_be = batch.columns if self.places is None else batch.columns[:1]
+                    if number == 0 and not self.quote and any(map(_is_quoted, may_be)):
                         raise ValueError(self._is_quoted)
                     if seen:
                         seen(batch)
@@ -135,6 +138,6 @@ def unpacked(stream: BinaryIO) -> Any:
     return pa.CompressedInputStream(file, "gzip") if start == _GZIP else file
 
 
-def _is_quoted(batch: pa.RecordBatch) -> bool:
-    first = batch.column(0).slice(0, 100).drop_null().to_pylist()
-    return bool(first) and all(len(value) > 1 and value[0] == value[-1] == '"' for value in first)
+def _is_quoted(column: pa.Array) -> bool:
+    first = column.drop_null().slice(0, 100).to_pylist()
+    return len(first) >= _ENOUGH and all(len(value) > 1 and value[0] == value[-1] == '"' for value in first)

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import uuid
 import zipfile
@@ -212,6 +213,9 @@ def test_a_photo_of_two_observations_is_one(tmp_path, dump):
     process = crawl(some, *words, "--exclude", excluded, "--per-category", "5")
     assert "left out: 4 photos that --exclude names" in process.stdout
     assert not {"1", "2"} & set.union(*found(some).values())
+    excluded.write_text("999\n")
+    process = crawl(some, *words, "--exclude", excluded)
+    assert "no photo of a category is one of the 1 that --exclude names" in process.stdout
 
 
 def test_a_clade_settles_what_a_name_means(tmp_path, dump):
@@ -245,6 +249,9 @@ def damaged(dump: Dump, what: str) -> Path:
         text = gzip.decompress((folder / "observations.csv.gz").read_bytes()).decode().splitlines()
         quoted = "\n".join("\t".join(f'"{cell}"' for cell in line.split("\t")) for line in text)
         (folder / "observations.csv.gz").write_bytes(gzip.compress(quoted.encode()))
+    elif what == "quoted licenses":
+        text = re.sub(rb"CC-BY[-A-Z]*", rb'"\g<0>"', gzip.decompress((folder / "photos.csv.gz").read_bytes()))
+        (folder / "photos.csv.gz").write_bytes(gzip.compress(text))
     elif what == "no text":
         (folder / "taxa.csv.gz").write_bytes(os.urandom(5000))
     return folder
@@ -258,6 +265,7 @@ def damaged(dump: Dump, what: str) -> Path:
         ("no file", "has no photos.csv.gz: it is no folder of iNaturalist's open data"),
         ("no column", "photos.csv.gz has no column 'photo_uuid', only photo_id, license"),
         ("quoted", "observations.csv.gz has quoted columns"),
+        ("quoted licenses", "photos.csv.gz has quoted columns"),
         ("cycle", "taxa.csv.gz is damaged: taxon 11 (Lynx) is its own ancestor"),
         ("no text", "taxa.csv.gz cannot be read"),
     ],

@@ -5,7 +5,6 @@ https://github.com/inaturalist/inaturalist-open-data
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,9 +42,13 @@ def files_of(where: str) -> dict[str, Path]:
     return files
 
 
+def _table(file: Path) -> TextTable:
+    return TextTable(str(file), lambda: file.open("rb"))
+
+
 def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Joined:
     """Makes the table `hit`, of photos; see `Joined`."""
-    tables = {name: TextTable(str(file), partial(open, file, "rb")) for name, file in files.items()}
+    tables = {name: _table(file) for name, file in files.items()}
     for table, wanted in _COLUMNS.items():
         tables[table].source(wanted)  # mistakes show before hours of reading
     _read_taxa(database, tables["taxa"])

@@ -38,16 +38,13 @@ def main(archive: Path) -> None:
         pairs = {target: [n for n in of if n in names] for target, of in neighbors.items()}
         _encode(images, f"tin_wide{ending}", names, pairs)
     counts = {folder.name: len(list(folder.iterdir())) for folder in (images / "target" / "train").iterdir()}
-    strengths = {t: {n: _strength(counts[t]) for n in of} for t, of in neighbors.items()}
+    fewest, most = math.log(min(counts.values())), math.log(max(counts.values()))
+    strength = {t: round((most - math.log(n)) / (most - fewest), 3) for t, n in counts.items()}
+    strengths = {t: dict.fromkeys(of, strength[t]) for t, of in neighbors.items()}
     _encode(
         images, "tin_wide_tail", all_neighbors, {t: of for t, of in neighbors.items() if counts[t] < FEW_SHOT_BELOW}
     )
     _encode(images, "tin_wide_by_count", all_neighbors, strengths)
-
-
-def _strength(images: int) -> float:
-    """1 for 5 images, 0 for 500, by their logarithm."""
-    return round(math.log(500 / images) / math.log(100), 3)
 
 
 def _encode(images: Path, name: str, auxiliaries: list[str], pairs: Neighbors) -> None:

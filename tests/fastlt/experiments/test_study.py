@@ -678,5 +678,8 @@ def test_our_studies_name_recipes_and_keys_that_are_known():
     assert files
     for file in files:
         keys = validated(Study, read_mapping(file, "study"), str(file))
+        beside = file.parent / keys.base
         for arm in keys.arms:
-            load_recipe(keys.base, ["data.path=x", "output=y", *keys.words(arm, "x")])
+            load_recipe(
+                str(beside) if beside.is_file() else keys.base, ["data.path=x", "output=y", *keys.words(arm, "x")]
+            )

@@ -193,6 +193,17 @@ class Catalog:
         row = self._run("SELECT title FROM target WHERE name = ?", [name]).fetchone()
         return row["title"] if row else name
 
+    def names_of_targets(self) -> list[str]:
+        """Titles and synonyms of all target classes; a synonym that is no text is none."""
+        names = []
+        for row in self.targets():
+            try:
+                synonyms = parse_json(row["synonyms"])
+            except ValueError:
+                synonyms = []
+            names += [row["title"], *(synonyms if isinstance(synonyms, list) else [])]
+        return [name for name in names if isinstance(name, str)]
+
     def enter_targets(self, rows: Iterable[tuple[str, str, str, int]]) -> None:
         """Adds (name, title, JSON list of synonyms, training images) rows; known names are brought up to date."""
         self.connection.executemany(

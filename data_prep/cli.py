@@ -81,8 +81,6 @@ class Crawl:
 
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
-        from fastlt.data_prep.crawl.captions.add import add_captioned
-        from fastlt.data_prep.crawl.captions.files import AskedOfCaptions
         from fastlt.data_prep.crawl.crawl import crawl
         from fastlt.data_prep.crawl.dumps.asked import COLUMNS, AskedOfDump
         from fastlt.data_prep.crawl.dumps.excluded import read_excluded
@@ -117,6 +115,9 @@ class Crawl:
                     added = add_urls(catalog, search.urls, Asked(**columns))
                     lines += [*added.lines, f"{search.urls}: {added.new:,} new URLs, {added.changed:,} changed"]
                 if search.captions:
+                    from fastlt.data_prep.crawl.captions.add import add_captioned  # brings pyarrow
+                    from fastlt.data_prep.crawl.captions.files import AskedOfCaptions
+
                     asked = AskedOfCaptions(
                         search.caption_column, search.url_column, search.similarity_column, search.license_column
                     )

@@ -15,7 +15,6 @@ from fastlt.data_prep.crawl.captions.draw import Captioned, Draw
 from fastlt.data_prep.crawl.captions.files import AskedOfCaptions, Captions, files_of, open_captions
 from fastlt.data_prep.crawl.captions.matcher import TitleMatcher
 from fastlt.data_prep.crawl.sources.licenses import normalize
-from fastlt.foreign import parse_json
 from fastlt.messages import listed
 from fastlt.options import OptionError
 
@@ -44,7 +43,7 @@ def add_captioned(catalog: Catalog, pattern: str, asked: AskedOfCaptions, per_ca
     categories = {row["id"]: row["title"] for row in catalog.categories(kept=True)}
     if not categories:
         raise OptionError(f"{catalog.path} has no category that captions could name: run `fastlt discover` first.")
-    others = [name for row in catalog.targets() for name in (row["title"], *_synonyms(row["synonyms"]))]
+    others = catalog.names_of_targets()
     wanted = {at: per_category - catalog.num_candidates(at) for at in categories}
     key, stamp = f"captions {Path(pattern).absolute()}", _stamp(files, asked, categories, others, per_category)
     if catalog.setting(key) == stamp:
@@ -65,14 +64,6 @@ def add_captioned(catalog: Catalog, pattern: str, asked: AskedOfCaptions, per_ca
     if none:
         lines.append(f"no caption names {len(none):,} of {len(categories):,} categories: {listed(none, 5)}")
     return lines
-
-
-def _synonyms(text: str) -> list[str]:
-    try:
-        found = parse_json(text)
-    except ValueError:
-        return []
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 def _stamp(

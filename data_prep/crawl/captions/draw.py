@@ -18,6 +18,8 @@ class Captioned(NamedTuple):
 class Draw:
     """At most `most` URLs of each category, the same whatever the order in which they are offered.
 
+    Of a URL that is offered twice for a category, the first offer counts, however alike the second says they are.
+
     Attributes:
         over: how many URLs were offered beyond these.
         repeated: how many were offered before for the same category.

@@ -23,7 +23,6 @@ from fastlt.data_prep.crawl.dumps.names import enter_names
 from fastlt.data_prep.crawl.policy import ANY_LICENSE
 from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
 from fastlt.data_prep.crawl.sources.licenses import allowed, family, normalize
-from fastlt.foreign import parse_json
 from fastlt.messages import listed
 from fastlt.options import OptionError
 
@@ -66,7 +65,7 @@ def add_dump(
     categories = {row["id"]: row["title"] for row in catalog.categories(kept=True)}
     if not categories:
         raise OptionError(f"{catalog.path} has no category that a dump could know: run `fastlt discover` first.")
-    others = [name for row in catalog.targets() for name in (row["title"], *_synonyms(row["synonyms"]))]
+    others = catalog.names_of_targets()
     setting = f"dump {kind} {Path(where).absolute()}"
     stamp = _stamp(files, asked, categories, others, families, per_category)
     if catalog.json_setting(setting).get("stamp") == stamp:
@@ -103,14 +102,6 @@ def add_dump(
 def _of_categories(titles: list[str]) -> str:
     what = "category" if len(titles) == 1 else "categories"
     return f"{len(titles):,} {what}: {listed(titles, ANY_NUMBER_OF_NAMES)}"
-
-
-def _synonyms(text: str) -> list[str]:
-    try:
-        found = parse_json(text)
-    except ValueError:
-        return []
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 def _stamp(

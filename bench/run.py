@@ -18,6 +18,7 @@ examples:
   python bench/run.py embed                    the same
   python bench/run.py loaders                  the same; DALI where it is installed
   python bench/run.py train                    the same; on the GPU where there is one
+  python bench/run.py tuning                   the same, needs peft
   python bench/run.py history                  draws bench/results/history.png; measures nothing
   python bench/run.py --compare OLD.jsonl NEW.jsonl
   python bench/run.py --compare bench/results/loaders-CPU.jsonl@COMMIT bench/results/loaders-CPU.jsonl
@@ -47,6 +48,7 @@ SUITES = {
     "embed": ("filter's embedding beside its bare model", ("cpu", "cuda")),
     "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),
     "train": ("the trainer beside its bare model", ("cpu", "cuda")),
+    "tuning": ("the trainer by what of the network is trained", ("cpu", "cuda")),
 }
 
 

@@ -239,6 +239,16 @@ def test_quick_embedding_leaves_whole_records(tmp_path):
 
 
 @pytest.mark.slow
+def test_quick_tuning_leaves_whole_records(tmp_path):
+    done = run("tuning", "--device", "cpu", "--quick", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = records_of(tmp_path, "tuning")
+    assert [r["impl"] for r in found] == ["full", "head", "lora"]
+    assert all(r["images_per_s"] > 0 and r["peak_bytes"] > 1e8 for r in found)
+    assert all(r["over_full"] > 0 for r in found[1:])
+
+
+@pytest.mark.slow
 def test_quick_loaders_leave_whole_records_and_a_picture(tmp_path):
     done = run("loaders", "--quick", "--results", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -57,12 +57,16 @@ def measure(images: ImageSet, scratch: Path, device: torch.device, plan: tuple[i
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     file = ROOT / _RECIPES[device.type]
     size = f"data.image_size={_PIXELS[device.type]}"
-    words = [*train_arms.FOREVER, f"data.path={encoded}", "model.pretrained=false", size, "optimizer.head_only_epochs=0"]
+    words = [
+        *train_arms.FOREVER,
+        f"data.path={encoded}",
+        "model.pretrained=false",
+        size,
+        "optimizer.head_only_epochs=0",
+    ]
     words += ["model.class_embeddings=null"]
     arms: dict[str, Arm] = {
-        tune: partial(
-            train_arms.real, file, [*words, f"model.tune={tune}", f"output={scratch / tune}"], device.type
-        )
+        tune: partial(train_arms.real, file, [*words, f"model.tune={tune}", f"output={scratch / tune}"], device.type)
         for tune in _TUNES[device.type]
     }
     turns = take_turns(arms, *plan)

@@ -1,8 +1,8 @@
 """What `bench/run.py tuning` measures: images/s and memory of the trainer, by what of the network is trained.
 
-Each arm is the trainer with its data, in a process of its own; the same network, images and recipe but for `model.tune`.
-Its weights are drawn, as speed knows nothing of them. On a CPU the recipe is that of studies/tin_wide_tuning.yaml, on a
-GPU that of ImageNet-LT by CLIP.
+Each arm is the trainer with its data, in a process of its own: the same network, images and recipe but for
+`model.tune`. Weights are drawn, as speed knows nothing of them. On a CPU the recipe is that of
+studies/tin_wide_tuning.yaml, on a GPU that of ImageNet-LT by CLIP.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def run(device: torch.device, quick: bool, results: Path) -> None:
     for record in found[1:]:
         low, high = record["over_full_p20_p80"]
         console.print(
-            f"  {record['impl']}, over full: {record['over_full']:.3g} of its images/s (p20..p80 {low:.3g}..{high:.3g}),"
-            f" {record['peak_bytes'] / found[0]['peak_bytes']:.3g} of its memory",
+            f"  {record['impl']}, over full: {record['over_full']:.3g} of its images/s "
+            f"(p20..p80 {low:.3g}..{high:.3g}), {record['peak_bytes'] / found[0]['peak_bytes']:.3g} of its memory",
             highlight=False,
         )
     print(f"appended {len(found)} records to {records.append(results, 'tuning', device, found)}")

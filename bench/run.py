@@ -14,6 +14,7 @@ examples:
   python bench/run.py crawl                    needs shared/data beside the checkout
   python bench/run.py hostile                  needs root or user namespaces; --hosts 1000 for a smaller one
   python bench/run.py dump --rows 200000       a hundredth of the whole
+  python bench/run.py captions
   python bench/run.py filter                   needs shared/data; --run RUN adds a run's backbone
   python bench/run.py embed                    the same
   python bench/run.py loaders                  the same; DALI where it is installed
@@ -44,6 +45,7 @@ SUITES = {
     "crawl": ("the crawler beside img2dataset, on the CPU", ("cpu",)),
     "hostile": ("a crawl of 10,000 hosts, a tenth of them hostile, beside one without these", ("cpu",)),
     "dump": ("a made dump of iNaturalist's form, joined to categories out of core", ("cpu",)),
+    "captions": ("names in captions of web images, sought by `crawl --captions`", ("cpu",)),
     "filter": ("what filter keeps of mislabeled images, by default", ("cpu", "cuda")),
     "embed": ("filter's embedding beside its bare model", ("cpu", "cuda")),
     "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),

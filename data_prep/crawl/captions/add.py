@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from fastlt.cores import available_cores
 from fastlt.data_prep.catalog import Candidate, Catalog
 from fastlt.data_prep.crawl.addresses import host_of, parse_url
 from fastlt.data_prep.crawl.captions.draw import Captioned, Draw
 from fastlt.data_prep.crawl.captions.files import AskedOfCaptions, Captions, files_of, open_captions
-from fastlt.data_prep.crawl.captions.matcher import TitleMatcher
+from fastlt.data_prep.crawl.captions.matcher import Found, TitleMatcher
 from fastlt.data_prep.crawl.sources.licenses import normalize
 from fastlt.messages import listed
 from fastlt.options import OptionError
@@ -88,13 +91,26 @@ class _Reading:
     def read(self, file: Path, asked: AskedOfCaptions) -> None:
         columns, batches = open_captions(file, asked)
         self.columns.add(str(columns))
-        for batch in batches:
-            self._take(batch)
+        for batch, found in self._searched(batches):
+            self._take(batch, found)
 
-    def _take(self, batch: Captions) -> None:
+    def _searched(self, batches: Iterable[Captions]) -> Iterator[tuple[Captions, Found]]:
+        """Batches in order, searched by all cores: neither Arrow nor the automaton holds Python's lock."""
+        workers = available_cores()
+        with ThreadPoolExecutor(workers) as threads:
+            waiting = deque()
+            for batch in batches:
+                waiting.append((batch, threads.submit(self._matcher.find, batch.captions)))
+                if len(waiting) > workers:  # a batch may be large
+                    oldest, found = waiting.popleft()
+                    yield oldest, found.result()
+            for oldest, found in waiting:
+                yield oldest, found.result()
+
+    def _take(self, batch: Captions, found: Found) -> None:
         self.rows += len(batch.captions) + batch.left_out.total()
         self._left_out += batch.left_out
-        rows, categories, several = self._matcher.find(batch.captions)
+        rows, categories, several = found
         self.several += several
         self._left_out["rows whose caption names no category"] += len(batch.captions) - len(rows)
         urls = batch.urls.take(rows).to_pylist()

@@ -122,19 +122,20 @@ class _Reading:
 
     def enter(self, catalog: Catalog, category: int, found: list[Captioned], wanted: int) -> int:
         """Makes the best of them candidates until there are as many as wanted; returns how many."""
-        new = 0
+        candidates = []
         for captioned in found:
-            url = parse_url(captioned.url)
-            if url is None:
-                self._left_out["URLs that are none"] += 1
-            elif new >= wanted:
-                self.draw.over += 1
-            else:
+            if url := parse_url(captioned.url):
                 said = str(captioned.license) if captioned.license else None
                 license = said and (normalize(said) or said)
-                added = catalog.add_candidates([Candidate(category, str(url), host_of(url), SOURCE, None, license)])
-                self._left_out["URLs that the catalog has already"] += not added
-                new += added
+                candidates.append(Candidate(category, str(url), host_of(url), SOURCE, None, license))
+        self._left_out["URLs that are none"] += len(found) - len(candidates)
+        new = at = 0
+        while new < wanted and (some := candidates[at : at + wanted - new]):
+            at += len(some)
+            added = catalog.add_candidates(some)
+            self._left_out["URLs that the catalog has already"] += len(some) - added
+            new += added
+        self.draw.over += len(candidates) - at
         return new
 
     def left_out(self) -> dict[str, int]:

@@ -19,7 +19,6 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 from rich.console import Console
-from rich.table import Table
 
 from bench.harness import records, tables
 from bench.harness.processes import FASTLT, timed, tree_bytes
@@ -48,9 +47,9 @@ def run(device: torch.device, quick: bool, results: Path) -> None:
                 made.add_category(name.replace(" ", "_"), name)
         found = [_matcher(folder, names, number), _command(folder, catalog, number)]
     console = Console(width=120)
-    _print(console, found, records.device_name(device))
+    tables.print_rates(console, f"images whose captions are searched, on {records.device_name(device)}", found)
     for what, goal in (("captions/s of the command", GOAL), ("the least of it", LEAST)):
-        tables.print_target(console, what, found[-1]["captions_per_s"], goal)
+        tables.print_target(console, what, found[-1]["images_per_s"], goal)
     print(f"appended {len(found)} records to {records.append(results, 'captions', device, found)}")
 
 
@@ -107,21 +106,8 @@ def _command(folder: Path, catalog: Path, number: int) -> Record:
 
 
 def _record(impl: str, number: int, names: int, rates: list[float], found: int, peak: int) -> Record:
-    low, middle, high = records.spread(rates)
     case = f"{number:,} captions, {names:,} names"
-    rate = {"captions_per_s": middle, "captions_per_s_p20_p80": [low, high]}
-    return {"case": case, "impl": impl, **rate, "found": found, "peak_bytes": peak}
-
-
-def _print(console: Console, found: list[Record], device: str) -> None:
-    table = Table(title=f"names in captions, on {device}", title_justify="left")
-    for column in ("case", "impl", "captions/s", "p20..p80", "found", "peak MB"):
-        table.add_column(column, no_wrap=True, justify="left" if column in ("case", "impl") else "right")
-    for r in found:
-        spread = "..".join(f"{rate:,.0f}" for rate in r["captions_per_s_p20_p80"])
-        rate, peak = f"{r['captions_per_s']:,.0f}", f"{r['peak_bytes'] / 1e6:,.0f}"
-        table.add_row(r["case"], r["impl"], rate, spread, f"{r['found']:,}", peak)
-    console.print(table)
+    return {"case": case, "impl": impl, **records.rate(rates), "found": found, "peak_bytes": peak}
 
 
 def _is_read(file: Path) -> bool:

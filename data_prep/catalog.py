@@ -11,7 +11,8 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,12 +59,44 @@ class SameBytes(NamedTuple):
     is_dropped: bool
 
 
+@contextmanager
+def held_catalog(path: Path, stage: str, wait: bool = False) -> Iterator[None]:
+    """Holds a catalog for one writing stage; the kernel frees it when the process ends, however it ends.
+
+    Args:
+        path: of the catalog, which need not be open.
+        stage: what the others are told.
+        wait: for the others to end.
+
+    Raises:
+        ValueError: another stage holds it.
+    """
+    with open_own(Path(f"{path}.lock"), "a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read() or "another stage"
+                if not wait:
+                    raise ValueError(f"{path} is in use: {holder} is running on it.") from None
+                time.sleep(0.2)
+        file.truncate(0)
+        file.write(f"{stage} (process {os.getpid()})")
+        file.flush()
+        yield
+
+
 class Catalog:
     """An open catalog; rows come as `sqlite3.Row`.
 
     Args:
         path: the file.
         create: make it when there is none.
+
+    Attributes:
+        fence: is called inside of each transaction before it writes, where several machines may write.
 
     Raises:
         ValueError: no such file, no catalog, or one of a newer version.
@@ -75,6 +108,7 @@ class Catalog:
         if not path.parent.is_dir():
             raise ValueError(f"{path.parent}, the folder for the catalog, does not exist.")
         self.path, self._kinds = path, schema.kinds()
+        self.fence: Callable[[Catalog], None] | None = None
         # Autocommit: transactions are begun by `transaction` alone.
         self.connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         self.connection.row_factory = self._row
@@ -133,6 +167,8 @@ class Catalog:
         """All or nothing: commits at the end, rolls back on an exception. Keep it short."""
         self._run("BEGIN IMMEDIATE")
         try:
+            if self.fence:
+                self.fence(self)
             yield
         except BaseException:
             self._run("ROLLBACK")
@@ -146,15 +182,7 @@ class Catalog:
         Raises:
             ValueError: another stage holds it.
         """
-        with open_own(Path(f"{self.path}.lock"), "a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise ValueError(f"{self.path} is in use: {file.read() or 'another stage'} is running on it.") from None
-            file.truncate(0)
-            file.write(f"{stage} (process {os.getpid()})")
-            file.flush()
+        with held_catalog(self.path, stage):
             yield
 
     # Settings: what stages remember
@@ -487,6 +515,51 @@ class Catalog:
         """The next candidates (id, url) of a host without an outcome, after that id."""
         query = "SELECT id, url FROM candidate WHERE state = 'new' AND host = ? AND id > ? ORDER BY id LIMIT ?"
         return self._run(query, [host, after, number]).fetchall()
+
+    # Parts
+
+    def waiting_hosts(self) -> list[str]:
+        """Hosts with candidates without an outcome, by name."""
+        query = "SELECT DISTINCT host FROM candidate INDEXED BY candidate_work WHERE state = 'new' ORDER BY host"
+        return [row[0] for row in self._run(query)]
+
+    def category_rows(self) -> sqlite3.Cursor:
+        """All categories, as `copy_categories` takes them."""
+        return self._run("SELECT id, name, title, state, reason FROM category")
+
+    def copy_categories(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Enters another catalog's categories under their numbers; what is there is made like theirs."""
+        self.connection.executemany(
+            "INSERT INTO category (id, name, title, state, reason) VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+            " SET name = excluded.name, title = excluded.title, state = excluded.state, reason = excluded.reason",
+            rows,
+        )
+
+    def unfetched_of_host(self, host: str) -> sqlite3.Cursor:
+        """Candidates of a host without an outcome and without an image, as `copy_candidates` takes them."""
+        query = (
+            "SELECT id, category, url, host, source, page, license, attribution FROM candidate"
+            " WHERE state = 'new' AND host = ? AND id NOT IN (SELECT id FROM image)"
+        )
+        return self._run(query, [host])
+
+    def copy_candidates(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Enters another catalog's candidates under their numbers; those that are there stay as they are."""
+        self.connection.executemany(
+            "INSERT OR IGNORE INTO candidate (id, category, url, host, source, page, license, attribution)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def ended(self, after: int, number: int) -> list[sqlite3.Row]:
+        """The next candidates with an outcome after that id, with what `image` has of those that were fetched."""
+        query = (
+            "SELECT candidate.id, candidate.state, candidate.reason, candidate.twin, shard, offset, num_bytes, width,"
+            " height, sha256, hash FROM candidate LEFT JOIN image ON image.id = candidate.id AND"
+            " candidate.state = 'fetched' WHERE candidate.state != 'new' AND candidate.id > ? ORDER BY candidate.id"
+            " LIMIT ?"
+        )
+        return self._run(query, [after, number]).fetchall()
 
     def candidate(self, candidate: int) -> sqlite3.Row:
         """A candidate with name and title of its category."""

@@ -1,4 +1,4 @@
-"""The data stages as commands: discover, crawl, filter, status, encode."""
+"""The data stages as commands: discover, crawl, merge, filter, status, encode."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -97,6 +98,9 @@ class Crawl:
             raise OptionError(
                 "say how sites can reach you: --contact you@example.org, or a page, or set FASTLT_CONTACT."
             )
+        if self.crawl.part is not None:
+            self._run_part(self.crawl.part)
+            return
         asked_for = {*search.source, *(search.dump[:1] if search.dump else ())}
         endpoints = dict(entry.partition("=")[::2] for entry in search.source_url)
         if unused := sorted(name for name, url in endpoints.items() if not url or name not in asked_for):
@@ -142,8 +146,10 @@ class Crawl:
             licenses = None if search.licenses == (ANY_LICENSE,) else search.licenses or None
             sources = [SOURCES[name](endpoints.get(name), licenses) for name in search.source]
             counts = crawl(catalog, sources, options)
-            for (state, reason), number in counts.most_common():
-                print(f"{number:>10,} {state}{f': {reason}' * bool(reason)}")
+            _print_outcomes(counts)
+            if options.list_only:
+                print(f"{catalog.num_waiting():,} URLs of {len(catalog.waiting_hosts()):,} hosts wait to be fetched")
+                return
             empty, failed = catalog.empty_categories(), catalog.failed_searches()
             num_failed = sum(catalog.status()["candidate"].get("failed", {}).values())
         for reason, number in failed:
@@ -158,6 +164,59 @@ class Crawl:
         failed_now = sum(number for (state, _), number in counts.items() if state == "failed")
         if failed_now and not options.retry and not any(state == "fetched" for state, _ in counts):
             raise ValueError(f"nothing new was fetched: {failed_now:,} URLs failed, for the reasons above.")
+
+    def _run_part(self, said: str) -> None:
+        """Fetches what the catalog has for the hosts of one part."""
+        from fastlt.data_prep.crawl.crawl import crawl
+        from fastlt.data_prep.crawl.parts.lease import LeaseLostError
+        from fastlt.data_prep.crawl.parts.part import open_part
+        from fastlt.data_prep.crawl.parts.shares import Share
+        from fastlt.data_prep.crawl.policy import as_remembered, reconsider
+
+        share = Share.parse(said)
+        if self.search != SearchOptions() or self.crawl.list_only:
+            raise OptionError(
+                f"--part fetches what the catalog has: enter it first by `fastlt crawl {self.catalog} --list-only` "
+                "with those options, then run the parts without them."
+            )
+        try:
+            with open_part(self.catalog, share, self.crawl.lease) as (part, claim):
+                search, options, lines = as_remembered(part, self.search, self.crawl, typed_options(self))
+                lines += reconsider(part, search, options)
+                waiting = part.num_waiting()
+                lines.append(f"{share}: {waiting:,} URLs of {len(part.waiting_hosts()):,} hosts")
+                print("\n".join(lines), flush=True)
+                if waiting or options.retry:
+                    _print_outcomes(crawl(part, [], options, claim))
+        except LeaseLostError as error:
+            raise ValueError(str(error)) from None
+        print(f"when all parts are done: fastlt merge {self.catalog}")
+
+
+def _print_outcomes(counts: Counter[tuple[str, str]]) -> None:
+    for (state, reason), number in counts.most_common():
+        print(f"{number:>10,} {state}{f': {reason}' * bool(reason)}")
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Join the parts of a catalog, which `fastlt crawl --part` has fetched, into it.
+
+    Images that several parts have are kept once. If it is interrupted, run the same command again to continue.
+    """
+
+    catalog: CatalogFile
+    """The catalog file that is in parts."""
+    unfinished: Flag = False
+    """Join what there is, though parts are missing or not done; their URLs stay to be fetched."""
+
+    def run(self) -> None:
+        from fastlt.data_prep.crawl.parts.merge import merge
+
+        counts, left = merge(self.catalog, self.unfinished)
+        _print_outcomes(counts)
+        for said in left:
+            print(f"left: {said}")
 
 
 @dataclass(frozen=True)
@@ -253,4 +312,4 @@ class Encode:
         )
 
 
-COMMANDS = {"discover": Discover, "crawl": Crawl, "filter": Filter, "status": Status, "encode": Encode}
+COMMANDS = {"discover": Discover, "crawl": Crawl, "merge": Merge, "filter": Filter, "status": Status, "encode": Encode}

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 from tqdm import tqdm
 from yarl import URL
@@ -23,6 +24,7 @@ from fastlt.data_prep.crawl.addresses import host_of
 from fastlt.data_prep.crawl.decode_pool import DecodePool
 from fastlt.data_prep.crawl.fetch import DroppedError, FailedError, Fetcher
 from fastlt.data_prep.crawl.options import CrawlOptions
+from fastlt.data_prep.crawl.parts.part import Claim
 from fastlt.data_prep.crawl.politeness import HostGivenUpError
 from fastlt.data_prep.crawl.prepare import UnusableImageError
 from fastlt.data_prep.crawl.search import search
@@ -34,27 +36,37 @@ _BATCH, _BATCH_BYTES, _BATCH_SECONDS = 256, 32 * 2**20, 0.5
 _DNS_THREADS = 32
 
 
-def crawl(catalog: Catalog, sources: Sequence[ImageSource], options: CrawlOptions) -> Counter[tuple[str, str]]:
+def crawl(
+    catalog: Catalog, sources: Sequence[ImageSource], options: CrawlOptions, claim: Claim | None = None
+) -> Counter[tuple[str, str]]:
     """Fetches every candidate that has no outcome yet; returns how often each (state, reason) occurred.
 
     Ctrl-C and SIGTERM end it cleanly, SIGKILL costs at most the last half second.
 
+    Args:
+        catalog: whose candidates are fetched.
+        sources: that are asked for more.
+        options: see there.
+        claim: of a part, which may have nothing to fetch.
+
     Raises:
         ValueError: nothing to crawl, no image at the end, or another stage is using the catalog.
+        LeaseLostError: another process may work on the part by now.
         OSError: the disk is full.
     """
-    with catalog.lock("crawl"):
+    with nullcontext() if claim else catalog.lock("crawl"):  # which a process that stands still would keep
         if options.retry:
             catalog.retry_failed()
         if not catalog.categories(kept=True):
             raise ValueError(
                 f"{catalog.path} has no category to crawl: run `fastlt discover`, or give a list with --urls."
             )
-        if not sources and not catalog.num_candidates():
+        if not claim and not sources and not catalog.num_candidates():
             raise ValueError(f"{catalog.path} has no URLs: name image sources with --source, or a list with --urls.")
         with Catalog(catalog.path) as writing:
-            counts = asyncio.run(_Crawl(catalog, writing, sources, options).run())
-    if not catalog.has_images():
+            writing.fence = catalog.fence
+            counts = asyncio.run(_Crawl(catalog, writing, sources, options, claim).run())
+    if not claim and not options.list_only and not catalog.has_images():
         raise ValueError(f"not one image was found: `fastlt status {catalog.path}` has the reasons.")
     return counts
 
@@ -63,12 +75,17 @@ class _Crawl:
     """One run: hosts take candidates, and everything ends in `_outcomes`."""
 
     def __init__(
-        self, catalog: Catalog, writing: Catalog, sources: Sequence[ImageSource], options: CrawlOptions
+        self,
+        catalog: Catalog,
+        writing: Catalog,
+        sources: Sequence[ImageSource],
+        options: CrawlOptions,
+        claim: Claim | None,
     ) -> None:
         self._catalog, self._sources, self._options = catalog, sources, options
         radius = None if options.shards.duplicates < 0 else options.shards.duplicates
         self._writer = ImageWriter(writing, options.shards.images_per_shard, radius)
-        self._fetcher = Fetcher(options.politeness, options.limits)
+        self._fetcher = Fetcher(options.politeness, options.limits, claim)
         # One process more than cores, as one always waits for its next image.
         number = options.workers or available_cores() + 1
         self._decoders = DecodePool(number, options.images, options.limits.max_pixels, options.limits.max_bytes)
@@ -94,7 +111,8 @@ class _Crawl:
                 try:
                     async with asyncio.TaskGroup() as work:
                         work.create_task(self._search())
-                        work.create_task(self._start_hosts(work))
+                        if not self._options.list_only:
+                            work.create_task(self._start_hosts(work))
                 finally:  # what is there is written, even when told to stop
                     if not writing.done():
                         await self._outcomes.put(None)

@@ -19,6 +19,7 @@ from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.addresses import ForbiddenAddressError, any_socket, host_of, parse_url, public_socket
 from fastlt.data_prep.crawl.metered_socket import MeteredSocket
 from fastlt.data_prep.crawl.options import Limits, Politeness
+from fastlt.data_prep.crawl.parts.part import Claim
 from fastlt.data_prep.crawl.politeness import AGENT, Host, HostGivenUpError, opts_out, our_rules
 from fastlt.data_prep.retry_after import retry_after
 from fastlt.foreign import parse_answer
@@ -53,10 +54,15 @@ class _BusyError(_TryAgainError):
 
 
 class Fetcher:
-    """Transfers under one set of limits; use as `async with`."""
+    """Transfers under one set of limits; use as `async with`.
 
-    def __init__(self, politeness: Politeness, limits: Limits) -> None:
-        self._politeness, self._limits = politeness, limits
+    Args:
+        politeness, limits: as the options say.
+        claim: which hosts may be asked, where that is not all of them.
+    """
+
+    def __init__(self, politeness: Politeness, limits: Limits, claim: Claim | None = None) -> None:
+        self._politeness, self._limits, self._claim = politeness, limits, claim
         self._hosts: OrderedDict[str, Host] = OrderedDict()
         self._robots: OrderedDict[URL, asyncio.Task[_Rules]] = OrderedDict()
         self._connections = asyncio.Semaphore(self._politeness.connections)
@@ -162,6 +168,8 @@ class Fetcher:
         target = target.update_query(parameters) if parameters else target
         first_host = host_of(target)
         for _ in range(_MAX_REDIRECTS + 1):
+            if self._claim and not self._claim.owns(host_of(target)):
+                raise FailedError(reasons.ANOTHER_PART)
             try:
                 if is_image and not self._politeness.ignore_robots:
                     await self._ask_robots(target)
@@ -190,6 +198,8 @@ class Fetcher:
         host = self.host(host_of(url))
         async with host.turn(), self._connections:
             await self._room.wait()
+            if self._claim:
+                self._claim.check()
             try:
                 async with self._session.get(url, allow_redirects=False) as response:
                     if response.status in (429, 503):

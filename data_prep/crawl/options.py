@@ -198,9 +198,17 @@ class CrawlOptions:
     """Processes that decode images; 0 starts one more than there are cores."""
     retry: Flag = False
     """Try again what failed in an earlier crawl."""
+    list_only: Flag = False
+    """Enter what sources, lists and dumps offer, and fetch nothing: another run does, or several with --part."""
+    part: OptionalText = None
+    """Fetch one of several parts, such as 3/64, which share out the hosts of the catalog; `fastlt merge` joins them."""
+    lease: float = 60.0
+    """Seconds without a sign of life after which another process may go on with a part."""
 
     def __post_init__(self) -> None:
         if self.per_category < 1:
             raise OptionError(f"--per-category is {self.per_category}; give at least 1.")
         if self.workers < 0:
             raise OptionError(f"--workers is {self.workers}; give a number of processes, or 0 for all cores.")
+        if self.lease <= 0:
+            raise OptionError(f"--lease is {self.lease}; give a number of seconds above 0.")

@@ -13,6 +13,7 @@ CRASHES = "crashes the decoder"
 TOO_SMALL = "too small (--min-side)"
 NEAR_DUPLICATE = "near-duplicate (--duplicates)"
 DUPLICATE = "duplicate"
+ANOTHER_PART = "redirects to a host of another part"
 LICENSE = "license is not allowed (--licenses)"
 
 COSTLY = frozenset({TOO_LARGE_TO_DECODE, TOO_SLOW_TO_DECODE, CRASHES})

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from fastlt.atomic import publish_file, write_text
+from fastlt.atomic import new_file, publish_file, write_text
 from fastlt.data_prep.catalog import Catalog
 from fastlt.dataset.tar_members import TAR_END, append_member, member_bytes
 from fastlt.ownership import open_own
@@ -49,9 +50,16 @@ class ShardWriter:
         size = self._partial.stat().st_size if self._partial.exists() else 0
         if size < self.num_bytes:
             raise ValueError(f"{self._partial} is shorter than its catalog says: restore it, or start a new catalog.")
+        if self._catalog.fence:
+            self._leave_to_others()
         self._file = open_own(self._partial, "r+b")
         self._file.truncate(self.num_bytes)
         self._file.seek(self.num_bytes)
+
+    def _leave_to_others(self) -> None:
+        """Goes on in a file of its own: a process that stood still may wake up, and write on in the old one."""
+        with new_file(self._partial) as copy, self._partial.open("rb") as old, copy.open("wb") as new:
+            shutil.copyfileobj(old, new)
 
     @property
     def _partial(self) -> Path:
@@ -82,6 +90,8 @@ class ShardWriter:
         """Closes the shard, all of which is committed, and begins the next one."""
         if not self._file:
             return
+        with self._catalog.transaction():
+            pass  # but for the fence: another process may go on with this shard
         final = self._catalog.shard_path(self.shard)
         statistics = {"images": self.num_images, "bytes": self.num_bytes} | self._catalog.shard_counts(self.shard)
         write_text(final.with_name(f"{final.stem}_stats.json"), json.dumps(statistics, indent=1))

@@ -27,6 +27,7 @@ class Outcome:
         prepared: the image, or None.
         original: the bytes as they were fetched, where they are to be kept.
         state, reason: without an image, why.
+        twin: the image that it repeats, where that is known.
     """
 
     candidate: int
@@ -34,6 +35,7 @@ class Outcome:
     original: bytes | None = None
     state: str = ""
     reason: str = ""
+    twin: int | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -95,7 +97,7 @@ class ImageWriter:
         first_of: dict[bytes, int] = {}  # exact duplicates inside the batch
         images, replaced = [], []
         for outcome in outcomes:
-            state, reason, twin = outcome.state, outcome.reason, None
+            state, reason, twin = outcome.state, outcome.reason, outcome.twin
             if outcome.prepared is not None:
                 same = self._catalog.image_of_bytes(outcome.prepared.sha256)
                 twin, reason = self._twin(outcome.prepared, first_of, same)
@@ -118,7 +120,8 @@ class ImageWriter:
 
     def give_up(self, host: str, reason: str) -> int:
         """Fails every candidate of the host that has no outcome; returns how many."""
-        return self._catalog.give_up_host(host, reason)
+        with self._catalog.transaction():
+            return self._catalog.give_up_host(host, reason)
 
     def finish(self) -> None:
         """Finishes the last shard: nothing more is coming."""

@@ -21,7 +21,18 @@ def test_help_tells_the_whole_path_in_order(capsys):
     code, out, _ = said(capsys, "--help")
     assert code == 0
     shown = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
-    path = ["discover", "crawl", "filter", "status", "encode", "class-embeddings", "recipe", "train", "evaluate"]
+    path = [
+        "discover",
+        "crawl",
+        "merge",
+        "filter",
+        "status",
+        "encode",
+        "class-embeddings",
+        "recipe",
+        "train",
+        "evaluate",
+    ]
     path += ["export", "report", "study", "granularity", "demo", "draw"]
     assert shown == path
     assert said(capsys)[1] == out

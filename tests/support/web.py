@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Web:
         hosts: "address:port" of each.
         asked: how often each (address:port that the client connected to, path) was asked for.
         agents: what clients called themselves.
+        log: (seconds, address:port, what the client called itself) of each request.
     """
 
     def __init__(self, answer: Callable[[str, str], Answer | None], addresses: int | list[str] = 1) -> None:
@@ -47,6 +49,7 @@ class Web:
         self._answer, self._addresses = answer, addresses
         self.asked: Counter[tuple[str, str]] = Counter()
         self.agents: set[str] = set()
+        self.log: list[tuple[float, str, str]] = []
 
     def __enter__(self) -> Web:
         started = threading.Event()
@@ -79,6 +82,7 @@ class Web:
                 address, port = writer.get_extra_info("sockname")[:2]
                 self.asked[f"{address}:{port}", path] += 1
                 self.agents.add(headers.get("user-agent", ""))
+                self.log.append((time.monotonic(), f"{address}:{port}", headers.get("user-agent", "")))
                 if not await self._send(writer, self._answer(headers["host"], path) or Answer(status=404)):
                     break
         except (asyncio.IncompleteReadError, ConnectionError):

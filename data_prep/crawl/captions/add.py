@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +98,7 @@ class _Reading:
         """Batches in order, searched by all cores: neither Arrow nor the automaton holds Python's lock."""
         workers = available_cores()
         with ThreadPoolExecutor(workers) as threads:
-            waiting = deque()
+            waiting: deque[tuple[Captions, Future[Found]]] = deque()
             for batch in batches:
                 waiting.append((batch, threads.submit(self._matcher.find, batch.captions)))
                 if len(waiting) > workers:  # a batch may be large

@@ -1,0 +1,140 @@
+"""One part of a catalog: a catalog beside it with the candidates of its hosts, for one process at a time."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from fastlt.atomic import publish_file
+from fastlt.data_prep.catalog import Catalog, held_catalog
+from fastlt.data_prep.crawl.parts import lease
+from fastlt.data_prep.crawl.parts.lease import Lease, LeaseLostError
+from fastlt.data_prep.crawl.parts.shares import Share
+from fastlt.messages import listed
+from fastlt.ownership import make_own
+
+_OWNER = "part owner"
+_SETTINGS = ("crawl options", "crawl policy")
+
+
+class Claim(NamedTuple):
+    """What a process may ask: hosts of its share, for as long as it has the lease."""
+
+    share: Share
+    lease: Lease
+
+    def owns(self, host: str) -> bool:
+        """Whether the host belongs to this part."""
+        return self.share.owns(host)
+
+    def check(self) -> None:
+        """Raises LeaseLostError when another process may ask by now."""
+        self.lease.check()
+
+
+def parts_folder(catalog: Path) -> Path:
+    """Where the parts of a catalog are: beside it."""
+    return catalog.with_name(f"{catalog.stem}_parts")
+
+
+def part_path(catalog: Path, share: Share) -> Path:
+    """The catalog of a part."""
+    return parts_folder(catalog) / f"{share.number:04d}-of-{share.parts:04d}.sqlite"
+
+
+def parts_of(catalog: Path) -> dict[Share, Path]:
+    """The parts that there are, by number."""
+    found = {}
+    for path in sorted(parts_folder(catalog).glob("[0-9]*-of-[0-9]*.sqlite")):
+        number, _, parts = path.stem.partition("-of-")
+        if number.isdecimal() and parts.isdecimal():
+            found[Share(int(number), int(parts))] = path
+    return found
+
+
+@contextmanager
+def open_part(catalog: Path, share: Share, seconds: float) -> Iterator[tuple[Catalog, Claim]]:
+    """A part, made if there is none, with the candidates of its hosts that have come to the catalog since.
+
+    Args:
+        catalog: the whole, which is read only.
+        share: which part.
+        seconds: without a sign of life after which a process that works on a part is taken for dead.
+
+    Raises:
+        ValueError: there is no catalog, another process works on the part, or the catalog is in other parts.
+    """
+    if others := sorted({other.parts for other in parts_of(catalog)} - {share.parts}):
+        raise ValueError(
+            f"{catalog} is in {others[0]} parts: give --part {share.number}/{others[0]}, or join them first with "
+            f"`fastlt merge {catalog}`."
+        )
+    path = part_path(catalog, share)
+    path.parent.mkdir(exist_ok=True)
+    with owned_part(path, seconds) as (part, holding):
+        with held_catalog(catalog, f"making {share}", wait=True), Catalog(catalog) as whole:
+            _copy(whole, part, share)
+        yield part, Claim(share, holding)
+
+
+@contextmanager
+def owned_part(path: Path, seconds: float) -> Iterator[tuple[Catalog, Lease]]:
+    """A part in which nobody else commits anything from now on, however late they wake up."""
+    with lease.held(path, seconds) as holding:
+        if not path.exists():
+            _make(path)
+        with Catalog(path) as part:
+            _own(part, holding)
+            yield part, holding
+
+
+def _make(path: Path) -> None:
+    """An empty catalog, whole at once."""
+    temporary = path.with_name(f".{path.name}.partial")
+    make_own(temporary)
+    Catalog(temporary, create=True).connection.close()
+    publish_file(temporary, path)
+
+
+def _own(part: Catalog, holding: Lease) -> None:
+    token = uuid.uuid4().hex
+    part.remember(_OWNER, token)
+
+    def require_owner(writing: Catalog) -> None:
+        holding.check()
+        if writing.setting(_OWNER) != token:
+            raise LeaseLostError(f"another process works on {part.path} by now: nothing more is written here.")
+
+    part.fence = require_owner
+
+
+def _copy(whole: Catalog, part: Catalog, share: Share) -> None:
+    """Categories, options, and the candidates without an outcome that are new to the part, under the same numbers."""
+    hosts = share.of(whole.waiting_hosts())
+    with part.transaction():
+        for name in _SETTINGS:
+            if value := whole.setting(name):
+                part.remember(name, value)
+        part.copy_categories(tuple(row) for row in whole.category_rows())
+        for host in hosts:
+            part.copy_candidates(tuple(row) for row in whole.unfetched_of_host(host))
+
+
+def unfinished(catalog: Path) -> list[str]:
+    """What there is to do before the parts can be joined, in sentences."""
+    found = parts_of(catalog)
+    said = []
+    for share, path in found.items():
+        with Catalog(path) as part:
+            if waiting := part.num_waiting():
+                said.append(f"{share} has {waiting:,} URLs without an outcome")
+    parts = max((share.parts for share in found), default=0)
+    with Catalog(catalog) as whole:
+        hosts = whole.waiting_hosts()
+    missing = [share for share in (Share(n + 1, parts) for n in range(parts)) if share not in found and share.of(hosts)]
+    if missing:
+        said.append(f"{listed([str(share) for share in missing])} {'is' if len(missing) == 1 else 'are'} not begun")
+    return said

@@ -1,0 +1,242 @@
+"""A catalog in parts: each host has one owner, a dead one's part is gone on with, and the merged set is a crawl's."""
+
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.crawl.parts import lease
+from fastlt.data_prep.crawl.parts.shares import Share
+from support.crawling import command, jpeg, write_list
+from support.paths import BIN
+from support.web import Answer, Web
+
+HOSTS, IMAGES = 8, 96
+
+
+def run(*words: object) -> subprocess.CompletedProcess:
+    return subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=300)
+
+
+def merge(catalog: Path, *words: object) -> subprocess.CompletedProcess:
+    return run(BIN / "fastlt", "merge", catalog, *words)
+
+
+def listed(catalog: Path, web: Web, paths: list[str]) -> None:
+    """A catalog with these paths, spread over the hosts, and nothing fetched."""
+    rows = [(f"http://{web.hosts[i % len(web.hosts)]}/{path}", f"c{i % 3}", "", "") for i, path in enumerate(paths)]
+    done = run(*command(catalog, "--urls", write_list(catalog.with_suffix(".csv"), rows), "--list-only"))
+    assert done.returncode == 0, done.stderr
+    assert f"{len(rows)} URLs of {len(web.hosts)} hosts wait to be fetched" in done.stdout
+    assert not web.asked
+
+
+def pictures(host: str, path: str) -> Answer | None:
+    """/7.jpg and /again/7.jpg are the same image, /broken/... none, /to/HOST/... leads there."""
+    if found := re.fullmatch(r"/(?:again/)?(\d+)\.jpg", path):
+        return Answer(jpeg(int(found[1])))
+    if path.startswith("/broken"):
+        return Answer(b"<html>gone</html>")
+    if found := re.fullmatch(r"/to/([\d.:]+)(/.*)", path):
+        return Answer(status=302, headers={"Location": f"http://{found[1]}{found[2]}"})
+    return None
+
+
+def states(path: Path) -> Counter[tuple[str, str]]:
+    with Catalog(path) as catalog:
+        return Counter(tuple(row) for row in catalog.connection.execute("SELECT state, reason FROM candidate"))
+
+
+def contents(path: Path) -> set[bytes]:
+    with Catalog(path) as catalog:
+        return {bytes(row[0]) for row in catalog.connection.execute("SELECT sha256 FROM image_in_use")}
+
+
+def require_whole(path: Path) -> None:
+    """Every image lies where the catalog says, and no shard has another."""
+    with Catalog(path) as catalog:
+        rows = catalog.connection.execute("SELECT * FROM image").fetchall()
+        assert not catalog.shards("open")
+        for row in rows:
+            with catalog.shard_path(row["shard"]).open("rb") as shard:
+                shard.seek(row["offset"])
+                assert shard.read(3) == b"\xff\xd8\xff"
+                shard.seek(row["offset"] + row["num_bytes"] - 2)
+                assert shard.read(2) == b"\xff\xd9"
+        in_shards = sum(
+            len(re.findall(rb"\d{9}\.jpg\0", file.read_bytes())) for file in catalog.shards_folder.glob("*.tar")
+        )
+    assert in_shards == len(rows)
+
+
+def test_every_host_has_one_owner_and_few_move_when_there_is_a_part_more():
+    hosts = [f"host{i}.example.org:443" for i in range(2_000)]
+    owners = {host: [n for n in range(1, 5) if Share(n, 4).owns(host)] for host in hosts}
+    assert all(len(found) == 1 for found in owners.values())
+    assert all(Share(found[0], 4).owns(f"{host[:-4]}:80") for host, found in owners.items())
+    assert min(Counter(found[0] for found in owners.values()).values()) > 400
+    moved = [host for host in hosts if not Share(owners[host][0], 5).owns(host)]
+    assert all(Share(5, 5).owns(host) for host in moved)
+    assert len(moved) < 500
+
+
+def test_parts_and_merge_are_one_crawl_and_no_host_has_two_owners(tmp_path):
+    paths = [f"{i}.jpg" for i in range(IMAGES)] + [f"again/{i}.jpg" for i in range(10)] + ["broken/a.jpg", "none"]
+    with Web(pictures, HOSTS) as web:
+        whole, parts = tmp_path / "whole.sqlite", tmp_path / "parts.sqlite"
+        listed(parts, web, paths)
+        for number in (1, 2, 3):
+            done = run(*command(parts, "--part", f"{number}/3"), "--contact", f"part{number}@example.org")
+            assert done.returncode == 0, done.stderr
+        owners = {host: {agent for _, of, agent in web.log if of == host} for host in web.hosts}
+        assert {len(agents) for agents in owners.values()} == {1}
+        assert len(set.union(*owners.values())) == 3
+        done = merge(parts)
+        assert done.returncode == 0, done.stderr
+        asked = web.asked.total()
+        again = run(*command(parts))
+        assert again.returncode == 0, again.stderr
+        assert web.asked.total() == asked  # nothing is left
+        rows = write_list(
+            tmp_path / "l.csv", [(f"http://{web.hosts[i % HOSTS]}/{p}", "c", "", "") for i, p in enumerate(paths)]
+        )
+        assert run(*command(whole, "--urls", rows)).returncode == 0
+    assert states(parts) == states(whole)
+    assert contents(parts) == contents(whole)
+    assert len(contents(parts)) == IMAGES
+    assert not (tmp_path / "parts_parts").exists()
+    require_whole(parts)
+    with Catalog(parts) as catalog:  # what repeats an image says which
+        twins = catalog.connection.execute(
+            "SELECT count(*) FROM candidate JOIN image ON image.id = twin WHERE candidate.reason = 'duplicate'"
+        ).fetchone()
+    assert twins[0] == 10
+
+
+def test_what_leads_to_a_host_of_another_part_is_left_to_the_whole(tmp_path):
+    with Web(pictures, HOSTS) as web:
+        shares = {host: next(n for n in (1, 2) if Share(n, 2).owns(host)) for host in web.hosts}
+        first, second = (next(host for host in web.hosts if shares[host] == n) for n in (1, 2))
+        catalog = tmp_path / "c.sqlite"
+        rows = [(f"http://{first}/to/{second}/1.jpg", "a", "", ""), (f"http://{first}/to/{first}/2.jpg", "a", "", "")]
+        run(*command(catalog, "--urls", write_list(tmp_path / "l.csv", rows), "--list-only"))
+        done = run(*command(catalog, "--part", "1/2"))
+        assert "1 failed: redirects to a host of another part" in done.stdout, done.stderr
+        assert not [host for _, host, _ in web.log if shares[host] == 2]
+        done = merge(catalog)  # the other part has no host
+        assert done.returncode == 0, done.stderr
+        assert states(catalog) == {("fetched", ""): 1, ("new", ""): 1}
+        assert run(*command(catalog)).returncode == 0
+    assert states(catalog) == {("fetched", ""): 2}
+
+
+def test_a_part_that_is_worked_on_is_left_alone_and_one_that_stands_still_is_gone_on_with(tmp_path):
+    seconds, delays = 12.0, [2.0]
+
+    def slow(host: str, path: str) -> Answer | None:
+        answer = pictures(host, path)
+        return answer and Answer(answer.body, delay=delays[-1])
+
+    with Web(slow, 2) as web:
+        catalog = tmp_path / "c.sqlite"
+        listed(catalog, web, [f"{i}.jpg" for i in range(IMAGES)])
+        words = command(catalog, "--part", "1/1", "--per-host", 1, "--lease", seconds, "--ignore-robots")
+        first = subprocess.Popen([*words, "--contact", "first@a.org"], stderr=subprocess.PIPE, text=True)
+        try:
+            while web.asked.total() < 4:
+                assert first.poll() is None
+                time.sleep(0.02)
+            second = run(*words, "--contact", "second@a.org")
+            assert second.returncode == 1
+            assert re.search(r"0001-of-0001\.sqlite is in use: \S+ process \d+ .*works on it\.", second.stderr)
+            first.send_signal(signal.SIGSTOP)
+            delays.append(0.0)
+            done = run(*words, "--contact", "second@a.org")
+            assert done.returncode == 0, done.stderr
+            taken_over = time.monotonic()
+            first.send_signal(signal.SIGCONT)
+            _, said = first.communicate(timeout=60)
+        finally:
+            first.kill()
+        assert first.returncode == 1
+        assert "nothing more is asked or written here" in said
+        assert "Traceback" not in said
+        assert not [agent for at, _, agent in web.log if at > taken_over]
+        assert merge(catalog).returncode == 0
+    assert states(catalog) == {("fetched", ""): IMAGES}
+    require_whole(catalog)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_parts_and_merge_lose_nothing(tmp_path):
+    with Web(pictures, HOSTS) as web:
+        catalog = tmp_path / "c.sqlite"
+        paths = [f"{i}.jpg" for i in range(4 * IMAGES)] + [f"again/{i}.jpg" for i in range(40)]
+        listed(catalog, web, paths)
+        for number in (1, 2):
+            words = command(catalog, "--part", f"{number}/2", "--images-per-shard", 50)
+            for _ in range(3):
+                until = web.asked.total() + 60
+                killed = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                while web.asked.total() < until and killed.poll() is None:
+                    time.sleep(0.01)
+                killed.kill()
+                killed.wait()
+            if number == 1:  # the last kill of the second part is left to be merged
+                assert run(*words).returncode == 0
+        said = merge(catalog)
+        assert said.returncode == 1
+        assert "part 2 of 2 has" in said.stderr
+        for delay in (1.5, 2.0, 2.5):
+            killed = subprocess.Popen([BIN / "fastlt", "merge", catalog, "--unfinished"], stdout=subprocess.DEVNULL)
+            time.sleep(delay)
+            killed.kill()
+            killed.wait()
+        merge(catalog, "--unfinished")
+        assert run(*command(catalog)).returncode == 0  # what was left
+    assert states(catalog).total() == len(paths)
+    assert len(contents(catalog)) == 4 * IMAGES
+    require_whole(catalog)
+
+
+def test_mistakes_are_one_sentence(tmp_path):
+    with Web(pictures, 4) as web:
+        catalog = tmp_path / "c.sqlite"
+        listed(catalog, web, [f"{i}.jpg" for i in range(8)])
+        for words, sentence in (
+            (["--part", "0/4"], "--part 0/4: give a number and how many parts there are, such as 3/64."),
+            (["--part", "5/4"], "--part 5/4: give a number and how many parts there are, such as 3/64."),
+            (["--part", "1/4", "--urls", "x.csv"], "--part fetches what the catalog has: enter it first"),
+            (["--part", "1/4", "--lease", "0"], "--lease is 0.0; give a number of seconds above 0."),
+        ):
+            done = run(*command(catalog, *words))
+            assert done.returncode != 0
+            assert sentence in done.stderr
+        assert "is in no parts: `fastlt crawl" in merge(catalog).stderr
+        owner = next(n for n in (1, 2) if Share(n, 2).owns("127.0.0.1:80"))
+        assert run(*command(catalog, "--part", f"{owner}/2")).returncode == 0
+        assert "is in 2 parts: give --part 1/2, or join them first" in run(*command(catalog, "--part", "1/3")).stderr
+        if any(not Share(owner, 2).owns(host) for host in web.hosts):
+            assert f"part {3 - owner} of 2 is not begun: run `fastlt crawl" in merge(catalog).stderr
+
+
+def test_a_lease_that_was_not_renewed_in_time_is_lost_for_good(tmp_path):
+    stem = tmp_path / "part"
+    with lease.held(stem, 0.9) as first:
+        first.check()
+        first._ended.set()  # it beats no more, as if its folder were gone
+        time.sleep(0.5)
+        with pytest.raises(lease.LeaseLostError, match="stood still"):
+            first.check()
+        with lease.held(stem, 0.9) as second:
+            second.check()
+            assert second.epoch == first.epoch + 1
+            with pytest.raises(lease.LeaseLostError):
+                first.check()
+    with lease.held(stem, 60) as third:  # the second said that it has ended
+        assert third.epoch == second.epoch + 1

@@ -75,7 +75,8 @@ class Recorded:
         """Raises RuntimeError where the records of crawls are missing."""
         crawl, start = self.find("crawl", CRAWL), self.find("crawl", START)
         if crawl is None or start is None:
-            raise RuntimeError(f"there is no record of {CRAWL!r}: run `python bench/run.py crawl` first.")
+            missing = START if crawl else CRAWL
+            raise RuntimeError(f"there is no record of {missing!r}: run `python bench/run.py crawl` first.")
         starts = start["median_ms"] / 1000
         per_image, per_host = 1 / crawl["images_per_s"] - starts / crawl["urls"], 0.0
         if many := self.find("hostile", MANY_HOSTS):

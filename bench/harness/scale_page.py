@@ -31,7 +31,8 @@ def tables(found: Sequence[Record]) -> list[Table]:
 
 def page(found: Sequence[Record]) -> dict[str, Rows]:
     """{title: rows of cells, the first of which has the columns}, as docs/scale.md has them."""
-    shown = {"checks": _checks([r for r in found if "error" in r])}
+    shown = {"machine": [["what", "figure"], *_machine(*(r for r in found if r["case"] == "the machine"))]}
+    shown["checks"] = _checks([r for r in found if "error" in r])
     simulated = [r for r in found if "machines" in r]
     usual = [r for r in simulated if not r["changed"]]
     for urls in dict.fromkeys(r["urls"] for r in usual):
@@ -46,6 +47,14 @@ def page(found: Sequence[Record]) -> dict[str, Rows]:
     shown["one host"] += [[f"{r['urls']:,}", r["limit"], _number(took), _number(took / 24)] for r, took in alone]
     shown["needs"] = _needs([r for r in found if "machine_hours" in r])
     return shown
+
+
+def _machine(r: Record) -> Rows:
+    told = {"an image, from URL to shard": f"{1000 * r['per_image_s']:.2f} ms, {1 / r['per_image_s']:.0f} images/s"}
+    told["a new host besides"] = f"{1000 * r['per_host_s']:.1f} ms" if r["per_host_s"] else _told(None, "hostile")
+    told["start of a crawl"] = f"{r['start_s']:.1f} s"
+    told["an image on its way"] = f"{r['image_bytes']:,} bytes, {r['gbits']:.2f} Gbit/s at full speed"
+    return [[name, figure] for name, figure in told.items()]
 
 
 def _checks(found: Sequence[Record]) -> Rows:
@@ -80,7 +89,7 @@ def _waits(r: Record) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
 def _bytes(value: float) -> str:

@@ -89,7 +89,7 @@ def run(device: torch.device, quick: bool, results: Path, **given: float) -> Non
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         held = scale_checks.measure_held(Path(folder), *((2_000, 20_000) if quick else (ROWS, HASHES)))
-        found = [held, *scale_checks.against_records(recorded, machine)]
+        found = [_told(machine), held, *scale_checks.against_records(recorded, machine)]
         found += scale_checks.against_crawls(Path(folder), quick)
     sizes, numbers = (URLS[:1], (1, 4)) if quick else (URLS, MACHINES)
     found += [simulate(urls, number, world, machine, held) for urls in sizes for number in numbers]
@@ -103,6 +103,12 @@ def run(device: torch.device, quick: bool, results: Path, **given: float) -> Non
     file = records.append(results, "scale", machine.device, found)
     picture = scale_page.draw(found, records.path(results, "scale", machine.device, ".png"), machine.device)
     print(f"appended {len(found)} records to {file}; drew {picture}")
+
+
+def _told(machine: Machine) -> Record:
+    gbits = IMAGE_BYTES * 8 / machine.per_image / 1e9
+    about = {"case": "the machine", "impl": "fastlt", "image_bytes": IMAGE_BYTES, "gbits": gbits}
+    return about | {f"{name}_s": getattr(machine, name) for name in ("per_image", "per_host", "start")}
 
 
 def _others(world: World) -> list[World]:

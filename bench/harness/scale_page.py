@@ -18,7 +18,12 @@ from matplotlib.ticker import ScalarFormatter
 SHARES = {"half": 0.5, "90%": 0.9, "all": 1.0}  # of the images, until which times and rates are told
 _COLORS = {"half": "#0072b2", "90%": "#e69f00", "all": "#d55e00"}  # Okabe and Ito's, which the color-blind tell apart
 _BUSY = 0.8  # of their speed, from which machines are what one waits for
-_RATES = [f"{what}, {name}" for what in ("hours", "images/s") for name in SHARES]
+_RATES = [f"{what}, {name}" for what in ("time", "images/s") for name in SHARES]
+_SPANS = (
+    (2 / 60, 3600, "s"),
+    (2, 60, "min"),
+    (72, 1, "h"),
+)  # hours up to which a time is told in this, so many an hour
 _RECORDED_BY = {"crawl": "crawl", "filter": "embed", "encode": "loaders"}  # {stage: suite of its record}
 _HELD = {"fetched": "fetched_bytes", "catalog": "catalog_total", "index of duplicates": "index_total"}
 Rows = list[list[str]]
@@ -43,8 +48,8 @@ def page(found: Sequence[Record]) -> dict[str, Rows]:
     changed = [[r["changed"].removeprefix(", "), *_rates(r), _waits(r)] for r in simulated if r["changed"]]
     shown["otherwise"] = [["what", *_RATES, "half waits for"], *changed]
     alone = [(r, r["one_host_hours"]) for r in found if "one_host_hours" in r]
-    shown["one host"] = [["photos", "from", "hours", "days"]]
-    shown["one host"] += [[f"{r['urls']:,}", r["limit"], _number(took), _number(took / 24)] for r, took in alone]
+    shown["one host"] = [["photos", "from", "time"]]
+    shown["one host"] += [[f"{r['urls']:,}", r["limit"], _span(took)] for r, took in alone]
     shown["needs"] = _needs([r for r in found if "machine_hours" in r])
     return shown
 
@@ -79,7 +84,7 @@ def _told(value: float | None, suite: str) -> str:
 
 
 def _rates(r: Record) -> list[str]:
-    return [_number(r[what][name]) for what in ("hours", "until") for name in SHARES]
+    return [*(_span(r["hours"][name]) for name in SHARES), *(_number(r["until"][name]) for name in SHARES)]
 
 
 def _waits(r: Record) -> str:
@@ -90,6 +95,11 @@ def _waits(r: Record) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
+
+
+def _span(hours: float) -> str:
+    per_hour, unit = next((span[1:] for span in _SPANS if hours < span[0]), (1 / 24, "days"))
+    return f"{_number(hours * per_hour)} {unit}"
 
 
 def _bytes(value: float) -> str:
@@ -133,7 +143,7 @@ def _draw_panel(panel: Axes, rows: Sequence[Record]) -> None:
         label = "until the last image" if name == "all" else f"until {name} of the images"
         panel.plot(numbers, rates, color=color, marker=marker, label=label)
         where = {"xytext": (0, 7), "textcoords": "offset points", "ha": "right", "fontsize": 8}
-        panel.annotate(f"{_number(rows[-1]['hours'][name])} h", (numbers[-1], rates[-1]), **where)
+        panel.annotate(_span(rows[-1]["hours"][name]), (numbers[-1], rates[-1]), **where)
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
     panel.set_xticks(numbers)

@@ -38,12 +38,10 @@ class Part:
 
     Attributes:
         seconds, done: float [events + 1]; so many requests were answered by then, and evenly in between.
-        at_full_speed: those that were answered while the machine could not have done more.
     """
 
     seconds: np.ndarray
     done: np.ndarray
-    at_full_speed: float
 
 
 def zipf(urls: int, hosts: int, exponent: float) -> np.ndarray:
@@ -63,7 +61,7 @@ def crawl(requests: Sequence[int], speed: float, limit: HostLimit, connections: 
         limit: of every host.
         connections: hosts that are asked at once; one that waits for its next day keeps its place.
     """
-    now, given, full = 0.0, 0.0, 0.0
+    now, given = 0.0, 0.0
     seconds, done, total, begun = [0.0], [0.0], 0.0, 0
     asked: list[tuple[float, float, float]] = []  # (what each host was given when it stops, left then, since when)
     resting: list[tuple[float, float]] = []  # (until when, requests left)
@@ -75,9 +73,7 @@ def crawl(requests: Sequence[int], speed: float, limit: HostLimit, connections: 
         stops = now + (asked[0][0] - given) / each if asked else math.inf
         wakes = resting[0][0] if resting else math.inf
         lasts, now = min(stops, wakes) - now, min(stops, wakes)
-        answered = lasts * each * len(asked)
-        total += answered
-        full += answered if each < limit.rate else 0.0
+        total += lasts * each * len(asked)
         given = asked[0][0] if stops <= wakes else given + lasts * each
         if stops <= wakes:
             _, left, since = heapq.heappop(asked)
@@ -87,7 +83,7 @@ def crawl(requests: Sequence[int], speed: float, limit: HostLimit, connections: 
             _ask(asked, given, heapq.heappop(resting)[1], now, limit)
         seconds.append(now)
         done.append(total)
-    return Part(np.array(seconds), np.array(done), full)
+    return Part(np.array(seconds), np.array(done))
 
 
 def _ask(asked: list[tuple[float, float, float]], given: float, left: float, now: float, limit: HostLimit) -> None:

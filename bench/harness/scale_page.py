@@ -45,7 +45,7 @@ def page(found: Sequence[Record]) -> dict[str, Rows]:
             [str(r["machines"]), *_rates(r), _waits(r), _bytes(r["peak_bytes"])] for r in usual if r["urls"] == urls
         ]
         shown[f"{urls:,} URLs"] = [["machines", *_RATES, "half waits for", "index a machine"], *rows]
-    changed = [[r["changed"].removeprefix(", "), *_rates(r), _waits(r)] for r in simulated if r["changed"]]
+    changed = [[r["changed"], *_rates(r), _waits(r)] for r in simulated if r["changed"]]
     shown["otherwise"] = [["what", *_RATES, "half waits for"], *changed]
     alone = [(r, r["one_host_hours"]) for r in found if "one_host_hours" in r]
     shown["one host"] = [["photos", "from", "time"]]

@@ -8,7 +8,7 @@ nothing but politeness takes time. `bench/harness/crawl_model.py` has the model,
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from bench.harness import crawl_model, records, scale_page
-from bench.harness.crawl_model import HostLimit, Part
+from bench.harness.crawl_model import HostLimit
 from bench.harness.recorded_machine import IMAGE_BYTES, Machine, Recorded
 from bench.harness.records import Record
 from bench.harness.scale_page import SHARES
@@ -66,11 +66,10 @@ class World:
                 "--exponent not below 0."
             )
 
-    @property
-    def changed(self) -> str:
-        """What is not as by default, for the name of a case."""
-        given = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]
-        return "".join(f", {name.replace('_', ' ')}{'' if value is True else f' {value:,}'}" for name, value in given)
+    def beside(self, other: World) -> str:
+        """What is not as in another one, in words; "" where all is."""
+        pairs = ((f.name.replace("_", " "), getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return ", ".join(name if ours is True else f"{name} {ours:,}" for name, ours, theirs in pairs if ours != theirs)
 
     @property
     def limit(self) -> HostLimit:
@@ -93,8 +92,8 @@ def run(device: torch.device, quick: bool, results: Path, **given: float) -> Non
         found += scale_checks.against_crawls(Path(folder), quick)
     sizes, numbers = (URLS[:1], (1, 4)) if quick else (URLS, MACHINES)
     found += [simulate(urls, number, world, machine, held) for urls in sizes for number in numbers]
-    if not quick:
-        found += [simulate(*OTHERWISE, other, machine, held) for other in _others(world)]
+    for other in () if quick else _others(world):
+        found.append(simulate(*OTHERWISE, other, machine, held) | {"changed": other.beside(world)})
     found += _one_host(world, machine)
     found += [needs(urls, recorded, machine, world, held) for urls in sizes]
     console = Console(width=140)
@@ -119,7 +118,7 @@ def _others(world: World) -> list[World]:
 
 def simulate(urls: int, machines: int, world: World, machine: Machine, held: Record) -> Record:
     """A crawl, several times with other owners of the hosts."""
-    sizes, rates, full, largest = crawl_model.zipf(urls, world.hosts, world.exponent), [], [], 0
+    sizes, rates, largest = crawl_model.zipf(urls, world.hosts, world.exponent), [], 0
     hours: dict[str, list[float]] = {name: [] for name in SHARES}
     for draw in range(DRAWS):
         parts, names = [], np.random.default_rng(draw).permutation(len(sizes))
@@ -133,22 +132,16 @@ def simulate(urls: int, machines: int, world: World, machine: Machine, held: Rec
         for name, share in SHARES.items():
             hours[name].append((machine.start + crawl_model.seconds_until(parts, share)) / 3600)
         rates.append(urls / hours["all"][-1] / 3600)
-        full.append(_at_full_speed(parts))
     speeds = world.speeds(machine, urls, len(sizes))
     binds = min(speeds, key=lambda name: speeds[name])
     took = {name: float(np.median(values)) for name, values in hours.items()}
     return {
-        "case": f"{urls:,} URLs, {machines} machines{world.changed}", "impl": "fastlt",
-        "urls": urls, "machines": machines, "changed": world.changed, **records.rate(rates), "hours": took,
+        "case": ", ".join(filter(None, [f"{urls:,} URLs, {machines} machines", world.beside(World())])),
+        "impl": "fastlt", "urls": urls, "machines": machines, "changed": "", **records.rate(rates), "hours": took,
         "until": {name: share * urls / took[name] / 3600 for name, share in SHARES.items()},
         "machine_images_per_s": speeds[binds] * urls / (urls + len(sizes)), "binds": binds,
-        "at_full_speed": float(np.median(full)), "largest_host": int(sizes[0]), "largest_part": largest,
         "peak_bytes": int(largest * held["index_bytes"]),
     }  # fmt: skip
-
-
-def _at_full_speed(parts: Sequence[Part]) -> float:
-    return sum(part.at_full_speed for part in parts) / sum(float(part.done[-1]) for part in parts)
 
 
 def _one_host(world: World, machine: Machine) -> Iterator[Record]:

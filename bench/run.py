@@ -15,6 +15,7 @@ examples:
   python bench/run.py hostile                  needs root or user namespaces; --hosts 1000 for a smaller one
   python bench/run.py dump --rows 200000       a hundredth of the whole
   python bench/run.py captions
+  python bench/run.py scale                    simulates crawls on up to 256 machines from the other records
   python bench/run.py filter                   needs shared/data; --run RUN adds a run's backbone
   python bench/run.py embed                    the same
   python bench/run.py loaders                  the same; DALI where it is installed
@@ -46,6 +47,7 @@ SUITES = {
     "hostile": ("a crawl of 10,000 hosts, a tenth of them hostile, beside one without these", ("cpu",)),
     "dump": ("a made dump of iNaturalist's form, joined to categories out of core", ("cpu",)),
     "captions": ("names in captions of web images, sought by `crawl --captions`", ("cpu",)),
+    "scale": ("a crawl on machines that are not there, simulated from the records of those that are", ("cpu",)),
     "filter": ("what filter keeps of mislabeled images, by default", ("cpu", "cuda")),
     "embed": ("filter's embedding beside its bare model", ("cpu", "cuda")),
     "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),
@@ -101,6 +103,7 @@ def main() -> int:
         "filter": ("data", "weights", "trained"),
         "hostile": ("hosts",),
         "dump": ("rows",),
+        "scale": ("hosts", "exponent", "rate", "gbits", "transfer"),
         "train": ("ranks",),
     }
     chosen = {name: value for name in names.get(arguments.suite, ()) if (value := getattr(arguments, name)) is not None}
@@ -146,6 +149,12 @@ def _add(suites: argparse._SubParsersAction, name: str, what: str, devices: tupl
         suite.add_argument(
             "--rows", type=int, metavar="N", help="photos (default: 20,000,000), and the rest in proportion"
         )
+    if name == "scale":
+        suite.add_argument("--hosts", type=int, metavar="N", help="among which URLs are divided (default: 70,000)")
+        suite.add_argument("--exponent", type=float, metavar="S", help="of their Zipf distribution (default: 1)")
+        suite.add_argument("--rate", type=float, metavar="R", help="requests a second to one host (default: 10)")
+        suite.add_argument("--gbits", type=float, metavar="G", help="of a machine's network (default: 1)")
+        suite.add_argument("--transfer", type=float, metavar="S", help="seconds of one transfer (default: 0.2)")
     if name == "train":
         suite.add_argument("--ranks", type=int, nargs="+", metavar="N", help="default: 1, 2, 4, ... up to the GPUs")
     what = "folder of records (default: bench/results; build/results where changes are not committed)"

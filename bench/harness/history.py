@@ -28,13 +28,14 @@ HEADLINES = {  # suite: {field of its records: unit}
     "crawl": _SPEEDS,
     "hostile": _SPEEDS,
     "dump": _SPEEDS,
+    "scale": {"catalog_bytes": "bytes an image in the catalog", "index_bytes": "bytes an image in the index"},
     "filter": {"precision": "precision", "recall": "recall", **_SPEEDS},
     "embed": {**_SPEEDS, "over_bare": "of bare"},
     "loaders": _SPEEDS,
     "train": {**_SPEEDS, "over_resident": "of resident", "mfu": "MFU"},
     "counts": records.COUNTED,
 }
-_LESS_IS_BETTER = ("median_ms", "predicted_ms", *records.COUNTED)
+_LESS_IS_BETTER = ("median_ms", "predicted_ms", "catalog_bytes", "index_bytes", *records.COUNTED)
 _VARIANT = "fastlt-unsilenced"  # to compare with, and not what is used
 _NEIGHBORS = "3"  # of what is predicted for several
 _SHOWN = 5  # commits in a table

@@ -32,6 +32,8 @@ HEADLINES = {  # suite: {field of its records: unit}
     "filter": {"precision": "precision", "recall": "recall", **_SPEEDS},
     "embed": {**_SPEEDS, "over_bare": "of bare"},
     "loaders": _SPEEDS,
+    "captions": _SPEEDS,
+    "tuning": {**_SPEEDS, "over_full": "of full"},
     "train": {**_SPEEDS, "over_resident": "of resident", "mfu": "MFU"},
     "counts": records.COUNTED,
 }

@@ -52,7 +52,7 @@ class Classifier(nn.Module):
         self.said: list[str] = []
         # timm's attributes are beyond nn.Module's
         backbone: Any = create_backbone(model, size, _kept_outputs(model, row_size), self.said.append)
-        self.in_features: int = _features_of(backbone)
+        self.in_features: int = features_of(backbone)
         self.tuning, self.tuned_layers = model.tune, tuned_layers(model, size, backbone.num_classes)
         tune(backbone, model, self.tuned_layers)
         self.backbone = backbone
@@ -139,7 +139,8 @@ def _kept_outputs(model: ModelRecipe, row_size: int | None) -> int:
     return config.num_classes if config.num_classes == (row_size or embedding_size(model.class_embeddings)) else 0
 
 
-def _features_of(backbone: Any) -> int:
+def features_of(backbone: Any) -> int:
+    """D of what a backbone gives."""
     return backbone.num_classes or backbone.head_hidden_size  # CLIP's projection is `num_classes`
 
 
@@ -155,7 +156,7 @@ def require_class_embeddings(recipe: Recipe, label_space: LabelSpace) -> None:
 def _features(name: str, arguments: str, size: int, num_classes: int) -> int:
     model = ModelRecipe(name=name, arguments=json.loads(arguments))
     with torch.random.fork_rng(devices=[]):
-        return _features_of(create_backbone(model, size, num_classes))
+        return features_of(create_backbone(model, size, num_classes))
 
 
 def first_rows(model: ModelRecipe, names: Sequence[str], in_features: int) -> Tensor:

@@ -107,6 +107,8 @@ def _data_sets(design: Design) -> dict[str, tuple[float, Level]]:
 
 def _tell(design: Design, options: GranularityOptions, recipe: Recipe) -> None:
     """Levels, images, runs and steps."""
+    if design.second_best:
+        print(design.second_best)
     for level, asked in zip(design.levels, [*sorted(set(options.levels)), None], strict=False):
         largest = [f"{group} ({len(classes):,} classes)" for group, classes in level.groups.items()]
         is_last = level is design.levels[-1]

@@ -15,18 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from fastlt.cli import main
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.demo.species import DrawnSize, draw_dataset
+from fastlt.experiments.granularity.clusters import _tree
 from fastlt.experiments.granularity.design import read_design
 from fastlt.experiments.granularity.findings import Findings
 from fastlt.experiments.granularity.granularity import conclude, prepare
 from fastlt.experiments.granularity.judging import Judged
 from fastlt.experiments.granularity.options import GranularityOptions
-from fastlt.experiments.granularity.taxonomy import levels_of
+from fastlt.experiments.granularity.taxonomy import cut, levels_of
 from fastlt.experiments.study_file import read_study
 from fastlt.run_folder import hold
 from support.workshop import RECIPE
@@ -126,6 +128,69 @@ def test_levels_have_every_class_once_and_lie_inside_each_other(tmp_path):
             for classes in fine.groups.values():
                 assert len({coarse.group_of[name] for name in classes}) == 1
     assert tried > 30
+
+
+def test_clusters_are_of_prototypes_that_are_alike():
+    pytest.importorskip("sklearn")
+    names = [f"c{i}" for i in range(12)]
+    random = np.random.default_rng(0)
+    middles = np.array([[1, 0, 0, 0.2], [1, 0, 0.2, 0], [0, 1, 0, 0.1], [0, 1, 0.3, 0]])  # two pairs of groups
+    prototypes = middles[np.arange(12) % 4] + random.normal(0, 0.01, (12, 4))
+    images = dict.fromkeys(names, 10)
+    levels = cut(_tree(prototypes, images), images, [2, 4])
+    found = [sorted(sorted(int(name[1:]) % 4 for name in of) for of in level.groups.values()) for level in levels]
+    assert found == [[[0] * 3 + [1] * 3, [2] * 3 + [3] * 3], [[0] * 3, [1] * 3, [2] * 3, [3] * 3]]
+    for group, classes in levels[1].groups.items():
+        rows = prototypes[[int(name[1:]) for name in classes]]
+        nearest = np.argmax(rows @ rows.mean(0))
+        assert group == f"like {classes[nearest]}"
+
+
+@pytest.mark.medium
+def test_without_a_taxonomy_classes_are_clustered_and_the_page_says_that_this_is_second_best(place, capsys):
+    pytest.importorskip("sklearn")
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet").state_dict(), "weights.pth")
+    clusters = ["--clusters", "test_resnet", "--cluster-weights", "weights.pth"]
+    assert main([*without_taxonomy(), *clusters, "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "clusters of classes whose images look alike to test_resnet at 160 px. That is second best: such" in said
+    assert "level of 4, asked for 4: like genus0" in said
+    assert [path.name for path in Path("out").iterdir()] == ["embeddings"]
+    (kept,) = Path("out").rglob("*.rows")
+    size, features = kept.stat().st_size, timm.create_model("test_resnet").num_features
+    assert size == 12 * 16 * (2 * 8 + 2 * features), "those held out are not looked at"
+    given = {"taxonomy": None, "clusters": "test_resnet", "cluster_weights": Path("weights.pth"), "seeds": 1}
+    design = read_design(IMAGES, options(**given))
+    assert kept.stat().st_size == size, "nothing is looked at twice"
+    prepare(design, [], options(**given), EncodeOptions(format="plain"))
+    conclude(design, options(**given))
+    assert "test_resnet at 160 px. That is second best" in Path("out/granularity.html").read_text()
+
+
+def without_taxonomy() -> list[str]:
+    given = words()
+    return [*given[:2], *given[4:]]
+
+
+def test_what_cannot_be_clustered_is_one_sentence(place, capsys):
+    pytest.importorskip("sklearn")
+    Path("run").mkdir()
+    Path("run/recipe.yaml").write_text(SMALL)
+    for more, sentence in (
+        ([], "say what groups classes: --taxonomy FILE or, as second best, --clusters MODEL, one of the two."),
+        (["--clusters", "test_resnet", "--taxonomy", "taxonomy.json"], "one of the two."),
+        (["--taxonomy", "taxonomy.json", "--cluster-weights", "w"], "--cluster-weights are for --clusters MODEL"),
+        (["--clusters", "resnet81"], "timm has no model 'resnet81'"),
+        (["--clusters", "test_resnet", "--cluster-weights", "nowhere"], "nowhere"),
+        (["--clusters", "run", "--cluster-weights", "w"], "--clusters run is a run with weights of its own"),
+        (["--clusters", "test_resnet", "--levels", "13"], "--levels 13: there are only 12 classes."),
+    ):
+        assert main([*without_taxonomy(), *more]) == 1, more
+        err = capsys.readouterr().err
+        assert sentence in err
+        assert err.count("\n") == 1
+        assert not Path("out").exists()
 
 
 def test_inaturalist_ranks_are_a_taxonomy(place):

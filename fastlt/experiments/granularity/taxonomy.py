@@ -176,12 +176,16 @@ def _cut(groups: list[Node], wanted: int, images: int) -> list[Node]:
     """The groups, split until their number is the nearest to the wanted one; the largest first, to be alike in size."""
     floor = _SMALL * images / wanted
     while len(groups) < wanted:
-        splittable = sorted((group for group in groups if group.children), key=lambda group: -group.images)
-        finer = [[*(g for g in groups if g is not group), *_split(group, floor)] for group in splittable]
-        nearest = next((cut for cut in finer if len(cut) <= wanted), min(finer, key=len))
-        if len(groups) > 1 and len(nearest) - wanted >= wanted - len(groups):
+        tried: list[tuple[Node, list[Node]]] = []
+        for group in sorted((group for group in groups if group.children), key=lambda group: -group.images):
+            tried.append((group, _split(group, floor)))
+            if len(groups) - 1 + len(tried[-1][1]) <= wanted:
+                break
+        split, parts = min(tried, key=lambda found: len(found[1]))  # the last one, if that is not too many
+        number = len(groups) - 1 + len(parts)
+        if len(groups) > 1 and number - wanted >= wanted - len(groups):
             break
-        groups = nearest
+        groups = [*(group for group in groups if group is not split), *parts]
     return groups
 
 

@@ -72,7 +72,7 @@ def words(*more: str) -> list[str]:
     return [*given, "--ratios", "4", "--seeds", "1", "--out", "out", *more]
 
 
-def write(taxonomy: object, file: str = "other.json") -> Path:
+def write(taxonomy: object, file: str | Path = "other.json") -> Path:
     Path(file).write_text(json.dumps(taxonomy))
     return Path(file)
 
@@ -128,6 +128,14 @@ def test_levels_have_every_class_once_and_lie_inside_each_other(tmp_path):
             for classes in fine.groups.values():
                 assert len({coarse.group_of[name] for name in classes}) == 1
     assert tried > 30
+
+
+def test_as_many_classes_as_inaturalist_has_are_cut_in_seconds(tmp_path):
+    above = {f"s{i}": [f"g{i // 2}", f"f{i // 8}", f"o{i // 40}", f"c{i // 400}", f"p{i // 2000}"] for i in range(8142)}
+    started = time.process_time()
+    levels = levels_of(write(above, tmp_path / "taxonomy.json"), dict.fromkeys(above, 10), [1500])
+    assert abs(len(levels[0]) - 1500) < 10
+    assert time.process_time() - started < 10, "it took a minute when each split was tried for each group"
 
 
 def test_clusters_are_of_prototypes_that_are_alike():

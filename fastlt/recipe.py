@@ -170,7 +170,9 @@ class ModelRecipe(Section):
     tune_rank: int = Field(8, ge=1)
     """Rank of LoRA's products, or width of AdaptFormer's bottlenecks; LIFT takes 2^floor(log2(classes / 2 blocks))."""
     tune_scale: float = Field(0.1, gt=0)
-    """Factor of what AdaptFormer's bottlenecks add; LIFT begins with 1, and learns it."""
+    """Factor of what AdaptFormer's bottlenecks add; LIFT begins with 1."""
+    tune_as_lift: bool = False
+    """Learn tune_scale too, and a LayerNorm before each of AdaptFormer's bottlenecks, as LIFT does."""
     tune_places: tuple[str, ...] = ()
     """Layers that lora or adaptformer tunes, by parts of their names in timm, such as [qkv, proj] or [blocks.11]; []
     for all linear layers and ungrouped convolutions (qkv, proj, fc1 and fc2 in a ViT) but that of the image itself, or
@@ -315,6 +317,8 @@ class Recipe(Section):
                 raise ValueError("engine.shard_classes needs a fused loss: set loss.impl to auto")
         if self.model.class_embeddings and self.model.cosine_scale is None:
             raise ValueError("model.class_embeddings are for a cosine head: set model.cosine_scale, CLIP's is 100")
+        if self.model.tune_as_lift and self.model.tune != "adaptformer":
+            raise ValueError("model.tune_as_lift is for model.tune=adaptformer: set that, or leave it out")
         if self.engine.compile and self.engine.zero_stage == 3:
             raise ValueError("engine.compile cannot be combined with engine.zero_stage=3")
         return self

@@ -108,6 +108,8 @@ class FinishedRun:
 def five_crops(forward: Callable[[Tensor], Tensor], size: int) -> Callable[[Tensor], Tensor]:
     """Averages the logits of an image's center and corners (test-time ensembling of LIFT, arXiv 2309.10019).
 
+    LIFT's corners are those of the whole image, also where that is no square; ours are those of its center square.
+
     Args:
         forward: images [B, 3, size, size] to logits [B, C].
         size: H = W of the crops.

@@ -147,6 +147,8 @@ def _encode(design: Design, level: Level, ratio: float, folder: Path, storage: E
                 f"{folder} was made of other images, labels or settings: repeat that command, name another folder with "
                 "--out, or have --redo make it anew and train its runs again."
             )
+        for file in files.values():
+            file.unlink(missing_ok=True)  # so that a kill leaves nothing half deleted that looks whole
         for stale in made:
             shutil.rmtree(stale)
     for split, file in files.items():

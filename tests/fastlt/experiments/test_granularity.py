@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -348,6 +349,22 @@ def test_data_sets_of_another_command_are_not_taken(place):
         prepare(other, [], options(), EncodeOptions(format="plain"))
     prepare(other, [], options(), EncodeOptions(format="plain"), redo=True)
     assert EncodedDataset.open(Path("out/data/ratio1_4")).split("val").counts == [15] * 4
+
+
+@pytest.mark.medium
+def test_a_data_set_that_a_kill_left_half_deleted_is_not_taken(place, monkeypatch):
+    prepare(read_design(IMAGES, options()), [], options(), EncodeOptions(format="plain"))
+    other = read_design(IMAGES, options(hold_out=5))
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(other, [], options(), EncodeOptions(format="plain"), redo=True)
+    with pytest.raises(ValueError, match="ratio1_4 was made of other images, labels or settings"):
+        prepare(read_design(IMAGES, options()), [], options(), EncodeOptions(format="plain"))
+
+
+def killed(folder: Path) -> None:
+    next(folder.iterdir()).unlink()
+    raise KeyboardInterrupt
 
 
 def test_the_plan_says_what_would_be_done_and_does_nothing(place, capsys):

@@ -317,8 +317,6 @@ class Recipe(Section):
                 raise ValueError("engine.shard_classes needs a fused loss: set loss.impl to auto")
         if self.model.class_embeddings and self.model.cosine_scale is None:
             raise ValueError("model.class_embeddings are for a cosine head: set model.cosine_scale, CLIP's is 100")
-        if self.model.tune_as_lift and self.model.tune != "adaptformer":
-            raise ValueError("model.tune_as_lift is for model.tune=adaptformer: set that, or leave it out")
         if self.engine.compile and self.engine.zero_stage == 3:
             raise ValueError("engine.compile cannot be combined with engine.zero_stage=3")
         return self

@@ -204,7 +204,6 @@ def test_places_are_whole_parts_of_names():
             ["model.name=test_vit", "model.tune=adaptformer", "model.tune_places=[fc1]"],
             r"names no transformer block \(attn and mlp\) of test_vit: give whole parts of names such as 'blo",
         ),
-        (["model.tune_as_lift=true"], "model.tune_as_lift is for model.tune=adaptformer: set that, or leave it out"),
         (["model.tune_rank=0"], "model.tune_rank is 0; it must be at least 1"),
         (["model.tune_places=qkv"], "model.tune_places is 'qkv'; it must be a list"),
         (["model.tune=half"], "model.tune is 'half'; it must be 'full', 'head', 'lora' or 'adaptformer'"),

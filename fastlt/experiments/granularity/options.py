@@ -50,6 +50,9 @@ class GranularityOptions:
             raise OptionError(f"--levels {low[0]}: with fewer than two classes there is nothing to tell apart.")
         if odd := [ratio for ratio in self.ratios if not 1 <= ratio < 1e9]:
             raise OptionError(f"--ratios {odd[0]:g}: give numbers from 1 on.")
+        named = [f"{ratio:g}" for ratio in {1.0, *self.ratios}]
+        if twice := [name for i, name in enumerate(named) if name in named[:i]]:
+            raise OptionError(f"--ratios has two numbers that are {twice[0]} to six digits: leave one out.")
         if not any(ratio > 1 for ratio in self.ratios):
             raise OptionError("--ratios names no imbalance: give a number above 1.")
         if self.hold_out is not None and self.hold_out < 1:

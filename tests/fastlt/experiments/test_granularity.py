@@ -396,6 +396,7 @@ def test_two_studies_in_one_folder_are_one_too_many(place, capsys):
         (["--levels", "12"], "--levels names no level that is coarser than the 12 classes: give one."),
         (["--levels", "4", "5"], "--levels 5 and 4 both come out as 4 groups: leave one out."),
         (["--ratios", "0.5"], "--ratios 0.5: give numbers from 1 on."),
+        (["--ratios", "4", "4.0000001"], "--ratios has two numbers that are 4 to six digits: leave one out."),
         (["--ratios", "1"], "--ratios names no imbalance: give a number above 1."),
         (["--ratios", "40"], "at a ratio of 40, 'genus03' gets 1 training images for its 3 classes: give smaller"),
         (

@@ -260,8 +260,13 @@ def test_costs_are_those_computed_by_hand(place, tmp_path):
     assert rows[0]["all_cost"] == ""
     runs[4.0, 12, 2] = judged(40)
     assert ", which may be chance: 0 is within the interval." in found.sentence(4.0)
+    for seed, value in enumerate((55, 58, 58)):  # costs 6, 5, 7: each 6 less
+        runs[4.0, 12, seed] = judged(value)
+    assert found.sentence(4.0).endswith(
+        "6.0 ± 0.0 less, which may be chance: all seeds differ by the same, so there is no interval."
+    )
     one = Findings(design, {key: value for key, value in runs.items() if key[2] == 0})
-    assert one.sentence(4.0).endswith("5.0 with 12: 7.0 less (one seed: there are no intervals).")
+    assert one.sentence(4.0).endswith("6.0 with 12: 6.0 less (one seed: there are no intervals).")
     assert Findings(design, {}).sentence(4.0) == "At a ratio of 4, runs are missing: nothing can be said."
 
 

@@ -211,9 +211,12 @@ def class_embeddings(file: Path, names: Sequence[str]) -> Tensor:
 
 def _opened(file: Path) -> Any:
     try:
+        if file.is_dir():
+            raise IsADirectoryError("it is a folder")
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"model.class_embeddings {file} cannot be read: {error}.") from None
+        must = "it must be safetensors, as `fastlt class-embeddings` writes them"
+        raise ValueError(f"model.class_embeddings {file} cannot be read ({error}): {must}.") from None
 
 
 def device_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -59,8 +59,12 @@ def test_class_embeddings_are_checked_before_ranks_start(workshop, tmp_path):
     words += [f"data.path={workshop.folder / 'encoded'}", f"output={tmp_path / 'run'}"]
     recipe = load_recipe(workshop.folder / "recipe.yaml", words)
     names = EncodedDataset.open(recipe.data.path).label_space.names
-    with pytest.raises(ValueError, match=r"rows\.safetensors cannot be read"):
+    with pytest.raises(ValueError, match=r"rows\.safetensors cannot be read \(No such file"):
         check(recipe, False, 1)
+    file.mkdir()
+    with pytest.raises(ValueError, match=r"cannot be read \(it is a folder\): it must be safetensors"):
+        check(recipe, False, 1)
+    file.rmdir()
     for rows, size, sentence in (
         (names, 7, "has embeddings of 7 numbers, but test_vit gives 64 features"),
         (names[1:], 64, f"has no embedding of 1 of {len(names)} classes, for example '{names[0]}'"),

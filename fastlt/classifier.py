@@ -5,8 +5,10 @@ Shapes: B batch, D features, C classes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ class Classifier(nn.Module):
         label_space: the classes that are trained.
         with_head: False gives features instead of logits and losses; the head is then elsewhere, see
             `training/heads.py`.
+        row_size: D of the weights that are loaded next: the file of class embeddings, which is not needed any more, is
+            then left alone.
 
     Attributes:
         said: what was taken of a file of weights.
@@ -40,17 +44,21 @@ class Classifier(nn.Module):
         ValueError: timm cannot make the model, its weights cannot be had, or class embeddings do not fit.
     """
 
-    def __init__(self, recipe: Recipe, label_space: LabelSpace, with_head: bool = True) -> None:
+    def __init__(
+        self, recipe: Recipe, label_space: LabelSpace, with_head: bool = True, row_size: int | None = None
+    ) -> None:
         super().__init__()
         model, size = recipe.model, recipe.data.image_size
         self.said: list[str] = []
         # timm's attributes are beyond nn.Module's
-        backbone: Any = create_backbone(model, size, _kept_outputs(model), self.said.append)
-        self.in_features: int = backbone.num_classes or backbone.head_hidden_size  # CLIP's projection is `num_classes`
+        backbone: Any = create_backbone(model, size, _kept_outputs(model, row_size), self.said.append)
+        self.in_features: int = features_of(backbone)
         self.tuning, self.tuned_layers = model.tune, tuned_layers(model, size, backbone.num_classes)
         tune(backbone, model, self.tuned_layers)
         self.backbone = backbone
         self.head = _whole_head(recipe, label_space, self.in_features) if with_head else None
+        if self.head is not None and model.class_embeddings and row_size is None:
+            self.head.weight.data.copy_(first_rows(model, label_space.names, self.in_features))
         self.backbone_arguments = backbone_arguments(model, size)
         self.compute_dtype = torch.float32
         self.head_only = False
@@ -101,22 +109,12 @@ class Classifier(nn.Module):
 
 
 def _whole_head(recipe: Recipe, label_space: LabelSpace, in_features: int) -> NeighborSilencingHead:
-    head = NeighborSilencingHead(
+    return NeighborSilencingHead(
         in_features,
         **head_arguments(recipe, label_space),
         feature_norm=recipe.model.feature_norm,
         cosine_scale=recipe.model.cosine_scale,
     )
-    file = recipe.model.class_embeddings
-    if file:
-        rows = class_embeddings(file, label_space.names)  # [C, D]
-        if rows.shape[1] != in_features:
-            raise ValueError(
-                f"{file} has embeddings of {rows.shape[1]} numbers, but {recipe.model.name} gives {in_features} "
-                "features."
-            )
-        head.weight.data.copy_(rows)
-    return head
 
 
 def head_arguments(recipe: Recipe, label_space: LabelSpace) -> dict[str, Any]:
@@ -133,12 +131,48 @@ def head_arguments(recipe: Recipe, label_space: LabelSpace) -> dict[str, Any]:
     }
 
 
-def _kept_outputs(model: ModelRecipe) -> int:
+def _kept_outputs(model: ModelRecipe, row_size: int | None) -> int:
     """CLIP's projection to where its text embeddings are is what timm calls its classifier; 0 where it is cut off."""
     config = timm.get_pretrained_cfg(model.name) if model.class_embeddings else None
-    if not model.class_embeddings or not config or config.num_classes != embedding_size(model.class_embeddings):
+    if not model.class_embeddings or not config:
         return 0
-    return config.num_classes
+    return config.num_classes if config.num_classes == (row_size or embedding_size(model.class_embeddings)) else 0
+
+
+def features_of(backbone: Any) -> int:
+    """D of what a backbone gives."""
+    return backbone.num_classes or backbone.head_hidden_size  # CLIP's projection is `num_classes`
+
+
+def require_class_embeddings(recipe: Recipe, label_space: LabelSpace) -> None:
+    """Raises ValueError where `model.class_embeddings` does not do for these classes and this model."""
+    model = recipe.model
+    if model.class_embeddings:
+        told = model.name, json.dumps(model.arguments), recipe.data.image_size, _kept_outputs(model, None)
+        first_rows(model, label_space.names, _features(*told))
+
+
+@cache
+def _features(name: str, arguments: str, size: int, num_classes: int) -> int:
+    model = ModelRecipe(name=name, arguments=json.loads(arguments))
+    with torch.random.fork_rng(devices=[]):
+        return features_of(create_backbone(model, size, num_classes))
+
+
+def first_rows(model: ModelRecipe, names: Sequence[str], in_features: int) -> Tensor:
+    """The rows [C, D] with which a head begins, of the file that the recipe names.
+
+    Raises:
+        ValueError: as `class_embeddings`; they have another size than the backbone's features.
+    """
+    file = model.class_embeddings
+    assert file is not None, "the recipe names one"
+    rows = class_embeddings(file, names)
+    if rows.shape[1] != in_features:
+        raise ValueError(
+            f"{file} has embeddings of {rows.shape[1]} numbers, but {model.name} gives {in_features} features."
+        )
+    return rows
 
 
 def embedding_size(file: Path) -> int:
@@ -177,9 +211,12 @@ def class_embeddings(file: Path, names: Sequence[str]) -> Tensor:
 
 def _opened(file: Path) -> Any:
     try:
+        if file.is_dir():
+            raise IsADirectoryError("it is a folder")
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"model.class_embeddings {file} cannot be read: {error}.") from None
+        must = "it must be safetensors, as `fastlt class-embeddings` writes them"
+        raise ValueError(f"model.class_embeddings {file} cannot be read ({error}): {must}.") from None
 
 
 def device_dtype(precision: str, device: torch.device) -> torch.dtype:

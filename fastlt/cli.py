@@ -131,7 +131,7 @@ class Evaluate:
     data: OptionalFolder = None
     """Another encoded data set of the same target classes."""
     ensemble: bool = False
-    """Average the logits of five crops, center and corners, of an image that is read a tenth larger."""
+    """Average the logits of five crops, center and corners of the square in an image's middle, read a tenth larger."""
 
     def run(self) -> None:
         from fastlt import run_folder

@@ -1,4 +1,4 @@
-"""What can be wrong with a run, told before any rank starts; torch is waited for where layers of a model are tuned."""
+"""What can be wrong with a run, told before any rank starts; torch is waited for where only the model itself tells."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastlt.run_folder import RunFolder
 
 
 def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
-    """Checks data set, model, file of weights, tuned layers, batch size and run folder.
+    """Checks data set, model, files of weights and rows, tuned layers, batch size and run folder.
 
     Args:
         recipe: of the run.
@@ -39,6 +39,10 @@ def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
     if isinstance(recipe.model.pretrained, str):
         require_weight_file(Path(recipe.model.pretrained).expanduser())
     _require_tunable(recipe)
+    if recipe.model.class_embeddings:
+        from fastlt.classifier import require_class_embeddings
+
+        require_class_embeddings(recipe, space)
     recipe.optimizer.micro_batch(ranks)
     if recipe.data.stage_to:
         _require_writable("data.stage_to", recipe.data.stage_to)

@@ -170,7 +170,9 @@ class ModelRecipe(Section):
     tune_rank: int = Field(8, ge=1)
     """Rank of LoRA's products, or width of AdaptFormer's bottlenecks; LIFT takes 2^floor(log2(classes / 2 blocks))."""
     tune_scale: float = Field(0.1, gt=0)
-    """Factor of what AdaptFormer's bottlenecks add; LIFT begins with 1, and learns it."""
+    """Factor of what AdaptFormer's bottlenecks add; LIFT begins with 1."""
+    tune_as_lift: bool = False
+    """Learn tune_scale too, and a LayerNorm before each of AdaptFormer's bottlenecks, as LIFT does."""
     tune_places: tuple[str, ...] = ()
     """Layers that lora or adaptformer tunes, by parts of their names in timm, such as [qkv, proj] or [blocks.11]; []
     for all linear layers and ungrouped convolutions (qkv, proj, fc1 and fc2 in a ViT) but that of the image itself, or

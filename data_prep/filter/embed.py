@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from fastlt.atomic import write_text
 from fastlt.backbone.create import create_backbone
-from fastlt.classifier import device_dtype
+from fastlt.classifier import device_dtype, features_of
 from fastlt.cores import keep_freed_memory
 from fastlt.data_prep.filter.embedding_store import RowStore
 from fastlt.data_prep.filter.options import EncoderOptions
@@ -68,7 +68,7 @@ class Encoder:
         self._normalize = Normalize(mean, std, self.device)
         self._dtype = device_dtype("auto", self.device) if self.device.type == "cuda" else torch.float32
         self._backbone = backbone.eval().to(self.device).to(memory_format=torch.channels_last)
-        self.dimension: int = backbone.head_hidden_size  # type: ignore[assignment]  # every timm model has it
+        self.dimension = features_of(backbone)
         self.digest = _digest([title, self.transform, mean, std, str(self._dtype)], backbone)
 
     @torch.inference_mode()

@@ -19,25 +19,28 @@ class AdaptFormer(nn.Module):
         features: D.
         width: W.
         scale: 0.1 in the paper; the smaller, the slower SGD learns.
+        as_lift: learn the scale too, and a LayerNorm of x, as LIFT does (Shi et al., arXiv 2309.10019).
     """
 
-    def __init__(self, features: int, width: int, scale: float) -> None:
+    def __init__(self, features: int, width: int, scale: float, as_lift: bool = False) -> None:
         super().__init__()
-        self.scale = scale
+        self.norm = nn.LayerNorm(features) if as_lift else nn.Identity()
+        self.scale = nn.Parameter(torch.full((1,), scale)) if as_lift else scale
         self.down, self.up = nn.Linear(features, width), nn.Linear(width, features)
         for zeros in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(zeros)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] to [..., D]; x is what the MLP gets, which its block has normalized."""
-        return self.scale * self.up(torch.relu(self.down(x)))
+        added = self.up(torch.relu(self.down(self.norm(x))))
+        return added * (self.scale.to(added.dtype) if isinstance(self.scale, Tensor) else self.scale)
 
 
-def insert(model: nn.Module, mlps: Sequence[str], width: int, scale: float) -> None:
+def insert(model: nn.Module, mlps: Sequence[str], width: int, scale: float, as_lift: bool = False) -> None:
     """Puts one, as `adaptformer`, beside each of the MLPs with these names; all other names stay as they are."""
     for name in mlps:
         mlp = model.get_submodule(name)
-        mlp.adaptformer = AdaptFormer(features_of(mlp), width, scale)
+        mlp.adaptformer = AdaptFormer(features_of(mlp), width, scale, as_lift)
         mlp.register_forward_hook(_beside)
 
 

@@ -111,7 +111,7 @@ def tune(backbone: nn.Module, model: ModelRecipe, layers: list[str]) -> None:
     if model.tune == "lora":
         _add_lora(backbone, layers, model.tune_rank)
     elif model.tune == "adaptformer":
-        adaptformer.insert(backbone, layers, model.tune_rank, model.tune_scale)
+        adaptformer.insert(backbone, layers, model.tune_rank, model.tune_scale, model.tune_as_lift)
 
 
 def _add_lora(backbone: nn.Module, layers: list[str], rank: int) -> None:

@@ -56,8 +56,8 @@ def export(run: FinishedRun, out: Path) -> list[Path]:
     added = [Path(adaptformer.__file__)] if run.recipe.model.tune == "adaptformer" else []
     if added:
         model = run.recipe.model
-        arguments = {"mlps": run.model.tuned_layers, "width": model.tune_rank, "scale": model.tune_scale}
-        description["adaptformer"] = arguments
+        arguments = {"width": model.tune_rank, "scale": model.tune_scale, "as_lift": model.tune_as_lift}
+        description["adaptformer"] = {"mlps": run.model.tuned_layers} | arguments
     with new_folder(out) as folder:
         (folder / "model.json").write_text(json.dumps(description, indent=1))
         save_file({n: w.contiguous() for n, w in weights.items()}, folder / "model.safetensors")

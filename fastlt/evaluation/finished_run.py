@@ -45,7 +45,9 @@ class FinishedRun:
             self.recipe = load_recipe(self.folder.recipe, ["model.pretrained=false", "model.tune=full"])
         self.label_space = LabelSpace.load(self.folder.label_space)
         weights, self.about = self.folder.load_weights(which, self.label_space.digest())
-        self.model = Classifier(self.recipe, self.label_space).eval()
+        rows = weights.get("head.weight")
+        row_size = rows.shape[-1] if rows is not None else None
+        self.model = Classifier(self.recipe, self.label_space, row_size=row_size).eval()
         self.model.load_state_dict(weights)
 
     def evaluate(
@@ -105,6 +107,8 @@ class FinishedRun:
 
 def five_crops(forward: Callable[[Tensor], Tensor], size: int) -> Callable[[Tensor], Tensor]:
     """Averages the logits of an image's center and corners (test-time ensembling of LIFT, arXiv 2309.10019).
+
+    LIFT's corners are those of the whole image, also where that is no square; ours are those of its center square.
 
     Args:
         forward: images [B, 3, size, size] to logits [B, C].

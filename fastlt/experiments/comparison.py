@@ -32,6 +32,16 @@ class Difference:
     half: float
     pairs: int
 
+    @property
+    def has_width(self) -> bool:
+        """Not so where all differences are the same but for rounding, by chance: that is no certainty."""
+        return self.half > 1e-9
+
+    @property
+    def tells(self) -> bool:
+        """Whether 0 lies outside of the interval."""
+        return self.has_width and abs(self.mean) > self.half
+
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
     """The mean difference of two arms, by Student's t on the differences of each seed; None for fewer than two pairs.

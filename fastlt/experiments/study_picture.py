@@ -65,10 +65,9 @@ def _draw_differences(panel: Axes, rows: Sequence[Row], name: str) -> None:
     panel.axvline(0, color=_INK, linewidth=1)
     for place, row in enumerate(rows):
         if found := row.differences.get(name):
-            shows = abs(found.mean) > found.half
             panel.errorbar(
                 found.mean, place, xerr=found.half, fmt="D", color=_MARK, capsize=3, markersize=6,
-                markerfacecolor=_MARK if shows else "none",
+                markerfacecolor=_MARK if found.tells else "none",
             )  # fmt: skip
     panel.tick_params(axis="y", length=0)
     panel.grid(axis="x", color=_INK, alpha=0.25)

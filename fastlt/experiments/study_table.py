@@ -76,8 +76,11 @@ def _smallest(data: str, rows: Sequence[Row]) -> str:
     found = {row.arm: row.differences["all"] for row in rows if row.data == data and "all" in row.differences}
     if not found:
         return f"On {data} no arm has two pairs of finished runs yet, so there is no interval."
-    smallest = ", ".join(f"{difference.half:.2f} points ({_cell(arm)})" for arm, difference in found.items())
-    return f"On {data} the smallest effect on `all` that these intervals can show is {smallest}."
+    smallest = listed([f"{of.half:.2f} points ({_cell(arm)})" for arm, of in found.items() if of.has_width], 20)
+    said = [f"On {data} the smallest effect on `all` that these intervals can show is {smallest}."] if smallest else []
+    if same := [_cell(arm) for arm, difference in found.items() if not difference.has_width]:
+        said.append(f"On {data} all seeds differ by the same ({listed(same)}): it takes more seeds for an interval.")
+    return " ".join(said)
 
 
 def _origin(plan: Plan, rows: Sequence[Row]) -> str:
@@ -132,7 +135,7 @@ def _difference(row: Row, figure: str) -> str:
     if not (found := row.differences.get(figure)):
         return "-"
     shown = f"{found.mean:+.2f} ± {found.half:.2f}"
-    return f"**{shown}**" if abs(found.mean) > found.half else shown
+    return f"**{shown}**" if found.tells else shown
 
 
 def _span(row: Row, name: str, form: str, none: str = "-") -> str:

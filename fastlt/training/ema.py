@@ -35,6 +35,8 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Takes in the weights after optimizer step `step`, counted from 1."""
+        if not self.tensors:  # the head alone is trained, and is elsewhere
+            return
         decay = min(self.decay, (1 + step) / (10 + step))
         live = [tensor.detach() for tensor in self.live().values()]
         torch._foreach_lerp_(list(self.tensors.values()), live, 1 - decay)

@@ -6,7 +6,9 @@ from safetensors.torch import save_file
 
 from fastlt.backbone.create import create_backbone
 from fastlt.classifier import class_embeddings
-from fastlt.recipe import ModelRecipe
+from fastlt.dataset.encoded import EncodedDataset
+from fastlt.preflight import check
+from fastlt.recipe import ModelRecipe, load_recipe
 
 
 @pytest.mark.parametrize(
@@ -49,3 +51,29 @@ def test_class_embeddings_that_do_not_do_are_one_sentence(tmp_path, rows, senten
 def test_class_embeddings_are_found_by_name_whatever_their_order(tmp_path):
     save_file({"b": torch.full((2,), 2.0), "c": torch.full((2,), 3.0), "a": torch.ones(2)}, tmp_path / "rows")
     assert class_embeddings(tmp_path / "rows", ["c", "a", "b"])[:, 0].tolist() == [3.0, 1.0, 2.0]
+
+
+def test_class_embeddings_are_checked_before_ranks_start(workshop, tmp_path):
+    file = tmp_path / "rows.safetensors"
+    words = ["model.name=test_vit", "model.arguments={}", "model.cosine_scale=25", f"model.class_embeddings={file}"]
+    words += [f"data.path={workshop.folder / 'encoded'}", f"output={tmp_path / 'run'}"]
+    recipe = load_recipe(workshop.folder / "recipe.yaml", words)
+    names = EncodedDataset.open(recipe.data.path).label_space.names
+    with pytest.raises(ValueError, match=r"rows\.safetensors cannot be read \(No such file"):
+        check(recipe, False, 1)
+    file.mkdir()
+    with pytest.raises(ValueError, match=r"cannot be read \(it is a folder\): it must be safetensors"):
+        check(recipe, False, 1)
+    file.rmdir()
+    for rows, size, sentence in (
+        (names, 7, "has embeddings of 7 numbers, but test_vit gives 64 features"),
+        (names[1:], 64, f"has no embedding of 1 of {len(names)} classes, for example '{names[0]}'"),
+    ):
+        save_file({name: torch.ones(size) for name in rows}, file)
+        with pytest.raises(ValueError, match=sentence):
+            check(recipe, False, 1)
+    save_file({name: torch.ones(64) for name in names}, file)
+    check(recipe, False, 1)
+    targets = EncodedDataset.open(recipe.data.path).label_space.target_names
+    save_file({name: torch.ones(64) for name in targets}, file)
+    check(load_recipe(workshop.folder / "recipe.yaml", [*words, "data.auxiliary=false"]), False, 1)

@@ -17,9 +17,11 @@ def test_our_recipes_are_valid(file):
 @pytest.mark.parametrize(("benchmark", "classes"), [("imagenet_lt", 1000), ("places_lt", 365), ("inat18", 8142)])
 def test_bottlenecks_are_as_wide_and_count_as_much_as_those_of_lift(benchmark, classes):
     blocks = 12  # of a ViT-B
-    model = load_recipe(f"{benchmark}/clip_vitb16_adaptformer").model
-    width = model.tune_rank
-    assert model.tune_scale == 1
+    recipe = load_recipe(f"{benchmark}/clip_vitb16_adaptformer")
+    width = recipe.model.tune_rank
+    assert recipe.model.tune_scale == 1
+    assert recipe.model.tune_as_lift
+    assert recipe.loss.tau == 1
     assert width <= classes / (2 * blocks) < 2 * width
     assert width.bit_count() == 1
 

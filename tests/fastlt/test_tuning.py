@@ -88,6 +88,26 @@ def test_what_is_trained_and_nothing_else_gets_gradients_and_moments(name, tune)
     assert len(optimizer.state) == len(trained)
 
 
+def test_bottlenecks_as_lift_has_them_learn_a_norm_and_their_scale():
+    model = learned(recipe_of("test_vit", "adaptformer", tune_as_lift=True, tune_rank=3, tune_scale=2)).train()
+    mlp = model.backbone.blocks[0].mlp
+    bottleneck = mlp.adaptformer
+    with torch.no_grad():
+        bottleneck.scale.fill_(2)
+    x = torch.randn(2, 5, bottleneck.down.in_features)
+    bottleneck.norm.weight.data.uniform_(1, 2)
+    normalized = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    normalized = normalized * bottleneck.norm.weight + bottleneck.norm.bias
+    hidden = (normalized @ bottleneck.down.weight.T + bottleneck.down.bias).clamp_min(0)
+    added = 2 * (hidden @ bottleneck.up.weight.T + bottleneck.up.bias)
+    torch.testing.assert_close(bottleneck(x), added, rtol=1e-4, atol=1e-5)
+    model(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])).backward()
+    assert all(part.grad is not None and part.grad.any() for part in bottleneck.parameters())
+    assert len(list(bottleneck.parameters())) == 7
+    fresh = Classifier(recipe_of("test_vit", "adaptformer", tune_as_lift=True, tune_scale=2), SPACE)
+    assert fresh.backbone.blocks[0].mlp.adaptformer.scale.tolist() == [2]
+
+
 @pytest.mark.medium
 @pytest.mark.parametrize(("name", "tune"), TUNED[:4])
 def test_layer_decay_takes_an_addition_for_its_layer(name, tune):
@@ -111,9 +131,9 @@ def test_exports_give_the_same_logits_without_fastlt(tmp_path):
     images = torch.randn(16, 3, 32, 32)
     torch.save(images, tmp_path / "images")
     expected = {}
-    for name, tune in TUNED[:4]:
-        case = tmp_path / f"{name} {tune}"
-        recipe = recipe_of(name, tune, case / "run", tune_rank=3, tune_scale=0.7)
+    for name, tune, as_lift in (*((*tuned, False) for tuned in TUNED[:4]), ("test_vit", "adaptformer", True)):
+        case = tmp_path / f"{name} {tune} {as_lift}"
+        recipe = recipe_of(name, tune, case / "run", tune_rank=3, tune_scale=0.7, tune_as_lift=as_lift)
         model, run = learned(recipe), RunFolder(recipe.output)
         with torch.no_grad():
             first, second = model(images)[:, :2].T

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fastlt.data_prep.inputs.class_folders import scan
+from fastlt.experiments.granularity.clusters import clustered_levels
 from fastlt.experiments.granularity.options import GranularityOptions
 from fastlt.experiments.granularity.taxonomy import Level, levels_of
 
@@ -28,12 +29,25 @@ class Design:
         levels: coarsest first; the last one has the classes themselves.
         held_out: by which all are judged.
         versions: for each ratio, the balanced one first, the training images; all have the same number of them.
+        clustered_by: the encoder whose clusters the coarser levels are; "" where a taxonomy has them.
     """
 
     root: Path
     levels: tuple[Level, ...]
     held_out: Images
     versions: Mapping[float, Images]
+    clustered_by: str = ""
+
+    @property
+    def second_best(self) -> str:
+        """What to say where levels are clusters; "" for those of a taxonomy."""
+        if not self.clustered_by:
+            return ""
+        return (
+            "The coarser levels are no taxonomy but clusters of classes whose images look alike to "
+            f"{self.clustered_by}. That is second best: such groups are what one network finds alike, not what people "
+            "would name."
+        )
 
     @property
     def common(self) -> Level:
@@ -75,10 +89,14 @@ def read_design(images: Path, options: GranularityOptions) -> Design:
     """Reads images and taxonomy, and chooses.
 
     Raises:
-        ValueError: as `scan` and `levels_of`; a class with too few images.
+        ValueError: as `scan`, `levels_of` and `clustered_levels`; a class with too few images.
     """
     held_out, pool = _hold_out(scan(images, "images"), options.hold_out)
-    levels = levels_of(options.taxonomy, {name: len(of) for name, of in pool.items()}, options.levels)
+    clustered_by = ""
+    if options.taxonomy:
+        levels = levels_of(options.taxonomy, {name: len(of) for name, of in pool.items()}, options.levels)
+    else:
+        levels, clustered_by = clustered_levels(pool, options)
     common = levels[0]
     pools = [sum(len(pool[name]) for name in classes) for classes in common.groups.values()]
     versions: dict[float, Images] = {}
@@ -93,7 +111,7 @@ def read_design(images: Path, options: GranularityOptions) -> Design:
             of_each = _alike(number, [len(pool[name]) for name in classes])
             chosen |= {name: pool[name][:n] for name, n in zip(classes, of_each, strict=True)}
         versions[ratio] = chosen
-    return Design(images.absolute(), tuple(levels), held_out, versions)
+    return Design(images.absolute(), tuple(levels), held_out, versions, clustered_by)
 
 
 def _hold_out(classes: Mapping[str, list[Path]], number: int | None) -> tuple[Images, dict[str, list[Path]]]:

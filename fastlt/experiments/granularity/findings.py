@@ -62,7 +62,9 @@ class Findings:
         )
         if saved.pairs < 2:
             return f"{said} (one seed: there are no intervals)."
-        return f"{said}{'' if abs(saved.mean) > saved.half else ', which may be chance: 0 is within the interval'}."
+        if not saved.has_width:
+            return f"{said}, which may be chance: all seeds differ by the same, so there is no interval."
+        return f"{said}{'' if saved.tells else ', which may be chance: 0 is within the interval'}."
 
     def write_csv(self, file: Path) -> None:
         """A row for each version and level."""

@@ -107,6 +107,8 @@ def _data_sets(design: Design) -> dict[str, tuple[float, Level]]:
 
 def _tell(design: Design, options: GranularityOptions, recipe: Recipe) -> None:
     """Levels, images, runs and steps."""
+    if design.second_best:
+        print(design.second_best)
     for level, asked in zip(design.levels, [*sorted(set(options.levels)), None], strict=False):
         largest = [f"{group} ({len(classes):,} classes)" for group, classes in level.groups.items()]
         is_last = level is design.levels[-1]
@@ -145,6 +147,8 @@ def _encode(design: Design, level: Level, ratio: float, folder: Path, storage: E
                 f"{folder} was made of other images, labels or settings: repeat that command, name another folder with "
                 "--out, or have --redo make it anew and train its runs again."
             )
+        for file in files.values():
+            file.unlink(missing_ok=True)  # so that a kill leaves nothing half deleted that looks whole
         for stale in made:
             shutil.rmtree(stale)
     for split, file in files.items():

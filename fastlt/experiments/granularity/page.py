@@ -64,10 +64,10 @@ def _how(design: Design) -> str:
     levels = ", ".join(f"{len(level):,}" for level in design.levels)
     held = sum(map(len, design.held_out.values()))
     return (
-        f"The same images with {levels} classes. Every training has {design.num_images:,} images, at each ratio the "
-        f"same ones at every level. All are judged by the same {held:,} held-out images with {len(design.common):,} "
-        "classes: the probabilities of finer classes are added up."
-    )
+        f"{design.second_best} The same images with {levels} classes. Every training has {design.num_images:,} images, "
+        f"at each ratio the same ones at every level. All are judged by the same {held:,} held-out images with "
+        f"{len(design.common):,} classes: the probabilities of finer classes are added up."
+    ).strip()
 
 
 def _costs(findings: Findings) -> Figure:

@@ -116,25 +116,44 @@ def levels_of(file: Path, images: Mapping[str, int], wanted: Sequence[int]) -> l
     taxonomy = read_taxonomy(file)
     if lacking := [name for name in images if name not in taxonomy]:
         raise ValueError(f"{file} lacks {len(lacking):,} of the {len(images):,} classes: {listed(lacking)}.")
-    if many := [number for number in wanted if number > len(images)]:
-        raise ValueError(f"--levels {many[0]}: there are only {len(images):,} classes.")
-    coarser = sorted({number for number in wanted if number < len(images)})
-    if not coarser:
-        raise ValueError(f"--levels names no level that is coarser than the {len(images):,} classes: give one.")
+    numbers = coarser(wanted, len(images))
     root = _tree("classes", [(name, taxonomy[name][::-1], number) for name, number in images.items()])
     if not any(child.children for child in root.children):
         raise ValueError(
             f"{file} leads to one group only: it has nothing between {root.name!r}, which is all of them, and the "
             "classes themselves."
         )
+    return [*cut(root, images, numbers), Level({name: (name,) for name in images})]
+
+
+def coarser(wanted: Sequence[int], classes: int) -> list[int]:
+    """The wanted numbers of groups below that of the classes, the smallest first.
+
+    Raises:
+        ValueError: there is none, or one above it.
+    """
+    if many := [number for number in wanted if number > classes]:
+        raise ValueError(f"--levels {many[0]}: there are only {classes:,} classes.")
+    found = sorted({number for number in wanted if number < classes})
+    if not found:
+        raise ValueError(f"--levels names no level that is coarser than the {classes:,} classes: give one.")
+    return found
+
+
+def cut(root: Node, images: Mapping[str, int], numbers: Sequence[int]) -> list[Level]:
+    """For each number of groups, in rising order, the nearest level of a tree; each lies inside of the one before.
+
+    Raises:
+        ValueError: two are the same.
+    """
     groups, found, asked = [root], [], {len(images): len(images)}
-    for number in coarser:
+    for number in numbers:
         groups = _cut(groups, number, root.images)
         if same := asked.get(len(groups)):
             raise ValueError(f"--levels {number} and {same} both come out as {len(groups):,} groups: leave one out.")
         asked[len(groups)] = number
         found.append(_level(groups))
-    return [*found, Level({name: (name,) for name in images})]
+    return found
 
 
 def _tree(name: str, rows: Sequence[tuple[str, Sequence[str], int]]) -> Node:
@@ -157,12 +176,16 @@ def _cut(groups: list[Node], wanted: int, images: int) -> list[Node]:
     """The groups, split until their number is the nearest to the wanted one; the largest first, to be alike in size."""
     floor = _SMALL * images / wanted
     while len(groups) < wanted:
-        splittable = sorted((group for group in groups if group.children), key=lambda group: -group.images)
-        finer = [[*(g for g in groups if g is not group), *_split(group, floor)] for group in splittable]
-        nearest = next((cut for cut in finer if len(cut) <= wanted), min(finer, key=len))
-        if len(groups) > 1 and len(nearest) - wanted >= wanted - len(groups):
+        tried: list[tuple[Node, list[Node]]] = []
+        for group in sorted((group for group in groups if group.children), key=lambda group: -group.images):
+            tried.append((group, _split(group, floor)))
+            if len(groups) - 1 + len(tried[-1][1]) <= wanted:
+                break
+        split, parts = min(tried, key=lambda found: len(found[1]))  # the last one, if that is not too many
+        number = len(groups) - 1 + len(parts)
+        if len(groups) > 1 and number - wanted >= wanted - len(groups):
             break
-        groups = nearest
+        groups = [*(group for group in groups if group is not split), *parts]
     return groups
 
 

@@ -71,7 +71,7 @@ def states(path: Path) -> list[tuple]:
 class Colors(nn.Module):
     """Features that a person can foretell: the mean color of an image."""
 
-    head_hidden_size = 3
+    num_classes, head_hidden_size = 0, 3
     pretrained_cfg = {}  # noqa: RUF012
 
     def forward(self, images):

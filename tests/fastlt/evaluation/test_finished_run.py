@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torchvision import transforms
 
 from bench.inputs.hostile_images import eps_that_writes
+from fastlt.data_prep.filter.embed import run_encoder
 from fastlt.evaluation.export import export
 from fastlt.evaluation.finished_run import FinishedRun
 from fastlt.run_folder import RunFolder
@@ -334,6 +335,11 @@ def test_rows_from_text_embeddings_and_their_export(tmp_path):
     clip = "name: vit_base_patch16_clip_224.openai, cosine_scale: 100, arguments: {patch_size: 14, depth: 1}"
     model = write_run(tmp_path, f"{{{clip}, class_embeddings: {tmp_path / 'names.safetensors'}}}")
     assert model.head.weight.equal(torch.stack([embeddings[name] for name in ("a", "b", "x")]))
+    save_file({name: torch.ones(3) for name in embeddings}, tmp_path / "names.safetensors")  # of another model now
+    assert FinishedRun(tmp_path / "run").model.head.weight.equal(model.head.weight)
+    (tmp_path / "names.safetensors").unlink()  # rows are in the run's weights
+    encoder = run_encoder(tmp_path / "run")
+    assert encoder(torch.zeros(1, 3, 28, 28, dtype=torch.uint8)).shape == (1, encoder.dimension), "as filter keeps them"
     images = torch.randn(3, 3, 28, 28)
     with torch.no_grad():
         features = model.backbone(images)  # [3, 512]

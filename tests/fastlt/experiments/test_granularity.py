@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,18 +16,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from fastlt.cli import main
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.demo.species import DrawnSize, draw_dataset
+from fastlt.experiments.granularity.clusters import _tree
 from fastlt.experiments.granularity.design import read_design
 from fastlt.experiments.granularity.findings import Findings
 from fastlt.experiments.granularity.granularity import conclude, prepare
 from fastlt.experiments.granularity.judging import Judged
 from fastlt.experiments.granularity.options import GranularityOptions
-from fastlt.experiments.granularity.taxonomy import levels_of
+from fastlt.experiments.granularity.taxonomy import cut, levels_of
 from fastlt.experiments.study_file import read_study
 from fastlt.run_folder import hold
 from support.workshop import RECIPE
@@ -70,7 +73,7 @@ def words(*more: str) -> list[str]:
     return [*given, "--ratios", "4", "--seeds", "1", "--out", "out", *more]
 
 
-def write(taxonomy: object, file: str = "other.json") -> Path:
+def write(taxonomy: object, file: str | Path = "other.json") -> Path:
     Path(file).write_text(json.dumps(taxonomy))
     return Path(file)
 
@@ -126,6 +129,77 @@ def test_levels_have_every_class_once_and_lie_inside_each_other(tmp_path):
             for classes in fine.groups.values():
                 assert len({coarse.group_of[name] for name in classes}) == 1
     assert tried > 30
+
+
+def test_as_many_classes_as_inaturalist_has_are_cut_in_seconds(tmp_path):
+    above = {f"s{i}": [f"g{i // 2}", f"f{i // 8}", f"o{i // 40}", f"c{i // 400}", f"p{i // 2000}"] for i in range(8142)}
+    started = time.process_time()
+    levels = levels_of(write(above, tmp_path / "taxonomy.json"), dict.fromkeys(above, 10), [1500])
+    assert abs(len(levels[0]) - 1500) < 10
+    assert time.process_time() - started < 10, "it took a minute when each split was tried for each group"
+
+
+def test_clusters_are_of_prototypes_that_are_alike():
+    pytest.importorskip("sklearn")
+    names = [f"c{i}" for i in range(12)]
+    random = np.random.default_rng(0)
+    middles = np.array([[1, 0, 0, 0.2], [1, 0, 0.2, 0], [0, 1, 0, 0.1], [0, 1, 0.3, 0]])  # two pairs of groups
+    prototypes = middles[np.arange(12) % 4] + random.normal(0, 0.01, (12, 4))
+    images = dict.fromkeys(names, 10)
+    levels = cut(_tree(prototypes, images), images, [2, 4])
+    found = [sorted(sorted(int(name[1:]) % 4 for name in of) for of in level.groups.values()) for level in levels]
+    assert found == [[[0] * 3 + [1] * 3, [2] * 3 + [3] * 3], [[0] * 3, [1] * 3, [2] * 3, [3] * 3]]
+    for group, classes in levels[1].groups.items():
+        rows = prototypes[[int(name[1:]) for name in classes]]
+        nearest = np.argmax(rows @ rows.mean(0))
+        assert group == f"like {classes[nearest]}"
+
+
+@pytest.mark.medium
+def test_without_a_taxonomy_classes_are_clustered_and_the_page_says_that_this_is_second_best(place, capsys):
+    pytest.importorskip("sklearn")
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet").state_dict(), "weights.pth")
+    clusters = ["--clusters", "test_resnet", "--cluster-weights", "weights.pth"]
+    assert main([*without_taxonomy(), *clusters, "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "clusters of classes whose images look alike to test_resnet at 160 px. That is second best: such" in said
+    assert "level of 4, asked for 4: like genus0" in said
+    assert [path.name for path in Path("out").iterdir()] == ["embeddings"]
+    (kept,) = Path("out").rglob("*.rows")
+    size, features = kept.stat().st_size, timm.create_model("test_resnet").num_features
+    assert size == 12 * 16 * (2 * 8 + 2 * features), "those held out are not looked at"
+    given = {"taxonomy": None, "clusters": "test_resnet", "cluster_weights": Path("weights.pth"), "seeds": 1}
+    design = read_design(IMAGES, options(**given))
+    assert kept.stat().st_size == size, "nothing is looked at twice"
+    prepare(design, [], options(**given), EncodeOptions(format="plain"))
+    conclude(design, options(**given))
+    assert "test_resnet at 160 px. That is second best" in Path("out/granularity.html").read_text()
+
+
+def without_taxonomy() -> list[str]:
+    given = words()
+    return [*given[:2], *given[4:]]
+
+
+def test_what_cannot_be_clustered_is_one_sentence(place, capsys):
+    pytest.importorskip("sklearn")
+    Path("run").mkdir()
+    Path("run/recipe.yaml").write_text(SMALL)
+    for more, sentence in (
+        ([], "say what groups classes: --taxonomy FILE or, as second best, --clusters MODEL, one of the two."),
+        (["--clusters", "test_resnet", "--taxonomy", "taxonomy.json"], "one of the two."),
+        (["--taxonomy", "taxonomy.json", "--cluster-weights", "w"], "--cluster-weights are for --clusters MODEL"),
+        (["--clusters", "resnet81"], "timm has no model 'resnet81'"),
+        (["--clusters", "test_resnet", "--cluster-weights", "nowhere"], "nowhere"),
+        (["--clusters", "run", "--cluster-weights", "w"], "--clusters run is a run with weights of its own"),
+        (["--clusters", "test_resnet", "--levels", "13"], "--levels 13: there are only 12 classes."),
+    ):
+        assert main([*without_taxonomy(), *more]) == 1, more
+        err = capsys.readouterr().err
+        assert sentence in err
+        assert err.count("\n") == 1
+        assert not Path("out").exists()
 
 
 def test_inaturalist_ranks_are_a_taxonomy(place):
@@ -186,8 +260,13 @@ def test_costs_are_those_computed_by_hand(place, tmp_path):
     assert rows[0]["all_cost"] == ""
     runs[4.0, 12, 2] = judged(40)
     assert ", which may be chance: 0 is within the interval." in found.sentence(4.0)
+    for seed, value in enumerate((55, 58, 58)):  # costs 6, 5, 7: each 6 less
+        runs[4.0, 12, seed] = judged(value)
+    assert found.sentence(4.0).endswith(
+        "6.0 ± 0.0 less, which may be chance: all seeds differ by the same, so there is no interval."
+    )
     one = Findings(design, {key: value for key, value in runs.items() if key[2] == 0})
-    assert one.sentence(4.0).endswith("5.0 with 12: 7.0 less (one seed: there are no intervals).")
+    assert one.sentence(4.0).endswith("6.0 with 12: 6.0 less (one seed: there are no intervals).")
     assert Findings(design, {}).sentence(4.0) == "At a ratio of 4, runs are missing: nothing can be said."
 
 
@@ -277,6 +356,22 @@ def test_data_sets_of_another_command_are_not_taken(place):
     assert EncodedDataset.open(Path("out/data/ratio1_4")).split("val").counts == [15] * 4
 
 
+@pytest.mark.medium
+def test_a_data_set_that_a_kill_left_half_deleted_is_not_taken(place, monkeypatch):
+    prepare(read_design(IMAGES, options()), [], options(), EncodeOptions(format="plain"))
+    other = read_design(IMAGES, options(hold_out=5))
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(other, [], options(), EncodeOptions(format="plain"), redo=True)
+    with pytest.raises(ValueError, match="ratio1_4 was made of other images, labels or settings"):
+        prepare(read_design(IMAGES, options()), [], options(), EncodeOptions(format="plain"))
+
+
+def killed(folder: Path) -> None:
+    next(folder.iterdir()).unlink()
+    raise KeyboardInterrupt
+
+
 def test_the_plan_says_what_would_be_done_and_does_nothing(place, capsys):
     assert main(words("optimizer.epochs=3", "--plan", "--levels", "2", "5")) == 0
     out = capsys.readouterr().out
@@ -306,6 +401,7 @@ def test_two_studies_in_one_folder_are_one_too_many(place, capsys):
         (["--levels", "12"], "--levels names no level that is coarser than the 12 classes: give one."),
         (["--levels", "4", "5"], "--levels 5 and 4 both come out as 4 groups: leave one out."),
         (["--ratios", "0.5"], "--ratios 0.5: give numbers from 1 on."),
+        (["--ratios", "4", "4.0000001"], "--ratios has two numbers that are 4 to six digits: leave one out."),
         (["--ratios", "1"], "--ratios names no imbalance: give a number above 1."),
         (["--ratios", "40"], "at a ratio of 40, 'genus03' gets 1 training images for its 3 classes: give smaller"),
         (

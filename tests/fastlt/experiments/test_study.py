@@ -197,6 +197,17 @@ def test_means_and_intervals_are_those_computed_by_hand(place, capsys):
     assert "`fastlt study study.yaml --only ARM --out runs/repeated`" in table
 
 
+def test_seeds_that_differ_by_the_same_are_no_evidence(place, capsys):
+    """As two seeds do by chance where few images are judged: an interval of no width would say that all is certain."""
+    finish(STUDY, FIGURES | {"balanced": (40.1, 41.2, 42.3), "silenced": (42.3, 43.4, 44.5)})
+    study(capsys, STUDY)
+    table = Path("study/table.md").read_text()
+    assert "| species | silenced | 3 | +2.20 ± 0.00 |" in table
+    assert "On species all seeds differ by the same (silenced): it takes more seeds for an interval." in table
+    assert "points (silenced)" not in table
+    assert "that these intervals can show is 1.88 points (+ auxiliary)." in table
+
+
 def test_the_picture_reads_on_light_and_on_dark_pages(place, capsys):
     finish(STUDY, FIGURES)
     study(capsys, STUDY)

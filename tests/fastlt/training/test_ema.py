@@ -22,3 +22,11 @@ def test_follows_the_definition_and_steps_aside():
             torch.testing.assert_close(tensor.double(), expected[name], rtol=1e-5, atol=1e-6)
     assert all(live[name].equal(before[name]) for name in live)
     torch.testing.assert_close(average.tensors["a"].double(), expected["a"], rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_to_average_is_no_mistake():
+    """As in an engine whose backbone is frozen and has no BatchNorm, where the head is split over the ranks."""
+    average = Ema(dict, decay=0.9)
+    average.update(1)
+    with average.in_place():
+        assert average.tensors == {}

@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -21,6 +23,9 @@ from fastlt.data_prep.filter.options import EncoderOptions, FilterOptions
 from fastlt.data_prep.inputs.images import TargetImages
 from fastlt.messages import listed
 from fastlt.options import CatalogFile, Flag, OptionalFile, OptionalSource, OptionError, typed_options
+
+if TYPE_CHECKING:
+    from fastlt.data_prep.crawl.parts.shares import Share
 
 
 @dataclass(frozen=True)
@@ -98,8 +103,8 @@ class Crawl:
             raise OptionError(
                 "say how sites can reach you: --contact you@example.org, or a page, or set FASTLT_CONTACT."
             )
-        if self.crawl.part is not None:
-            self._run_part(self.crawl.part)
+        if self.crawl.part is not None or self.crawl.ray is not None:
+            self._run_parts()
             return
         asked_for = {*search.source, *(search.dump[:1] if search.dump else ())}
         endpoints = dict(entry.partition("=")[::2] for entry in search.source_url)
@@ -165,32 +170,41 @@ class Crawl:
         if failed_now and not options.retry and not any(state == "fetched" for state, _ in counts):
             raise ValueError(f"nothing new was fetched: {failed_now:,} URLs failed, for the reasons above.")
 
-    def _run_part(self, said: str) -> None:
-        """Fetches what the catalog has for the hosts of one part."""
-        from fastlt.data_prep.crawl.crawl import crawl
-        from fastlt.data_prep.crawl.parts.lease import LeaseLostError
-        from fastlt.data_prep.crawl.parts.part import open_part
+    def _run_parts(self) -> None:
+        """Fetches what the catalog has, one part of it or all."""
+        from fastlt.data_prep.crawl.parts.on_ray import crawl_on_ray
         from fastlt.data_prep.crawl.parts.shares import Share
-        from fastlt.data_prep.crawl.policy import as_remembered, reconsider
 
-        share = Share.parse(said)
         if self.search != SearchOptions() or self.crawl.list_only:
             raise OptionError(
-                f"--part fetches what the catalog has: enter it first by `fastlt crawl {self.catalog} --list-only` "
-                "with those options, then run the parts without them."
+                f"{'--ray' if self.crawl.ray else '--part'} fetches what the catalog has: enter it first by `fastlt "
+                f"crawl {self.catalog} --list-only` with those options, then run the parts without them."
             )
-        try:
-            with open_part(self.catalog, share, self.crawl.lease) as (part, claim):
-                search, options, lines = as_remembered(part, self.search, self.crawl, typed_options(self))
-                lines += reconsider(part, search, options)
-                waiting = part.num_waiting()
-                lines.append(f"{share}: {waiting:,} URLs of {len(part.waiting_hosts()):,} hosts")
-                print("\n".join(lines), flush=True)
-                if waiting or options.retry:
-                    _print_outcomes(crawl(part, [], options, claim))
-        except LeaseLostError as error:
-            raise ValueError(str(error)) from None
+        fetch = partial(_fetch_part, self.catalog.absolute(), self.crawl, typed_options(self))
+        if self.crawl.ray is not None:
+            crawl_on_ray(fetch, self.crawl.parts, self.crawl.ray)
+        else:
+            fetch(Share.parse(self.crawl.part or ""))
         print(f"when all parts are done: fastlt merge {self.catalog}")
+
+
+def _fetch_part(catalog: Path, options: CrawlOptions, typed: Collection[str], share: Share) -> None:
+    from fastlt.data_prep.crawl.crawl import crawl
+    from fastlt.data_prep.crawl.parts.lease import LeaseLostError
+    from fastlt.data_prep.crawl.parts.part import open_part
+    from fastlt.data_prep.crawl.policy import as_remembered, reconsider
+
+    try:
+        with open_part(catalog, share, options.lease) as (part, claim):
+            search, options, lines = as_remembered(part, SearchOptions(), options, typed)
+            lines += reconsider(part, search, options)
+            waiting = part.num_waiting()
+            lines.append(f"{share}: {waiting:,} URLs of {len(part.waiting_hosts()):,} hosts")
+            print("\n".join(lines), flush=True)
+            if waiting or options.retry:
+                _print_outcomes(crawl(part, [], options, claim))
+    except LeaseLostError as error:
+        raise ValueError(str(error)) from None
 
 
 def _print_outcomes(counts: Counter[tuple[str, str]]) -> None:

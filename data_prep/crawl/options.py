@@ -200,8 +200,12 @@ class CrawlOptions:
     """Try again what failed in an earlier crawl."""
     list_only: Flag = False
     """Enter what sources, lists and dumps offer, and fetch nothing: another run does, or several with --part."""
-    part: OptionalText = None
+    part: Annotated[str | None, arg(metavar="K/N", help_behavior_hint="")] = None
     """Fetch one of several parts, such as 3/64, which share out the hosts of the catalog; `fastlt merge` joins them."""
+    ray: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
+    """Fetch all parts on a Ray cluster: its address, `auto` for that of this machine, or `local` for one made here."""
+    parts: int = 0
+    """Parts for --ray; 0 makes one for each of its machines."""
     lease: float = 60.0
     """Seconds without a sign of life after which another process may go on with a part."""
 
@@ -210,5 +214,11 @@ class CrawlOptions:
             raise OptionError(f"--per-category is {self.per_category}; give at least 1.")
         if self.workers < 0:
             raise OptionError(f"--workers is {self.workers}; give a number of processes, or 0 for all cores.")
+        if self.part is not None and self.ray is not None:
+            raise OptionError("--part is one part and --ray is all of them: give one of the two.")
+        if self.parts and self.ray is None:
+            raise OptionError(
+                "--parts says how many there are for --ray; by hand it is --part 1/4, --part 2/4 and so on."
+            )
         if self.lease <= 0:
             raise OptionError(f"--lease is {self.lease}; give a number of seconds above 0.")

@@ -30,6 +30,10 @@ class LeaseLostError(Exception):
     """Another process may own the part by now; the message says why."""
 
 
+class InUseError(ValueError):
+    """Another process works on a part, and is alive."""
+
+
 class Lease:
     """A lease that is held, from `held`."""
 
@@ -86,7 +90,7 @@ def held(stem: Path, seconds: float) -> Iterator[Lease]:
         seconds: without a sign of life after which an owner is taken for dead.
 
     Raises:
-        ValueError: another process owns it, and is alive.
+        InUseError: another process owns it, and is alive.
     """
     lease = _acquire(stem, seconds)
     beating = threading.Thread(target=lease._keep, daemon=True, name="lease")
@@ -126,7 +130,7 @@ def _wait_until_free(file: Path, seconds: float) -> None:
     """Returns when the owner has gone, or gave no sign of life for a whole lease.
 
     Raises:
-        ValueError: it is alive.
+        InUseError: it is alive.
     """
     first, since = _said(file), _now()
     while _now() - since <= seconds:
@@ -135,7 +139,7 @@ def _wait_until_free(file: Path, seconds: float) -> None:
         if holder == _RELEASED or _has_ended(holder):
             return
         if said != first and first:
-            raise ValueError(f"{_part_name(file)} is in use: {one_line(holder, 100)} works on it.")
+            raise InUseError(f"{_part_name(file)} is in use: {one_line(holder, 100)} works on it.")
         first = first or said
         time.sleep(min(_WATCHED, seconds / _BEATS))
 

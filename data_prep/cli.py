@@ -85,12 +85,12 @@ class Crawl:
         from fastlt.data_prep.crawl.crawl import crawl
         from fastlt.data_prep.crawl.dumps.asked import COLUMNS, AskedOfDump
         from fastlt.data_prep.crawl.dumps.excluded import read_excluded
-        from fastlt.data_prep.crawl.dumps.folder import folder_of, remove
         from fastlt.data_prep.crawl.lists.columns import Asked
         from fastlt.data_prep.crawl.lists.urls import add_urls
         from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
         from fastlt.data_prep.crawl.sources import SOURCES
         from fastlt.data_prep.crawl.sources.licenses import allowed
+        from fastlt.data_prep.dumps.folder import folder_of, remove
         from fastlt.data_prep.status import shown
 
         search = self.search

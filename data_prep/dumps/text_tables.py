@@ -80,7 +80,8 @@ class TextTable:
         found = self.columns()
         if missing := [called.get(name, name) for name in wanted if called.get(name, name) not in found]:
             raise ValueError(
-                f"{self.name} has no column {one_line(missing[0])!r}, only {listed(found, 12)}: it is no such file of this dump."
+                f"{self.name} has no column {one_line(missing[0])!r}, only {listed(found, 12)}: it is no such file of "
+                "this dump."
             )
         schema = pa.schema([(name, pa.string()) for name in wanted])
         return Source(schema, lambda: self._batches(schema, seen, [called.get(name, name) for name in wanted]))

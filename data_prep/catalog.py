@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -271,10 +271,23 @@ class Catalog:
         """Takes a category out; it stays there, so that it is not named again."""
         self._run("UPDATE category SET state = 'rejected', reason = ? WHERE id = ?", [reason, category])
 
+    def mark_categories(self, reasons: Mapping[int, str]) -> None:
+        """Writes {category: what is doubtful about it} of kept ones, in the place of all that was written before."""
+        with self.transaction():
+            self._run("UPDATE category SET reason = '' WHERE state = 'kept' AND reason != ''")
+            rows = ((reason, category) for category, reason in reasons.items())
+            self.connection.executemany("UPDATE category SET reason = ? WHERE id = ? AND state = 'kept'", rows)
+
     def add_neighbor(self, target: int, category: int) -> None:
         """Makes a category a neighbor of a target, as it was given: what filter found for the category goes."""
-        self._run("DELETE FROM neighbor WHERE category = ? AND origin = 'found'", [category])
-        self._run("INSERT OR IGNORE INTO neighbor (target, category) VALUES (?, ?)", [target, category])
+        self.add_neighbors([(target, category)])
+
+    def add_neighbors(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """The same for many (target, category) pairs, in one pass over those that are there."""
+        categories = json.dumps(sorted({category for _, category in pairs}))
+        found = "origin = 'found' AND category IN (SELECT value FROM json_each(?))"
+        self._run(f"DELETE FROM neighbor WHERE {found}", [categories])
+        self.connection.executemany("INSERT OR IGNORE INTO neighbor (target, category) VALUES (?, ?)", pairs)
 
     def set_found_neighbors(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Replaces the (target, category) pairs that filter found; a category with given ones has no place for them."""

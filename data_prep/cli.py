@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from fastlt.data_prep.crawl.options import CrawlOptions, SearchOptions
-from fastlt.data_prep.discover.options import DiscoverOptions, EndpointOptions
+from fastlt.data_prep.discover.options import DiscoverOptions, EndpointOptions, TaxonomyOptions
 from fastlt.data_prep.encode.inputs import EncodeInputs
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.filter.options import EncoderOptions, FilterOptions
@@ -25,15 +25,18 @@ from fastlt.messages import listed
 from fastlt.options import CatalogFile, Flag, OptionalFile, OptionalSource, OptionError, typed_options
 
 if TYPE_CHECKING:
+    from fastlt.data_prep.catalog import Catalog
     from fastlt.data_prep.crawl.parts.shares import Share
+    from fastlt.data_prep.inputs.class_lists import TargetClass
 
 
 @dataclass(frozen=True)
 class Discover:
-    """Ask a language model for auxiliary categories of every target class.
+    """Name auxiliary categories of every target class: by a language model, by a taxonomy, or by both.
 
     Class names and counts go in, categories and neighbor pairs come out. Stopped in any way, the same command goes on
-    where it was and asks nothing again that was answered.
+    where it was and asks nothing again that was answered. With --taxonomy and --model, the model is asked for what the
+    taxonomy lacks.
     """
 
     catalog: CatalogFile
@@ -44,6 +47,7 @@ class Discover:
     "categories", or a folder of class folders."""
     endpoint: OmitArgPrefixes[EndpointOptions]
     question: OmitArgPrefixes[DiscoverOptions] = field(default_factory=DiscoverOptions)
+    siblings: OmitArgPrefixes[TaxonomyOptions] = field(default_factory=TaxonomyOptions)
     counts: OptionalSource = None
     """The training images of each class, in any of the same forms; it may also say what codes like n01440764 mean."""
     neighbors_out: OptionalFile = None
@@ -52,23 +56,49 @@ class Discover:
     def run(self) -> None:
         from fastlt.atomic import write_text
         from fastlt.data_prep.catalog import Catalog
-        from fastlt.data_prep.discover.discover import discover
+        from fastlt.data_prep.discover.discover import discover, in_short
         from fastlt.data_prep.discover.prompt import Prompt
         from fastlt.data_prep.inputs.class_lists import read_targets
 
+        if not (self.endpoint.model or self.siblings.taxonomy):
+            raise OptionError("say who names categories: a language model by --model NAME, or --taxonomy FILE.")
         Prompt.read(self.question.prompt)  # mistakes show before there is a catalog
         classes = read_targets(self.classes, self.counts)
         with Catalog(self.catalog, create=True) as catalog:
+            marks = self._look_up(catalog, classes)
             # Answers are committed as they come, so Ctrl-C ends at once: canceling what is in flight was seen to hang.
             before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
             try:
-                found = discover(catalog, classes, self.endpoint, self.question)
+                found = discover(catalog, classes, self.endpoint, self.question) if self.endpoint.model else None
             finally:
                 signal.signal(signal.SIGINT, before)
+            if found and found.asked:
+                marks = self._look_up(catalog, classes, again=True)  # what the model named
+            print("\n".join(marks), end="\n" * bool(marks))
             status, neighbors = catalog.status(), catalog.neighbors()
         if self.neighbors_out:
             write_text(self.neighbors_out, json.dumps(neighbors, ensure_ascii=False, indent=1) + "\n")
-        print(found.sentence(self.catalog, status))
+        print(found.sentence(self.catalog, status) if found else in_short(self.catalog, status))
+
+    def _look_up(self, catalog: Catalog, classes: list[TargetClass], again: bool = False) -> list[str]:
+        """Adds siblings and says so; returns which categories are marked."""
+        if not self.siblings.taxonomy:
+            return []
+        from fastlt.data_prep.discover.taxonomy.neighbors import add_siblings  # brings DuckDB
+
+        added = add_siblings(catalog, classes, self.siblings, self.question)
+        if not again:
+            print("\n".join(added.lines), flush=True)
+        if self.endpoint.model or not added.empty:
+            return added.marks
+        if len(added.empty) == added.wanting:
+            raise ValueError(
+                "no target class has any category: see above for the reasons. Taxonomies have scientific names, some "
+                "of them common ones too: titles and synonyms in the class list may say how a class is called there."
+            )
+        said = f"{len(added.empty):,} of {added.wanting:,} target classes have NO category: {listed(added.empty)}"
+        print(f"fastlt: warning: {said}", file=sys.stderr)
+        return added.marks
 
 
 @dataclass(frozen=True)
@@ -90,12 +120,12 @@ class Crawl:
         from fastlt.data_prep.crawl.crawl import crawl
         from fastlt.data_prep.crawl.dumps.asked import COLUMNS, AskedOfDump
         from fastlt.data_prep.crawl.dumps.excluded import read_excluded
-        from fastlt.data_prep.crawl.dumps.folder import folder_of, remove
         from fastlt.data_prep.crawl.lists.columns import Asked
         from fastlt.data_prep.crawl.lists.urls import add_urls
         from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
         from fastlt.data_prep.crawl.sources import SOURCES
         from fastlt.data_prep.crawl.sources.licenses import allowed
+        from fastlt.data_prep.dumps.folder import folder_of, remove
         from fastlt.data_prep.status import shown
 
         search = self.search

@@ -8,12 +8,14 @@ from collections.abc import Sequence, Set
 
 from fastlt.foreign import require_class_name
 
+_PLAIN = re.compile("[A-Za-z0-9_ ]*")
 _SIGNS = {"+": "plus", "#": "sharp", "&": "and", "%": "percent", "@": "at"}
 
 
 def clean_title(text: str) -> str:
     """A name as people say it: no underscores, list marks, quotes or remarks in parentheses."""
-    text = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
+    if not text.isprintable():
+        text = "".join(c if unicodedata.category(c)[0] != "C" else " " for c in text)
     text = re.sub(r"\([^()]*\)", " ", text.replace("_", " "))
     text = re.sub(r"^\s*(?:[-*\u2022]|\d+[.)])\s+", "", text)
     return " ".join(text.split()).strip(" \"'`*.,;:")
@@ -24,6 +26,8 @@ def normalized(title: str) -> str:
 
     Signs that carry meaning become words, so that C, C++ and C# or A+ and A- stay apart.
     """
+    if _PLAIN.fullmatch(title):  # as scientific names are, of which there are many
+        return "_".join(title.lower().replace("_", " ").split())
     title = re.sub(r"(?<=\w)-(?=\s*$)", " minus", title.replace("'", "").replace("\u2019", ""))
     decomposed = unicodedata.normalize("NFKD", "".join(_as_word(c) for c in title))
     # Latin accents only: other scripts write vowels with combining marks.

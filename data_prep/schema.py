@@ -51,7 +51,7 @@ CREATE TABLE target (
     reason TEXT NOT NULL DEFAULT ''
 );
 
--- Auxiliary categories. State: kept, or rejected for a reason.
+-- Auxiliary categories. State: kept (reason: what a taxonomy finds doubtful, or ''), or rejected for a reason.
 CREATE TABLE category (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,             -- normalized: the auxiliary class name in label spaces

@@ -1,1 +1,1 @@
-"""Discover: a language model names auxiliary categories for every target class."""
+"""Discover: a language model or a taxonomy names auxiliary categories for every target class."""

@@ -15,12 +15,13 @@ from typing import Any
 from tqdm import tqdm
 
 from fastlt.data_prep.catalog import Catalog
-from fastlt.data_prep.discover.answers import MAX_WORDS, Categories
+from fastlt.data_prep.discover.answers import Categories
 from fastlt.data_prep.discover.llm import UNREADABLE, EndpointError, Llm, UnansweredError, UnreadableError
+from fastlt.data_prep.discover.names_in_use import NamesInUse, enter_targets
 from fastlt.data_prep.discover.options import DiscoverOptions, EndpointOptions
 from fastlt.data_prep.discover.prompt import Prompt
 from fastlt.data_prep.inputs.class_lists import TargetClass
-from fastlt.data_prep.names import all_keys, clean_title, normalized, plain_names, same_name_key
+from fastlt.data_prep.names import clean_title, same_name_key
 from fastlt.messages import listed
 
 
@@ -41,17 +42,23 @@ class Discovered:
 
     def sentence(self, path: Path, status: dict[str, Any]) -> str:
         """The run in a few lines; `status` is the catalog's."""
-        targets, categories = (
-            {state: sum(reasons.values()) for state, reasons in status[table].items()}
-            for table in ("target", "category")
-        )
-        short = f" ({targets['short']:,} short of what was wanted)" if "short" in targets else ""
-        rejected = f" ({categories['rejected']:,} more rejected)" if "rejected" in categories else ""
         return (
-            f"{path}: {sum(targets.values()):,} target classes{short}, {categories.get('kept', 0):,} auxiliary "
-            f"categories{rejected}, {status['neighbor']:,} neighbor pairs\n"
+            f"{in_short(path, status)}\n"
             f"{self.asked:,} questions asked, {self.reused:,} answered from the catalog; {self.tokens:,} tokens in all"
         )
+
+
+def in_short(path: Path, status: dict[str, Any]) -> str:
+    """What a catalog has now, in a line; `status` is its own."""
+    targets, categories = (
+        {state: sum(reasons.values()) for state, reasons in status[table].items()} for table in ("target", "category")
+    )
+    short = f" ({targets['short']:,} short of what was wanted)" if "short" in targets else ""
+    rejected = f" ({categories['rejected']:,} more rejected)" if "rejected" in categories else ""
+    return (
+        f"{path}: {sum(targets.values()):,} target classes{short}, {categories.get('kept', 0):,} auxiliary "
+        f"categories{rejected}, {status['neighbor']:,} neighbor pairs"
+    )
 
 
 def discover(
@@ -76,20 +83,8 @@ def discover(
     options = options or DiscoverOptions()
     prompt = Prompt.read(options.prompt)
     with catalog.lock("discover"):
-        _enter_targets(catalog, classes)
+        enter_targets(catalog, classes)
         return asyncio.run(_Discovery(catalog, endpoint, options, prompt).run())
-
-
-def _enter_targets(catalog: Catalog, classes: Sequence[TargetClass]) -> None:
-    names = {target.name for target in classes}
-    with catalog.transaction():
-        unknown = [target["name"] for target in catalog.targets() if target["name"] not in names]
-        if unknown:
-            raise ValueError(
-                f"{catalog.path} has target class {unknown[0]!r}, which the class list lacks: "
-                "give the whole list, or use another catalog for other classes."
-            )
-        catalog.enter_targets((t.name, t.title, json.dumps(t.synonyms, ensure_ascii=False), t.count) for t in classes)
 
 
 @dataclass
@@ -116,21 +111,12 @@ class _Discovery:
         self._llm = Llm(catalog, endpoint)
         self._finished = 0
         self._first_failure = ""
-        self._targets = catalog.targets()
-        self._target_of_key: dict[str, str] = {}
-        plain = plain_names([target["name"] for target in self._targets])
-        for target, name in zip(self._targets, plain, strict=True):
-            for title in (target["title"], target["name"], name, *json.loads(target["synonyms"])):
-                for key in all_keys(title):
-                    self._target_of_key.setdefault(key, target["title"])
+        self._names = NamesInUse(catalog)
+        self._targets = self._names.targets
         self._all_titles = ", ".join(target["title"] for target in self._targets)
-        self._category_of_key: dict[str, int] = {}
-        for row in catalog.categories():
-            self._category_of_key.setdefault(same_name_key(row["title"]), row["id"])
-            self._category_of_key.setdefault(same_name_key(row["name"]), row["id"])
 
     async def run(self) -> Discovered:
-        self._reject_what_became_a_target()
+        self._names.reject_what_became_a_target()
         left = iter(self._targets)
         try:
             with tqdm(total=len(self._targets), desc="discover", unit="class", disable=None) as bar:
@@ -199,35 +185,12 @@ class _Discovery:
             if not key or key in seen or lacking == 0:
                 continue
             seen.add(key)
-            category = self._category(key, title, self._why_not(said))
+            category = self._names.category(key, title, self._names.why_not(said))
             if self._catalog.category(category)["state"] == "kept":
                 self._catalog.add_neighbor(target["id"], category)
                 lacking -= 1
             else:
                 progress.refused.append(title)
-
-    def _category(self, key: str, title: str, why_not: str) -> int:
-        """The category of that name, made if there is none; a rejected one stays so, by whomever it was rejected."""
-        if key not in self._category_of_key:
-            category = self._catalog.add_category(normalized(title), title)
-            self._category_of_key[key] = category
-            if why_not:
-                self._catalog.reject_category(category, why_not)
-        return self._category_of_key[key]
-
-    def _why_not(self, said: str) -> str:
-        for key in sorted(all_keys(said)):
-            if key in self._target_of_key:
-                return f"is the target class {self._target_of_key[key]!r}"
-        return f"is not a name: more than {MAX_WORDS} words" if len(said.split()) > MAX_WORDS else ""
-
-    def _reject_what_became_a_target(self) -> None:
-        """Categories that an earlier run found and that the class list has now."""
-        with self._catalog.transaction():
-            for row in self._catalog.categories(kept=True):
-                why_not = self._why_not(row["title"])
-                if why_not:
-                    self._catalog.reject_category(row["id"], why_not)
 
     def _named(self, target: sqlite3.Row) -> list[tuple[str, str]]:
         """(title, state) of the target's neighbors, in an order that stays."""

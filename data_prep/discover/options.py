@@ -15,15 +15,15 @@ from fastlt.data_prep.discover.prompt import DEFAULT_PROMPT
 from fastlt.foreign import passwords_of, shown_url
 from fastlt.label_space import FEW_SHOT_BELOW, MANY_SHOT_ABOVE
 from fastlt.messages import one_line
-from fastlt.options import OptionalInt, OptionError
+from fastlt.options import OptionalInt, OptionalText, OptionError
 
 
 @dataclass(frozen=True)
 class EndpointOptions:
     """Who is asked, and how patiently."""
 
-    model: str
-    """The model's name at the endpoint."""
+    model: Annotated[str, arg(metavar="NAME", help_behavior_hint="")] = ""
+    """The model's name at the endpoint (needed where there is no --taxonomy)."""
     base_url: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
     """An OpenAI-compatible server, such as http://localhost:8000/v1 (default: $OPENAI_BASE_URL, or OpenAI)."""
     key_env: str = "OPENAI_API_KEY"
@@ -48,6 +48,10 @@ class EndpointOptions:
             if value is not None and value < 1:
                 raise OptionError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more.")
         url = self.url
+        if not self.model:
+            if self.base_url:
+                raise OptionError("--base-url: say which model there is asked, by --model NAME.")
+            return
         if not self.key and url is None:
             raise OptionError(
                 f"there is no one to ask: set {self.key_env} to the key of a hosted model, "
@@ -114,3 +118,23 @@ class DiscoverOptions:
         """Categories for a class with so many training images."""
         many, medium, few = self.categories * (3 // len(self.categories))
         return many if count > MANY_SHOT_ABOVE else few if count < FEW_SHOT_BELOW else medium
+
+
+@dataclass(frozen=True)
+class TaxonomyOptions:
+    """Taxonomies that are looked into, without a language model or before one is asked."""
+
+    taxonomy: Annotated[tuple[Path, ...], arg(metavar="FILE [FILE ...]", help_behavior_hint="")] = ()
+    """Taxonomies that name siblings of the target classes, of the same genus, then family: iNaturalist's taxa.csv.gz
+    or the folder of its dump, a Darwin Core archive or its table of taxa, iNaturalist's JSON with ranks, or JSON
+    {class: [parent, grandparent, ...]}. Categories that none of them knows are marked."""
+    photos_column: OptionalText = None
+    """The column, or the field of JSON, that says how many photos or observations there are of a taxon."""
+    min_photos: int = 100
+    """Photos that a sibling must have, where they are counted."""
+
+    def __post_init__(self) -> None:
+        if self.photos_column and not self.taxonomy:
+            raise OptionError("--photos-column is about a taxonomy: name it with --taxonomy.")
+        if self.min_photos < 0:
+            raise OptionError(f"--min-photos is {self.min_photos}; it must be 0 or more.")

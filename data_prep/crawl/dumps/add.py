@@ -16,13 +16,13 @@ from fastlt.atomic import write_text
 from fastlt.data_prep.catalog import Candidate, Catalog
 from fastlt.data_prep.crawl.addresses import host_of, parse_url
 from fastlt.data_prep.crawl.dumps import gbif, inaturalist, parquet
-from fastlt.data_prep.crawl.dumps.asked import ANY_NUMBER_OF_NAMES, AskedOfDump, Joined
-from fastlt.data_prep.crawl.dumps.database import Database
-from fastlt.data_prep.crawl.dumps.folder import folder_of
-from fastlt.data_prep.crawl.dumps.names import enter_names
+from fastlt.data_prep.crawl.dumps.asked import AskedOfDump, Joined
 from fastlt.data_prep.crawl.policy import ANY_LICENSE
 from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
 from fastlt.data_prep.crawl.sources.licenses import allowed, family, normalize
+from fastlt.data_prep.dumps.database import Database
+from fastlt.data_prep.dumps.folder import folder_of
+from fastlt.data_prep.dumps.names import ANY_NUMBER_OF_NAMES, enter_names
 from fastlt.messages import listed
 from fastlt.options import OptionError
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-ANY_NUMBER_OF_NAMES = 5  # that a line shows
-
 
 class AskedOfDump(NamedTuple):
     """What `fastlt crawl` was told.

@@ -1,53 +1,28 @@
-"""Darwin Core archives, as GBIF gives them: a zip or a folder, where meta.xml says which file has which columns.
-
-https://dwc.tdwg.org/text/ and https://techdocs.gbif.org/en/data-use/download-formats
-"""
+"""GBIF's occurrences with media, as Darwin Core archives."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
-from xml.etree import ElementTree
 
-from fastlt.data_prep.crawl.dumps.asked import ANY_NUMBER_OF_NAMES, AskedOfDump, Joined
-from fastlt.data_prep.crawl.dumps.database import Database
-from fastlt.data_prep.crawl.dumps.names import NOBODY
-from fastlt.data_prep.crawl.dumps.snapshot import Snapshot
-from fastlt.data_prep.crawl.dumps.text_tables import TextTable
-from fastlt.messages import listed, one_line
+from fastlt.data_prep.crawl.dumps.asked import AskedOfDump, Joined
+from fastlt.data_prep.dumps import archive
+from fastlt.data_prep.dumps.archive import META, Open, open_archive, tables_of
+from fastlt.data_prep.dumps.database import Database
+from fastlt.data_prep.dumps.names import ANY_NUMBER_OF_NAMES, NOBODY, without_author
+from fastlt.data_prep.dumps.snapshot import Snapshot
+from fastlt.data_prep.dumps.text_tables import TextTable
+from fastlt.messages import listed
 
-_META = "meta.xml"
-_MOST_META = 2**20  # bytes
-_TEXT = "{http://rs.tdwg.org/dwc/text/}"
+files_of = archive.files_of
 _OCCURRENCE, _MULTIMEDIA = "occurrence", "multimedia"
 _RANKS = ("species", "genus", "subfamily", "family", "order", "class", "phylum", "kingdom")
 _NAMES = ("acceptedScientificName", "scientificName", "verbatimScientificName")
-_SIGNS = {r"\t": "\t", r"\n": "\n", r"\r": "\r", r"\\": "\\"}
-Open = Callable[[str], BinaryIO]
-
-
-def files_of(where: str) -> dict[str, Path]:
-    """The archive, or the files in its folder.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = Path(where).expanduser()
-    if path.is_file():
-        return {"": path}
-    if not (path / _META).is_file():
-        raise ValueError(f"{path} is no Darwin Core archive: give the zip, or its folder with {_META}.")
-    return {file.name: file for file in sorted(path.iterdir()) if file.is_file()}
 
 
 def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Joined:
     """Makes the table `hit`, of media; see `Joined`."""
-    place = files[""] if "" in files else files[_META].parent
-    with _opened(files) as opened:
+    place = files[""] if "" in files else files[META].parent
+    with open_archive(files) as opened:
         occurrences, media = _tables(str(place), opened)
         columns = occurrences.columns()
         ranks = [name for name in (*_NAMES, *_RANKS) if name in columns]
@@ -93,6 +68,16 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
     return Joined(snapshot.day, _DESCRIBED, frozenset(at for (at,) in unknown), lines)
 
 
+def _tables(place: str, opened: Open) -> tuple[TextTable, TextTable]:
+    """Occurrences and media."""
+    tables = dict(tables_of(place, opened, (_OCCURRENCE, _MULTIMEDIA)))
+    if _OCCURRENCE not in tables:
+        raise ValueError(f"{place} has no occurrences: give an archive of occurrences, not of a list of taxa.")
+    if _MULTIMEDIA not in tables:
+        raise ValueError(f"{place} has no media: ask GBIF for occurrences with images, as a Darwin Core archive.")
+    return tables[_OCCURRENCE], tables[_MULTIMEDIA]
+
+
 _ABOUT = ("type", "format", "references", "license", "rightsHolder", "creator")
 _DESCRIBED = """
 SELECT category, url, coalesce(page, 'https://www.gbif.org/occurrence/' || occurrence) AS page, license, who, place, key
@@ -114,101 +99,7 @@ def _bare(column: str) -> str:
     """A name of `_NAMES` without its author, or a rank as it is."""
     if column not in _NAMES:
         return f'source."{column}"'
-    return rf"""regexp_extract(source."{column}", '^[\pL\x{{D7}}-]+(?: [\p{{Ll}}\x{{D7}}-]+)*')"""
-
-
-@contextmanager
-def _opened(files: dict[str, Path]) -> Iterator[Open]:
-    """Opens the archive's files by name.
-
-    Raises:
-        ValueError: it is no archive; opening: it has no such file.
-    """
-    if "" not in files:
-
-        def of_folder(name: str) -> BinaryIO:
-            if name not in files:
-                raise ValueError(f"{files[_META].parent} has no {one_line(name)}, which its {_META} names.")
-            return files[name].open("rb")
-
-        yield of_folder
-        return
-    path = files[""]
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"{path} is no Darwin Core archive: {one_line(error)}.") from None
-
-    def of_archive(name: str) -> BinaryIO:
-        try:
-            return archive.open(name)  # type: ignore[return-value]
-        except KeyError:
-            raise ValueError(f"{path} has no {one_line(name)}: it is no whole Darwin Core archive.") from None
-        except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} cannot be read: {one_line(error)}.") from None
-
-    with archive:
-        yield of_archive
-
-
-def _tables(place: str, opened: Open) -> tuple[TextTable, TextTable]:
-    """Occurrences and media, as meta.xml describes them."""
-    with opened(_META) as stream:
-        text = stream.read(_MOST_META + 1)
-    if len(text) > _MOST_META or b"<!DOCTYPE" in text or b"<!ENTITY" in text:
-        raise ValueError(f"the {_META} of {place} is none of a Darwin Core archive.")
-    try:
-        tables = dict(_described(place, ElementTree.fromstring(text), opened))
-    except (ElementTree.ParseError, TypeError, AttributeError, LookupError) as error:
-        raise ValueError(f"the {_META} of {place} cannot be read: {one_line(error)}.") from None
-    if _OCCURRENCE not in tables:
-        raise ValueError(f"{place} has no occurrences: give an archive of occurrences, not of a list of taxa.")
-    if _MULTIMEDIA not in tables:
-        raise ValueError(f"{place} has no media: ask GBIF for occurrences with images, as a Darwin Core archive.")
-    return tables[_OCCURRENCE], tables[_MULTIMEDIA]
-
-
-def _described(place: str, root: ElementTree.Element, opened: Open) -> Iterator[tuple[str, TextTable]]:
-    for part in (*root.findall(f"{_TEXT}core"), *root.findall(f"{_TEXT}extension")):
-        location = (part.findtext(f"{_TEXT}files/{_TEXT}location") or "").strip()
-        identity = part.find(f"{_TEXT}id")
-        identity = part.find(f"{_TEXT}coreid") if identity is None else identity
-        kind = part.get("rowType", "").rpartition("/")[2].lower()
-        if identity is None or kind not in (_OCCURRENCE, _MULTIMEDIA):
-            continue
-        fields = {
-            field.get("term", "").rpartition("/")[2]: field.get("index") for field in part.findall(f"{_TEXT}field")
-        }
-        places = {name: int(index) for name, index in fields.items() if index is not None and index.isdecimal()}
-        separator = _sign(part.get("fieldsTerminatedBy", ","))
-        quote = _sign(part.get("fieldsEnclosedBy", '"'))
-        if len(separator) != 1 or len(quote) > 1 or not (separator + quote).isascii():
-            raise ValueError(
-                f"the {_META} of {place} has columns of {one_line(location)} separated as nobody can read."
-            )
-        skip = _number(part.get("ignoreHeaderLines") or "0")
-        yield (
-            kind,
-            TextTable(
-                f"{location} of {place}",
-                partial(opened, location),
-                {"id": _number(identity.get("index", "0"))} | {name: at for name, at in places.items() if name != "id"},
-                skip,
-                separator,
-                quote,
-                part.get("encoding") or "UTF-8",
-            ),
-        )
-
-
-def _sign(text: str) -> str:
-    return _SIGNS.get(text, text)
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise LookupError(f"{one_line(text)!r} is no number")
-    return int(text)
+    return without_author(f'source."{column}"')
 
 
 def _settle_kingdoms(database: Database) -> list[str]:

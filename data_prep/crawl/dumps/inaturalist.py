@@ -10,10 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from fastlt.data_prep.crawl.dumps.asked import AskedOfDump, Joined
-from fastlt.data_prep.crawl.dumps.database import Database
-from fastlt.data_prep.crawl.dumps.snapshot import Snapshot
 from fastlt.data_prep.crawl.dumps.taxonomy import settle
-from fastlt.data_prep.crawl.dumps.text_tables import TextTable
+from fastlt.data_prep.dumps.database import Database
+from fastlt.data_prep.dumps.inaturalist_taxa import COLUMNS, TAXA, table_of
+from fastlt.data_prep.dumps.snapshot import Snapshot
+from fastlt.data_prep.dumps.text_tables import TextTable
 
 TABLES = ("taxa", "observations", "photos", "observers")
 _EXCLUDED = "photos that --exclude names"
@@ -42,13 +43,9 @@ def files_of(where: str) -> dict[str, Path]:
     return files
 
 
-def _table(file: Path) -> TextTable:
-    return TextTable(str(file), lambda: file.open("rb"))
-
-
 def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Joined:
     """Makes the table `hit`, of photos; see `Joined`."""
-    tables = {name: _table(file) for name, file in files.items()}
+    tables = {name: table_of(file) for name, file in files.items()}
     for table, wanted in _COLUMNS.items():
         tables[table].source(wanted)  # mistakes show before hours of reading
     _read_taxa(database, tables["taxa"])
@@ -104,7 +101,7 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
 
 
 _COLUMNS = {
-    "taxa": ["taxon_id", "ancestry", "name", "active"],
+    "taxa": [*COLUMNS],
     "observations": ["observation_uuid", "taxon_id", "quality_grade", "observed_on"],
     "photos": ["photo_uuid", "photo_id", "observation_uuid", "observer_id", "extension", "license"],
     "observers": ["observer_id", "login", "name"],
@@ -117,18 +114,13 @@ FROM (SELECT * RENAME (place AS hash) FROM drawn) AS drawn CROSS JOIN place LEFT
 
 
 def _read_taxa(database: Database, table: TextTable) -> None:
-    """Makes the table `taxon`: id, key of its name, name, whether it is active, and `line`: ids from the root to it.
+    """Makes the table `taxon`: id, key of its name, name, whether it is active, and `above`: ids from the root to it.
 
     Raises:
         ValueError: a taxon is its own ancestor.
     """
-    # The documentation has backslashes between ancestors, the files have slashes.
     database.run(
-        "CREATE TABLE taxon AS SELECT try_cast(taxon_id AS BIGINT) AS id, key_of(name) AS key, name,"
-        " coalesce(lower(active) IN ('true', 't', '1'), false) AS active, list_transform("
-        r" list_filter(string_split_regex(coalesce(ancestry, ''), '[/\\]'), lambda part: part != ''),"
-        " lambda part: try_cast(part AS BIGINT)) AS above"
-        " FROM source WHERE try_cast(taxon_id AS BIGINT) IS NOT NULL",
+        f"CREATE TABLE taxon AS SELECT id, key_of(name) AS key, name, active, above FROM ({TAXA})",
         source=table.source(_COLUMNS["taxa"]),
     )
     if not database.run("SELECT count(*) FROM taxon")[0][0]:

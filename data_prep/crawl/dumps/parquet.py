@@ -11,10 +11,10 @@ from pyarrow import parquet
 
 from fastlt.data_prep.crawl.captions.files import files_of as files_of_pattern
 from fastlt.data_prep.crawl.dumps.asked import AskedOfDump, Joined
-from fastlt.data_prep.crawl.dumps.database import Database, Source
-from fastlt.data_prep.crawl.dumps.names import NOBODY
-from fastlt.data_prep.crawl.dumps.snapshot import Snapshot
 from fastlt.data_prep.crawl.lists.columns import NONE
+from fastlt.data_prep.dumps.database import Database, Source
+from fastlt.data_prep.dumps.names import NOBODY
+from fastlt.data_prep.dumps.snapshot import Snapshot
 from fastlt.messages import listed, one_line
 
 _ROWS = 8192

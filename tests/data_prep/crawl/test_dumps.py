@@ -417,7 +417,7 @@ def test_a_line_of_an_exclusion_list_that_is_no_id(tmp_path, dump, catalog):
 
 
 def test_a_join_reads_and_writes_no_file_but_its_own(tmp_path):
-    from fastlt.data_prep.crawl.dumps.database import Database
+    from fastlt.data_prep.dumps.database import Database
 
     (tmp_path / "secret.csv").write_text("a\n1\n")
     with Database(tmp_path / "x.tmp") as database:

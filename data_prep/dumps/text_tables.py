@@ -7,12 +7,13 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow import csv
 
-from fastlt.data_prep.crawl.dumps.database import Source
+from fastlt.data_prep.dumps.database import Source
 from fastlt.messages import listed, one_line
 
 _BLOCK = 2**23  # bytes, which a line does not exceed
@@ -60,26 +61,35 @@ class TextTable:
             raise ValueError(self._is_quoted)
         return line.split(self.separator)
 
-    def source(self, wanted: list[str], seen: Callable[[pa.RecordBatch], None] | None = None) -> Source:
+    def source(
+        self,
+        wanted: list[str],
+        seen: Callable[[pa.RecordBatch], None] | None = None,
+        called: Mapping[str, str] = MappingProxyType({}),
+    ) -> Source:
         """Rows of these columns, all of them text; NULL is what is empty.
 
         Args:
             wanted: columns.
             seen: is shown each batch that is read.
+            called: {column: how the table calls it, where that is something else}.
 
         Raises:
             ValueError: a column is missing.
         """
         found = self.columns()
-        if missing := [name for name in wanted if name not in found]:
+        if missing := [called.get(name, name) for name in wanted if called.get(name, name) not in found]:
             raise ValueError(
-                f"{self.name} has no column {missing[0]!r}, only {listed(found, 12)}: it is no such file of this dump."
+                f"{self.name} has no column {one_line(missing[0])!r}, only {listed(found, 12)}: it is no such file of "
+                "this dump."
             )
         schema = pa.schema([(name, pa.string()) for name in wanted])
-        return Source(schema, lambda: self._batches(schema, seen))
+        return Source(schema, lambda: self._batches(schema, seen, [called.get(name, name) for name in wanted]))
 
-    def _batches(self, schema: pa.Schema, seen: Callable[[pa.RecordBatch], None] | None) -> Iterator[pa.RecordBatch]:
-        names = schema.names if self.places is None else [f"f{self.places[name]}" for name in schema.names]
+    def _batches(
+        self, schema: pa.Schema, seen: Callable[[pa.RecordBatch], None] | None, columns: list[str]
+    ) -> Iterator[pa.RecordBatch]:
+        names = columns if self.places is None else [f"f{self.places[name]}" for name in columns]
         options: dict[str, Any] = {
             "read_options": csv.ReadOptions(
                 block_size=_BLOCK,

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from fastlt.cores import available_cores
-from fastlt.data_prep.crawl.dumps.folder import remove
+from fastlt.data_prep.dumps.folder import remove
 from fastlt.messages import one_line
 
 _MEMORY = "2GB"  # that its tables take; what is more lies in the folder
@@ -97,6 +98,13 @@ class Database:
         finally:
             for name in sources:
                 self._connection.unregister(name)
+
+    def arrays(self, query: str) -> dict[str, np.ndarray]:
+        """The columns of a query, whose numbers are none of them NULL."""
+        try:
+            return self._connection.execute(query).fetchnumpy()
+        except duckdb.Error as error:
+            raise ValueError(f"the dump cannot be joined: {one_line(error, 300)}.") from None
 
     def rows(self, query: str) -> Iterator[tuple]:
         """The rows of a query, piece by piece; no other query meanwhile."""

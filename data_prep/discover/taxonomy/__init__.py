@@ -1,0 +1,1 @@
+"""Neighbors without a language model: siblings of the target classes in a taxonomy."""

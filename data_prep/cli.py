@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -21,6 +23,9 @@ from fastlt.data_prep.filter.options import EncoderOptions, FilterOptions
 from fastlt.data_prep.inputs.images import TargetImages
 from fastlt.messages import listed
 from fastlt.options import CatalogFile, Flag, OptionalFile, OptionalSource, OptionError, typed_options
+
+if TYPE_CHECKING:
+    from fastlt.data_prep.crawl.crawl import Crawled
 
 
 @dataclass(frozen=True)
@@ -43,16 +48,31 @@ class Discover:
     """The training images of each class, in any of the same forms; it may also say what codes like n01440764 mean."""
     neighbors_out: OptionalFile = None
     """Write {target: [category, ...]} to this file too."""
+    plan: Flag = False
+    """Say how many questions there are and how many tokens they take, and stop: nobody is asked, nothing is written."""
+    price: Annotated[tuple[float, float] | None, arg(metavar="IN OUT", help_behavior_hint="")] = None
+    """With --plan: what a million tokens asked and a million answered cost."""
+
+    def __post_init__(self) -> None:
+        if self.price is not None and not (self.plan and all(0 <= part < math.inf for part in self.price)):
+            raise OptionError("--price belongs to --plan, and is two amounts of money such as 0.15 0.60.")
+        if not self.plan:
+            self.endpoint.require_someone()
 
     def run(self) -> None:
         from fastlt.atomic import write_text
         from fastlt.data_prep.catalog import Catalog
         from fastlt.data_prep.discover.discover import discover
+        from fastlt.data_prep.discover.plan import plan
         from fastlt.data_prep.discover.prompt import Prompt
         from fastlt.data_prep.inputs.class_lists import read_targets
 
         Prompt.read(self.question.prompt)  # mistakes show before there is a catalog
         classes = read_targets(self.classes, self.counts)
+        if self.plan:
+            with Catalog(self.catalog) if self.catalog.exists() else nullcontext() as known:
+                print(plan(known, classes, self.endpoint, self.question, self.price))
+            return
         with Catalog(self.catalog, create=True) as catalog:
             # Answers are committed as they come, so Ctrl-C ends at once: canceling what is in flight was seen to hang.
             before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
@@ -79,6 +99,9 @@ class Crawl:
     """The catalog file; the shards go beside it."""
     search: OmitArgPrefixes[SearchOptions] = field(default_factory=SearchOptions)
     crawl: Annotated[OmitArgPrefixes[CrawlOptions], arg(name="")] = field(default_factory=CrawlOptions)
+    plan: Flag = False
+    """Read lists and dumps, say what each host would be asked for and how long its limits make that, and stop: nobody
+    is asked."""
 
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
@@ -86,15 +109,17 @@ class Crawl:
         from fastlt.data_prep.crawl.dumps.asked import COLUMNS, AskedOfDump
         from fastlt.data_prep.crawl.dumps.excluded import read_excluded
         from fastlt.data_prep.crawl.dumps.folder import folder_of, remove
+        from fastlt.data_prep.crawl.host_limits import Policies
         from fastlt.data_prep.crawl.lists.columns import Asked
         from fastlt.data_prep.crawl.lists.urls import add_urls
+        from fastlt.data_prep.crawl.plan import plan
         from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
         from fastlt.data_prep.crawl.sources import SOURCES
         from fastlt.data_prep.crawl.sources.licenses import allowed
         from fastlt.data_prep.status import shown
 
         search = self.search
-        if not self.crawl.politeness.contact:
+        if not self.crawl.politeness.contact and not self.plan:
             raise OptionError(
                 "say how sites can reach you: --contact you@example.org, or a page, or set FASTLT_CONTACT."
             )
@@ -110,6 +135,7 @@ class Crawl:
             raise OptionError(f"there is no image source {unknown[0]!r}, only {', '.join(SOURCES)}.")
         if search.licenses != (ANY_LICENSE,):
             allowed(search.licenses or None)  # mistakes show before there is a catalog
+        Policies(self.crawl.politeness)  # likewise
         with Catalog(self.catalog, create=search.urls is not None) as catalog:
             with catalog.lock("crawl"):
                 remove(folder_of(self.catalog))  # of a join that was killed
@@ -145,9 +171,15 @@ class Crawl:
             print("\n".join(lines), flush=True)
             licenses = None if search.licenses == (ANY_LICENSE,) else search.licenses or None
             sources = [SOURCES[name](endpoints.get(name), licenses) for name in search.source]
-            counts = crawl(catalog, sources, options)
+            if self.plan:
+                with catalog.lock("crawl"):
+                    print(plan(catalog, sources, options))
+                return
+            crawled = crawl(catalog, sources, options)
+            counts = crawled.counts
             _print_outcomes(counts)
             if options.list_only:
+                self._warn(crawled)
                 print(f"{catalog.num_waiting():,} URLs of {len(catalog.waiting_hosts()):,} hosts wait to be fetched")
                 return
             empty, failed = catalog.empty_categories(), catalog.failed_searches()
@@ -155,6 +187,7 @@ class Crawl:
         for reason, number in failed:
             said = f"WARNING: {number:,} searches failed ({shown(reason)}); the same command asks again."
             print(said, file=sys.stderr)
+        self._warn(crawled)
         if num_failed:
             print(f"WARNING: {num_failed:,} URLs failed; --retry tries them again.", file=sys.stderr)
         if empty:
@@ -165,6 +198,14 @@ class Crawl:
         if failed_now and not options.retry and not any(state == "fetched" for state, _ in counts):
             raise ValueError(f"nothing new was fetched: {failed_now:,} URLs failed, for the reasons above.")
 
+    def _warn(self, crawled: Crawled) -> None:
+        """Says what waits, and what of --policy was of no use."""
+        for line in crawled.waiting:
+            print(f"WARNING: {line}; the same command goes on then.", file=sys.stderr)
+        if crawled.unused:
+            said = f"{self.crawl.politeness.policy} names hosts that this crawl has not met: {listed(crawled.unused)}"
+            print(f"WARNING: {said}.", file=sys.stderr)
+
     def _run_part(self, said: str) -> None:
         """Fetches what the catalog has for the hosts of one part."""
         from fastlt.data_prep.crawl.crawl import crawl
@@ -174,6 +215,8 @@ class Crawl:
         from fastlt.data_prep.crawl.policy import as_remembered, reconsider
 
         share = Share.parse(said)
+        if self.plan:
+            raise OptionError("--plan is about the whole catalog: leave out --part.")
         if self.search != SearchOptions() or self.crawl.list_only:
             raise OptionError(
                 f"--part fetches what the catalog has: enter it first by `fastlt crawl {self.catalog} --list-only` "
@@ -187,7 +230,9 @@ class Crawl:
                 lines.append(f"{share}: {waiting:,} URLs of {len(part.waiting_hosts()):,} hosts")
                 print("\n".join(lines), flush=True)
                 if waiting or options.retry:
-                    _print_outcomes(crawl(part, [], options, claim))
+                    crawled = crawl(part, [], options, claim)
+                    _print_outcomes(crawled.counts)
+                    self._warn(crawled)
         except LeaseLostError as error:
             raise ValueError(str(error)) from None
         print(f"when all parts are done: fastlt merge {self.catalog}")

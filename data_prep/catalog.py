@@ -379,6 +379,11 @@ class Catalog:
             [reason, category, source],
         )
 
+    def searches_done(self, source: str) -> set[int]:
+        """The categories for which a source has told all that it has."""
+        query = "SELECT category FROM search WHERE source = ? AND state = 'done'"
+        return {row[0] for row in self._run(query, [source])}
+
     def failed_searches(self) -> list[tuple[str, int]]:
         """(reason, number) of searches that a source did not answer, most frequent first."""
         query = "SELECT reason, count(*) FROM search WHERE state = 'failed' GROUP BY 1 ORDER BY 2 DESC"
@@ -529,6 +534,15 @@ class Catalog:
         query = "SELECT id, url FROM candidate WHERE state = 'new' AND host = ? AND id > ? ORDER BY id LIMIT ?"
         return self._run(query, [host, after, number]).fetchall()
 
+    def waiting_by_host(self, failed: bool = False) -> dict[str, int]:
+        """{host: its candidates without an outcome}, with those that failed if these are to be tried again."""
+        states = "state IN ('new', 'failed')" if failed else "state = 'new'"
+        return dict(self._run(f"SELECT host, count(*) FROM candidate WHERE {states} GROUP BY host").fetchall())
+
+    def hosts(self) -> list[str]:
+        """Hosts of all candidates."""
+        return [row[0] for row in self._run("SELECT DISTINCT host FROM candidate")]
+
     # Parts
 
     def waiting_hosts(self) -> list[str]:
@@ -635,6 +649,50 @@ class Catalog:
             [found],
         ).rowcount
         return back, dropped, opened
+
+    # What hosts were asked for lately
+
+    def used(self, host: str) -> list[tuple[int, int, int]]:
+        """(slot, requests, bytes) of a host, by slot."""
+        query = "SELECT slot, requests, num_bytes FROM used WHERE host = ? ORDER BY slot"
+        return [tuple(row) for row in self._run(query, [host])]
+
+    def used_by_host(self) -> dict[str, tuple[int, int]]:
+        """{host: (requests, bytes)}, as far as it is remembered."""
+        query = "SELECT host, sum(requests), sum(num_bytes) FROM used GROUP BY host"
+        return {host: (requests, num_bytes) for host, requests, num_bytes in self._run(query)}
+
+    def add_used(self, rows: Iterable[tuple[str, int, int, int]]) -> None:
+        """Adds (host, slot, requests, bytes), each of which may be negative where too much was put down."""
+        self.connection.executemany(
+            "INSERT INTO used VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,"
+            " num_bytes = num_bytes + excluded.num_bytes",
+            rows,
+        )
+
+    def all_used(self) -> sqlite3.Cursor:
+        """(host, slot, requests, bytes) of all hosts, as `copy_used` takes them."""
+        return self._run("SELECT host, slot, requests, num_bytes FROM used")
+
+    def copy_used(self, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Enters what another catalog has of hosts that are asked from there, or were: the higher count is right."""
+        self.connection.executemany(
+            "INSERT INTO used VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET requests = max(requests,"
+            " excluded.requests), num_bytes = max(num_bytes, excluded.num_bytes)",
+            rows,
+        )
+
+    def settle_used(self, first: int, last: int) -> None:
+        """Forgets slots before the first, and takes those after the last, which is now, for the last."""
+        with self.transaction():
+            self._run("DELETE FROM used WHERE slot < ?", [first])
+            self._run(
+                "INSERT INTO used SELECT host, ?1, sum(requests), sum(num_bytes) FROM used WHERE slot > ?1"
+                " GROUP BY host ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,"
+                " num_bytes = num_bytes + excluded.num_bytes",
+                [last],
+            )
+            self._run("DELETE FROM used WHERE slot > ?", [last])
 
     # Shards and their images
 

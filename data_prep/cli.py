@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +28,7 @@ from fastlt.options import CatalogFile, Flag, OptionalFile, OptionalSource, Opti
 
 if TYPE_CHECKING:
     from fastlt.data_prep.catalog import Catalog
+    from fastlt.data_prep.crawl.crawl import Crawled
     from fastlt.data_prep.crawl.parts.shares import Share
     from fastlt.data_prep.inputs.class_lists import TargetClass
 
@@ -52,11 +55,22 @@ class Discover:
     """The training images of each class, in any of the same forms; it may also say what codes like n01440764 mean."""
     neighbors_out: OptionalFile = None
     """Write {target: [category, ...]} to this file too."""
+    plan: Flag = False
+    """Say how many questions there are and how many tokens they take, and stop: nobody is asked, nothing is written."""
+    price: Annotated[tuple[float, float] | None, arg(metavar="IN OUT", help_behavior_hint="")] = None
+    """With --plan: what a million tokens asked and a million answered cost."""
+
+    def __post_init__(self) -> None:
+        if self.price is not None and not (self.plan and all(0 <= part < math.inf for part in self.price)):
+            raise OptionError("--price belongs to --plan, and is two amounts of money such as 0.15 0.60.")
+        if self.endpoint.model and not self.plan:
+            self.endpoint.require_someone()
 
     def run(self) -> None:
         from fastlt.atomic import write_text
         from fastlt.data_prep.catalog import Catalog
         from fastlt.data_prep.discover.discover import discover, in_short
+        from fastlt.data_prep.discover.plan import plan
         from fastlt.data_prep.discover.prompt import Prompt
         from fastlt.data_prep.inputs.class_lists import read_targets
 
@@ -64,6 +78,12 @@ class Discover:
             raise OptionError("say who names categories: a language model by --model NAME, or --taxonomy FILE.")
         Prompt.read(self.question.prompt)  # mistakes show before there is a catalog
         classes = read_targets(self.classes, self.counts)
+        if self.plan:
+            if not self.endpoint.model:
+                raise OptionError("--plan is about what a language model is asked: give --model NAME.")
+            with Catalog(self.catalog) if self.catalog.exists() else nullcontext() as known:
+                print(plan(known, classes, self.endpoint, self.question, self.price))
+            return
         with Catalog(self.catalog, create=True) as catalog:
             marks = self._look_up(catalog, classes)
             # Answers are committed as they come, so Ctrl-C ends at once: canceling what is in flight was seen to hang.
@@ -114,14 +134,19 @@ class Crawl:
     """The catalog file; the shards go beside it."""
     search: OmitArgPrefixes[SearchOptions] = field(default_factory=SearchOptions)
     crawl: Annotated[OmitArgPrefixes[CrawlOptions], arg(name="")] = field(default_factory=CrawlOptions)
+    plan: Flag = False
+    """Read lists and dumps, say what each host would be asked for and how long its limits make that, and stop: nobody
+    is asked."""
 
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
         from fastlt.data_prep.crawl.crawl import crawl
         from fastlt.data_prep.crawl.dumps.asked import COLUMNS, AskedOfDump
         from fastlt.data_prep.crawl.dumps.excluded import read_excluded
+        from fastlt.data_prep.crawl.host_limits import Policies
         from fastlt.data_prep.crawl.lists.columns import Asked
         from fastlt.data_prep.crawl.lists.urls import add_urls
+        from fastlt.data_prep.crawl.plan import plan
         from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
         from fastlt.data_prep.crawl.sources import SOURCES
         from fastlt.data_prep.crawl.sources.licenses import allowed
@@ -129,7 +154,7 @@ class Crawl:
         from fastlt.data_prep.status import shown
 
         search = self.search
-        if not self.crawl.politeness.contact:
+        if not self.crawl.politeness.contact and not self.plan:
             raise OptionError(
                 "say how sites can reach you: --contact you@example.org, or a page, or set FASTLT_CONTACT."
             )
@@ -145,6 +170,7 @@ class Crawl:
             raise OptionError(f"there is no image source {unknown[0]!r}, only {', '.join(SOURCES)}.")
         if search.licenses != (ANY_LICENSE,):
             allowed(search.licenses or None)  # mistakes show before there is a catalog
+        Policies(self.crawl.politeness)  # likewise
         with Catalog(self.catalog, create=search.urls is not None) as catalog:
             with catalog.lock("crawl"):
                 remove(folder_of(self.catalog))  # of a join that was killed
@@ -180,9 +206,15 @@ class Crawl:
             print("\n".join(lines), flush=True)
             licenses = None if search.licenses == (ANY_LICENSE,) else search.licenses or None
             sources = [SOURCES[name](endpoints.get(name), licenses) for name in search.source]
-            counts = crawl(catalog, sources, options)
+            if self.plan:
+                with catalog.lock("crawl"):
+                    print(plan(catalog, sources, options))
+                return
+            crawled = crawl(catalog, sources, options)
+            counts = crawled.counts
             _print_outcomes(counts)
             if options.list_only:
+                _warn(crawled, options)
                 print(f"{catalog.num_waiting():,} URLs of {len(catalog.waiting_hosts()):,} hosts wait to be fetched")
                 return
             empty, failed = catalog.empty_categories(), catalog.failed_searches()
@@ -190,6 +222,7 @@ class Crawl:
         for reason, number in failed:
             said = f"WARNING: {number:,} searches failed ({shown(reason)}); the same command asks again."
             print(said, file=sys.stderr)
+        _warn(crawled, options)
         if num_failed:
             print(f"WARNING: {num_failed:,} URLs failed; --retry tries them again.", file=sys.stderr)
         if empty:
@@ -205,6 +238,8 @@ class Crawl:
         from fastlt.data_prep.crawl.parts.on_ray import crawl_on_ray
         from fastlt.data_prep.crawl.parts.shares import Share
 
+        if self.plan:
+            raise OptionError("--plan is about the whole catalog: leave out --part and --ray.")
         if self.search != SearchOptions() or self.crawl.list_only:
             raise OptionError(
                 f"{'--ray' if self.crawl.ray else '--part'} fetches what the catalog has: enter it first by `fastlt "
@@ -232,9 +267,20 @@ def _fetch_part(catalog: Path, options: CrawlOptions, typed: Collection[str], sh
             lines.append(f"{share}: {waiting:,} URLs of {len(part.waiting_hosts()):,} hosts")
             print("\n".join(lines), flush=True)
             if waiting or options.retry:
-                _print_outcomes(crawl(part, [], options, claim))
+                crawled = crawl(part, [], options, claim)
+                _print_outcomes(crawled.counts)
+                print("".join(f"{share}: {line}\n" for line in crawled.waiting), end="")
     except LeaseLostError as error:
         raise ValueError(str(error)) from None
+
+
+def _warn(crawled: Crawled, options: CrawlOptions) -> None:
+    """Says what waits, and what of --policy was of no use."""
+    for line in crawled.waiting:
+        print(f"WARNING: {line}; the same command goes on then.", file=sys.stderr)
+    if crawled.unused:
+        said = f"{options.politeness.policy} names hosts that this crawl has not met: {listed(crawled.unused)}"
+        print(f"WARNING: {said}.", file=sys.stderr)
 
 
 def _print_outcomes(counts: Counter[tuple[str, str]]) -> None:

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from functools import cache
 
-VERSION = 3
+VERSION = 4
 UNLISTED = "no longer in its list"
 """Why a candidate is dropped that a list brought once and has no more."""
 _THIRD = f"""
@@ -35,8 +35,18 @@ CREATE VIEW abandoned AS
 SELECT category FROM candidate GROUP BY category HAVING min(reason) = '{UNLISTED}' AND max(reason) = '{UNLISTED}'
 EXCEPT SELECT category FROM neighbor EXCEPT SELECT category FROM search;
 """
+_FOURTH = """
+-- What hosts were asked for lately, in slots of ten minutes.
+CREATE TABLE used (
+    host TEXT NOT NULL,                    -- as candidates have it
+    slot INTEGER NOT NULL,                 -- tens of minutes since 1970
+    requests INTEGER NOT NULL,
+    num_bytes INTEGER NOT NULL,            -- of bodies
+    PRIMARY KEY (host, slot)
+) WITHOUT ROWID;
+"""
 # {version: what makes the next one of it}; each step is run once, when a catalog of that version is opened.
-MIGRATIONS = {1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'", 2: _THIRD}
+MIGRATIONS = {1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'", 2: _THIRD, 3: _FOURTH}
 SCHEMA = f"""
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -131,7 +141,7 @@ CREATE TABLE image (
 );
 CREATE INDEX image_outcome ON image (state, reason);
 CREATE INDEX image_category ON image (category, state);
-{_THIRD}"""
+{_THIRD}{_FOURTH}"""
 
 
 _EVERYTHING = """

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import datetime
 
 from tqdm import tqdm
 from yarl import URL
@@ -21,11 +24,13 @@ from fastlt.cores import available_cores
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.addresses import host_of
+from fastlt.data_prep.crawl.budgets import Ledger
 from fastlt.data_prep.crawl.decode_pool import DecodePool
 from fastlt.data_prep.crawl.fetch import DroppedError, FailedError, Fetcher
+from fastlt.data_prep.crawl.host_limits import Policies
 from fastlt.data_prep.crawl.options import CrawlOptions
 from fastlt.data_prep.crawl.parts.part import Claim
-from fastlt.data_prep.crawl.politeness import HostGivenUpError
+from fastlt.data_prep.crawl.politeness import PATIENCE, HostGivenUpError, HostRestsError
 from fastlt.data_prep.crawl.prepare import UnusableImageError
 from fastlt.data_prep.crawl.search import search
 from fastlt.data_prep.crawl.sources import ImageSource
@@ -36,10 +41,25 @@ _BATCH, _BATCH_BYTES, _BATCH_SECONDS = 256, 32 * 2**20, 0.5
 _DNS_THREADS = 32
 
 
+@dataclass(frozen=True)
+class Crawled:
+    """What a run did.
+
+    Attributes:
+        counts: how often each (state, reason) occurred.
+        waiting: what could not be asked for as a limit is used up, a line a host.
+        unused: hosts of --policy that the crawl has not met.
+    """
+
+    counts: Counter[tuple[str, str]]
+    waiting: list[str]
+    unused: list[str]
+
+
 def crawl(
     catalog: Catalog, sources: Sequence[ImageSource], options: CrawlOptions, claim: Claim | None = None
-) -> Counter[tuple[str, str]]:
-    """Fetches every candidate that has no outcome yet; returns how often each (state, reason) occurred.
+) -> Crawled:
+    """Fetches every candidate that has no outcome yet, but for those of hosts whose limit is used up.
 
     Ctrl-C and SIGTERM end it cleanly, SIGKILL costs at most the last half second.
 
@@ -65,10 +85,10 @@ def crawl(
             raise ValueError(f"{catalog.path} has no URLs: name image sources with --source, or a list with --urls.")
         with Catalog(catalog.path) as writing:
             writing.fence = catalog.fence
-            counts = asyncio.run(_Crawl(catalog, writing, sources, options, claim).run())
-    if not claim and not options.list_only and not catalog.has_images():
+            crawled = asyncio.run(_Crawl(catalog, writing, sources, options, claim).run())
+    if not claim and not options.list_only and not catalog.has_images() and not crawled.waiting:
         raise ValueError(f"not one image was found: `fastlt status {catalog.path}` has the reasons.")
-    return counts
+    return crawled
 
 
 class _Crawl:
@@ -85,7 +105,9 @@ class _Crawl:
         self._catalog, self._sources, self._options = catalog, sources, options
         radius = None if options.shards.duplicates < 0 else options.shards.duplicates
         self._writer = ImageWriter(writing, options.shards.images_per_shard, radius)
-        self._fetcher = Fetcher(options.politeness, options.limits, claim)
+        self._policies = Policies(options.politeness, [host_of(URL(source.base_url)) for source in sources])
+        self._ledger, self._claim = Ledger(catalog), claim
+        self._fetcher = Fetcher(options.politeness, options.limits, self._policies, self._ledger, claim)
         # One process more than cores, as one always waits for its next image.
         number = options.workers or available_cores() + 1
         self._decoders = DecodePool(number, options.images, options.limits.max_pixels, options.limits.max_bytes)
@@ -95,8 +117,11 @@ class _Crawl:
         self._changed = asyncio.Event()
         self._look_again, self._searching = True, bool(sources)
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._rests: dict[str, HostRestsError] = {}
+        self._searches_put_off: Counter[str] = Counter()
+        self._led_to: Counter[str] = Counter()  # hosts that rest, by how many URLs of others led there
 
-    async def run(self) -> Counter[tuple[str, str]]:
+    async def run(self) -> Crawled:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task
         loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS))  # name servers are slow, and asked in threads
@@ -118,6 +143,7 @@ class _Crawl:
                         await self._outcomes.put(None)
                         await writing
                         self._writer.finish()
+                    self._ledger.flush()
         except BaseExceptionGroup as group:
             raise _first(group) from None
         except asyncio.CancelledError:
@@ -125,15 +151,42 @@ class _Crawl:
         finally:
             self._writer.close()
             self._bar.close()
-        return self._counts
+        unused: list[str] = []
+        if self._policies.has_own and not self._claim:  # a part has but some of the hosts
+            unused = self._policies.unused([*self._policies.apis, *self._catalog.hosts()])
+        return Crawled(self._counts, self._waiting(), unused)
 
     async def _search(self) -> None:
-        if rate := self._options.politeness.api_rate:
-            for source in self._sources:
-                self._fetcher.host(host_of(URL(source.base_url))).slow_down(1 / rate)
-        await search(self._catalog, self._fetcher, self._sources, self._options.per_category, self._look)
+        def rests(error: HostRestsError) -> None:
+            self._rests[error.host] = error
+            self._searches_put_off[error.host] += 1
+
+        await search(self._catalog, self._fetcher, self._sources, self._options.per_category, self._look, rests)
         self._searching = False
         self._look()
+
+    def _waiting(self) -> list[str]:
+        """What waits for which host, and until when."""
+        number: Counter[str] = Counter()
+        for host, urls in self._catalog.waiting_by_host().items():
+            number[self._policies.key(host)] += urls
+        lines = []
+        for host, rest in self._rests.items():
+            parts = [
+                f"{n:,} {what}"
+                for n, what in (
+                    (number[host], "URLs"),
+                    (self._led_to[host], "URLs that lead there"),
+                    (self._searches_put_off[host], "searches"),
+                )
+                if n
+            ]
+            if parts:
+                until = datetime.fromtimestamp(time.time() + self._rest_of(host)).astimezone()
+                page = self._policies.of(host).page
+                why = f"{rest}{f' ({page})' if page else ''}"
+                lines.append(f"{' and '.join(parts)} wait until {until:%Y-%m-%d %H:%M %Z}: {why}")
+        return lines
 
     def _look(self) -> None:
         """There may be candidates of hosts that had none."""
@@ -152,31 +205,54 @@ class _Crawl:
                     after, self._look_again = "", False
                     continue
                 after = host
-                if host not in self._active:
+                if host not in self._active and self._rest_of(host) <= 0:
                     self._active.add(host)
                     tasks.create_task(self._crawl_host(host))
             if not self._active and not self._searching and not self._look_again:
-                return
+                soon = min(
+                    (rest for host in self._catalog.waiting_hosts() if (rest := self._rest_of(host)) > 0),
+                    default=PATIENCE,
+                )
+                if soon >= PATIENCE:
+                    return
+                await asyncio.sleep(soon)
+                self._look_again = True
+                continue
             await self._changed.wait()
             self._changed.clear()
+
+    def _rest_of(self, host: str) -> float:
+        """Seconds for which a host rests, 0 or less for one that may be asked."""
+        rest = self._rests.get(self._policies.key(host))
+        return rest.ends - time.monotonic() if rest else 0.0
 
     async def _crawl_host(self, host: str) -> None:
         """Everything that there is to fetch from one host."""
         candidates = self._candidates(host)
+        num_asked = 0
 
         async def one_after_another() -> None:
+            nonlocal num_asked
             for candidate, url in candidates:
-                await self._crawl_one(candidate, url)
+                num_asked += 1
+                try:
+                    await self._crawl_one(candidate, url)
+                except HostRestsError as error:  # the others that are under way come to their end
+                    self._rests[error.host] = error
+                    if error.host == self._policies.key(host):
+                        self._taken.discard(candidate)
+                        return
+                    self._led_to[error.host] += 1
 
         try:
             async with asyncio.TaskGroup() as tasks:
-                for _ in range(self._options.politeness.per_host):
+                for _ in range(self._fetcher.host(host).at_once):
                     tasks.create_task(one_after_another())
         except* HostGivenUpError as group:
             await self._outcomes.put((host, str(_first(group))))
         self._active.discard(host)
-        if self._searching:
-            self._look_again = True  # what was found while it ended
+        if num_asked and (self._searching or self._rests):
+            self._look_again = True  # what was found while it ended, or has rested
         self._changed.set()
 
     def _candidates(self, host: str) -> Iterator[tuple[int, str]]:
@@ -190,6 +266,7 @@ class _Crawl:
                     yield row["id"], row["url"]
 
     async def _crawl_one(self, candidate: int, url: str) -> None:
+        """Fetches one; it has no outcome where this raises HostGivenUpError or HostRestsError."""
         try:
             body, host = await self._fetcher.image(url)
             kept = False
@@ -231,6 +308,7 @@ class _Crawl:
                 self._tell(await asyncio.to_thread(self._writer.commit, batch))
                 self._taken.difference_update(outcome.candidate for outcome in batch)
                 self._fetcher.release(sum(len(outcome.original or b"") for outcome in batch))
+            self._ledger.flush()
             if isinstance(item, tuple) and item[0]:
                 await self._give_up(*item)
 

@@ -17,10 +17,12 @@ from yarl import URL
 import fastlt
 from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.addresses import ForbiddenAddressError, any_socket, host_of, parse_url, public_socket
+from fastlt.data_prep.crawl.budgets import Ledger, NoRoomError, Transfer
+from fastlt.data_prep.crawl.host_limits import Policies
 from fastlt.data_prep.crawl.metered_socket import MeteredSocket
 from fastlt.data_prep.crawl.options import Limits, Politeness
 from fastlt.data_prep.crawl.parts.part import Claim
-from fastlt.data_prep.crawl.politeness import AGENT, Host, HostGivenUpError, opts_out, our_rules
+from fastlt.data_prep.crawl.politeness import AGENT, Host, HostGivenUpError, HostRestsError, opts_out, our_rules
 from fastlt.data_prep.retry_after import retry_after
 from fastlt.foreign import parse_answer
 
@@ -58,11 +60,21 @@ class Fetcher:
 
     Args:
         politeness, limits: as the options say.
+        policies: what each host allows.
+        ledger: what each host was asked for.
         claim: which hosts may be asked, where that is not all of them.
     """
 
-    def __init__(self, politeness: Politeness, limits: Limits, claim: Claim | None = None) -> None:
+    def __init__(
+        self,
+        politeness: Politeness,
+        limits: Limits,
+        policies: Policies,
+        ledger: Ledger,
+        claim: Claim | None = None,
+    ) -> None:
         self._politeness, self._limits, self._claim = politeness, limits, claim
+        self._policies, self._ledger = policies, ledger
         self._hosts: OrderedDict[str, Host] = OrderedDict()
         self._robots: OrderedDict[URL, asyncio.Task[_Rules]] = OrderedDict()
         self._connections = asyncio.Semaphore(self._politeness.connections)
@@ -97,8 +109,10 @@ class Fetcher:
 
     def host(self, name: str) -> Host:
         """The state of a host, made anew for one that was not heard of for long."""
+        name = self._policies.key(name)
         if name not in self._hosts:
-            self._hosts[name] = Host(name, self._politeness)
+            limits = self._policies.of(name)
+            self._hosts[name] = Host(name, limits, self._ledger.account(name, limits))
             if len(self._hosts) > _MAX_REMEMBERED:
                 self._hosts.popitem(last=False)
         self._hosts.move_to_end(name)
@@ -111,6 +125,7 @@ class Fetcher:
             DroppedError: for good; also an opt-out, robots.txt, or an address that may not be asked.
             FailedError: trouble, after all retries.
             HostGivenUpError: the host was given up.
+            HostRestsError: a limit of a host is used up, perhaps of one that this redirects to.
         """
         body, host = await self._retried(url, {}, self._limits.max_bytes, is_image=True)
         self._held += len(body)
@@ -129,6 +144,7 @@ class Fetcher:
 
         Raises:
             FailedError: as `image`, or an answer that is no JSON.
+            HostRestsError: as `image`.
         """
         try:
             body, _ = await self._retried(url, parameters, _JSON_BYTES)
@@ -173,11 +189,14 @@ class Fetcher:
             try:
                 if is_image and not self._politeness.ignore_robots:
                     await self._ask_robots(target)
-                async with self._request(target) as response:
+                async with self._request(target) as (response, transfer):
                     if response.status not in (301, 302, 303, 307, 308):
                         if is_image and not self._politeness.ignore_opt_outs and opts_out(response.headers):
                             raise DroppedError(reasons.OPTED_OUT)
-                        return await self._read(response, max_bytes), self.host(host_of(target))
+                        body = await self._read(response, max_bytes, transfer)
+                        if is_image:
+                            transfer.is_image = True
+                        return body, self.host(host_of(target))
                     location = response.headers.get("Location", "")
             except HostGivenUpError as error:
                 if host_of(target) == first_host:
@@ -193,22 +212,24 @@ class Fetcher:
         raise DroppedError("too many redirects")
 
     @asynccontextmanager
-    async def _request(self, url: URL) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _request(self, url: URL) -> AsyncIterator[tuple[aiohttp.ClientResponse, Transfer]]:
         """One request in its turn; trouble of the network comes out as `_TryAgainError`."""
         host = self.host(host_of(url))
-        async with host.turn(), self._connections:
-            await self._room.wait()
+        async with host.turn(self._connections, self._room) as transfer:
             if self._claim:
                 self._claim.check()
             try:
                 async with self._session.get(url, allow_redirects=False) as response:
                     if response.status in (429, 503):
                         host.pause(retry_after(response.headers) or _BACKOFF)
-                    yield response
+                    yield response, transfer
                 host.answered()
             except DroppedError:
                 host.answered()
                 raise
+            except NoRoomError as error:
+                host.answered()
+                raise (FailedError if error.for_good else _BusyError)(str(error)) from None
             except _TryAgainError:
                 host.failed()
                 raise
@@ -228,7 +249,7 @@ class Fetcher:
                 host.failed()
                 raise _TryAgainError("no answer") from None
 
-    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int, transfer: Transfer) -> bytes:
         status = response.status
         if status in (429, 503):
             raise _BusyError(f"status {status}")
@@ -238,10 +259,11 @@ class Fetcher:
             raise DroppedError(f"status {status}")
         if (response.content_length or 0) > max_bytes:
             raise DroppedError(reasons.TOO_MANY_BYTES)
-        return _unpacked(await self._read_body(response, max_bytes), response.headers, max_bytes)
+        transfer.announce(response.content_length or 0)
+        return _unpacked(await self._read_body(response, max_bytes, transfer), response.headers, max_bytes)
 
-    async def _read_body(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-        body, chunks = bytearray(), _chunks(response)
+    async def _read_body(self, response: aiohttp.ClientResponse, max_bytes: int, transfer: Transfer) -> bytes:
+        body, chunks = bytearray(), _chunks(response, transfer)
         async for chunk in chunks:
             body += chunk
             if len(body) > min(_SMALL, max_bytes):
@@ -265,7 +287,11 @@ class Fetcher:
             if len(self._robots) > _MAX_REMEMBERED:
                 self._robots.popitem(last=False)
         self._robots.move_to_end(origin)
-        rules = await asyncio.shield(self._robots[origin])
+        try:
+            rules = await asyncio.shield(self._robots[origin])
+        except HostRestsError:
+            self._robots.pop(origin, None)  # it is read when the host is asked again
+            raise
         if rules.number * len(str(url)) > _MOST_COMPARED:
             raise DroppedError(reasons.TOO_MANY_RULES)
         if not rules.parsed.can_fetch(str(url), AGENT):
@@ -297,7 +323,7 @@ class _Rules(NamedTuple):
     number: int
 
 
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _chunks(response: aiohttp.ClientResponse, transfer: Transfer) -> AsyncIterator[bytes]:
     """The body as it comes; DroppedError where what comes beside it has no end."""
     socket = MeteredSocket.of(response.connection.transport if response.connection else None)
     if socket:
@@ -306,6 +332,7 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         async for chunk in response.content.iter_any():
             if socket:
                 socket.allow(len(chunk))
+            transfer.take(len(chunk))
             yield chunk
     except aiohttp.ClientError:
         if socket and socket.is_over:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
 
-from fastlt.options import Flag, Names, OptionalSource, OptionalText, OptionError
+from fastlt.options import Flag, Names, OptionalFile, OptionalSource, OptionalText, OptionError
 
 _COLUMNS_OF_URLS = ("url_column", "label_column", "license_column", "attribution_column", "page_column")
 _COLUMNS_OF_CAPTIONS = ("url_column", "license_column", "caption_column", "similarity_column")
@@ -103,6 +103,9 @@ class Politeness:
     """Requests per second to one host; 0 sets no limit."""
     api_rate: float = 1.0
     """Requests per second to the API of an image source; 0 sets no limit."""
+    policy: OptionalFile = None
+    """Limits of hosts in the form of data_prep/crawl/limits.yaml. They hold instead of --rate, --api-rate, --per-host
+    and of what that file says of them."""
     ignore_robots: Flag = False
     """Do not read robots.txt."""
     ignore_opt_outs: Flag = False

@@ -9,6 +9,7 @@ from typing import Any
 from fastlt.data_prep.catalog import Candidate, Catalog
 from fastlt.data_prep.crawl.addresses import host_of, parse_url
 from fastlt.data_prep.crawl.fetch import FailedError, Fetcher
+from fastlt.data_prep.crawl.politeness import HostRestsError
 from fastlt.data_prep.crawl.sources import ImageSource, Page, SourceError
 from fastlt.messages import one_line
 
@@ -19,19 +20,27 @@ _IDLE_PAGES = 10  # without a new URL, after which a source is done with
 
 
 async def search(
-    catalog: Catalog, fetcher: Fetcher, sources: Sequence[ImageSource], per_category: int, found: Callable[[], None]
+    catalog: Catalog,
+    fetcher: Fetcher,
+    sources: Sequence[ImageSource],
+    per_category: int,
+    found: Callable[[], None],
+    rests: Callable[[HostRestsError], None],
 ) -> None:
     """Asks every source for every kept category that has fewer than `per_category` candidates.
 
     A source that fails is put down as failed for that category, and the others are asked. `found` is called when there
-    are new candidates.
+    are new candidates, `rests` for each search that a limit puts off.
     """
     at_once = asyncio.Semaphore(_CATEGORIES_AT_ONCE)
 
     async def one(category: int, title: str) -> None:
         async with at_once:
             for source in sources:
-                await _search_one(catalog, fetcher, source, category, title, per_category, found)
+                try:
+                    await _search_one(catalog, fetcher, source, category, title, per_category, found)
+                except HostRestsError as error:
+                    rests(error)
 
     async with asyncio.TaskGroup() as tasks:
         for row in catalog.categories(kept=True):

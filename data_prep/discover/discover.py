@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import sqlite3
 import sys
@@ -16,9 +15,10 @@ from tqdm import tqdm
 
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.discover.answers import Categories
-from fastlt.data_prep.discover.llm import UNREADABLE, EndpointError, Llm, UnansweredError, UnreadableError
+from fastlt.data_prep.discover.llm import EndpointError, Llm, UnansweredError, UnreadableError
 from fastlt.data_prep.discover.names_in_use import NamesInUse, enter_targets
 from fastlt.data_prep.discover.options import DiscoverOptions, EndpointOptions
+from fastlt.data_prep.discover.progress import Progress, named, settings_of
 from fastlt.data_prep.discover.prompt import Prompt
 from fastlt.data_prep.inputs.class_lists import TargetClass
 from fastlt.data_prep.names import clean_title, same_name_key
@@ -87,21 +87,6 @@ def discover(
         return asyncio.run(_Discovery(catalog, endpoint, options, prompt).run())
 
 
-@dataclass
-class _Progress:
-    """How far a target class is, kept beside it in the catalog so that a second run asks the same questions.
-
-    Attributes:
-        settings: digest of what the rounds were asked with.
-        rounds: rounds that were answered.
-        refused: titles that were named for the class and not taken.
-    """
-
-    settings: str
-    rounds: int
-    refused: list[str]
-
-
 class _Discovery:
     def __init__(self, catalog: Catalog, endpoint: EndpointOptions, options: DiscoverOptions, prompt: Prompt) -> None:
         self._catalog = catalog
@@ -140,12 +125,11 @@ class _Discovery:
 
     async def _complete(self, target: sqlite3.Row) -> None:
         wanted = self._options.wanted(target["count"])
-        settings = self._settings(wanted)
-        progress = self._progress(target)
-        names = self._named(target)
+        settings = settings_of(self._endpoint.model, self._prompt, self._options.rounds, wanted)
+        progress = Progress.of(self._catalog, target)
+        names = named(self._catalog, target)
         kept = sum(state == "kept" for _, state in names)
-        settled = target["state"] == ("short" if kept < wanted else "done")
-        if settled and progress.settings == settings and not target["reason"].startswith(UNREADABLE):
+        if progress.settles(target, settings, kept, wanted):
             return
         if progress.settings != settings or target["state"] != "open":
             progress.settings, progress.rounds = settings, 0
@@ -167,16 +151,14 @@ class _Discovery:
             progress.rounds += 1
             with self._catalog.transaction():
                 self._take(target, answer.categories, wanted - kept, known, progress)
-                names = self._named(target)
+                names = named(self._catalog, target)
                 kept = sum(state == "kept" for _, state in names)
                 if len(names) + len(progress.refused) == len(known):
                     return self._set_state(target, "short", "a round brought nothing new", progress)
                 self._set_state(target, "open", "", progress)
         self._set_state(target, "done", "", progress)
 
-    def _take(
-        self, target: sqlite3.Row, titles: list[str], lacking: int, known: list[str], progress: _Progress
-    ) -> None:
+    def _take(self, target: sqlite3.Row, titles: list[str], lacking: int, known: list[str], progress: Progress) -> None:
         """Takes up to `lacking` of the titles for neighbors; the others that are no categories become `refused`."""
         seen = {same_name_key(title) for title in known}
         for said in titles:
@@ -192,27 +174,10 @@ class _Discovery:
             else:
                 progress.refused.append(title)
 
-    def _named(self, target: sqlite3.Row) -> list[tuple[str, str]]:
-        """(title, state) of the target's neighbors, in an order that stays."""
-        return [(row["title"], row["state"]) for row in self._catalog.neighbors_of(target["id"])]
-
-    def _settings(self, wanted: int) -> str:
-        asked = [self._endpoint.model, self._prompt.sections, self._options.rounds, wanted]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-
-    def _progress(self, target: sqlite3.Row) -> _Progress:
-        kept = self._catalog.json_setting(f"discover {target['name']}")
-        try:
-            return _Progress(**kept) if kept else _Progress("", 0, [])
-        except TypeError:
-            raise ValueError(
-                f"{self._catalog.path} cannot be used as a catalog: how far {target['name']!r} was asked is damaged."
-            ) from None
-
-    def _set_state(self, target: sqlite3.Row, state: str, reason: str, progress: _Progress | None = None) -> None:
+    def _set_state(self, target: sqlite3.Row, state: str, reason: str, progress: Progress | None = None) -> None:
         self._catalog.set_target_state(target["id"], state, reason)
         if progress:
-            self._catalog.remember(f"discover {target['name']}", json.dumps(vars(progress), ensure_ascii=False))
+            progress.keep(self._catalog, target)
 
     def _summary(self) -> Discovered:
         wanting = [target for target in self._targets if self._options.wanted(target["count"])]

@@ -18,6 +18,7 @@ from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.discover.answers import Categories, read_json
 from fastlt.data_prep.discover.completion import CUT_OFF, NO_JSON, Completion
 from fastlt.data_prep.discover.options import EndpointOptions
+from fastlt.data_prep.discover.progress import UNREADABLE
 from fastlt.data_prep.discover.prompt import Message, without_system
 from fastlt.data_prep.retry_after import retry_after
 from fastlt.foreign import Secrets, shown_url, without_credentials
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("json_schema", "json_object", "text")  # what servers know, best first
 REPAIRS = 2  # how often a model is told that its answer was no JSON
-UNREADABLE = "the model does not answer with the JSON that it was asked for"
 REPAIR = "That was not the JSON object that was asked for. Answer with that JSON object and nothing else."
 FAILED_IN_A_ROW = 3  # questions without an answer after which the endpoint is given up
 MAX_BACKOFF = 60.0

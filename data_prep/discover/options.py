@@ -52,16 +52,19 @@ class EndpointOptions:
             if self.base_url:
                 raise OptionError("--base-url: say which model there is asked, by --model NAME.")
             return
-        if not self.key and url is None:
-            raise OptionError(
-                f"there is no one to ask: set {self.key_env} to the key of a hosted model, "
-                "or give --base-url of a server, such as http://localhost:8000/v1."
-            )
         if not (self.key.isascii() and self.key.isprintable()):
             raise OptionError(f"what {self.key_env} holds is no key: it has letters that no HTTP header can have.")
         if url is not None and not _is_http(url):
             raise OptionError(
                 f"--base-url {one_line(shown_url(url), 200)} is not an http URL such as http://localhost:8000/v1."
+            )
+
+    def require_someone(self) -> None:
+        """Raises OptionError where there is no one to ask."""
+        if not self.key and self.url is None:
+            raise OptionError(
+                f"there is no one to ask: set {self.key_env} to the key of a hosted model, "
+                "or give --base-url of a server, such as http://localhost:8000/v1."
             )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -56,6 +57,16 @@ class Prompt:
         if missing:
             return f"lacks ${missing[0]} in its last section"
         return ""
+
+    def num_bytes(self, values: dict[str, str]) -> int:
+        """Bytes of the chat with these values, without making it: there may be as many chats as classes."""
+        number = 0
+        for _, text in self.sections:
+            found = Counter(match["named"] or match["braced"] for match in Template.pattern.finditer(text))
+            number += len(text.encode()) + sum(
+                times * len(values.get(name, "").encode()) for name, times in found.items()
+            )
+        return number
 
     def messages(self, **values: object) -> list[Message]:
         """The chat with every placeholder filled in."""

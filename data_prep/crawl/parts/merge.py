@@ -62,6 +62,8 @@ def merge(path: Path, take_unfinished: bool = False) -> tuple[Counter[tuple[str,
                     ShardWriter(opened, shards.images_per_shard).finish()  # of a crawl that was killed
                     for batch in _outcomes(opened, whole):
                         counts += writer.commit(batch)
+                    with whole.transaction():
+                        whole.copy_used(tuple(row) for row in opened.all_used())
             writer.finish()
         finally:
             writer.close()

@@ -121,6 +121,7 @@ def _copy(whole: Catalog, part: Catalog, share: Share) -> None:
         part.copy_categories(tuple(row) for row in whole.category_rows())
         for host in hosts:
             part.copy_candidates(tuple(row) for row in whole.unfetched_of_host(host))
+        part.copy_used(tuple(row) for row in whole.all_used() if share.owns(row["host"]))
 
 
 def unfinished(catalog: Path) -> list[str]:

@@ -29,6 +29,8 @@ class Commons:
     """
 
     name = NAME
+    lookups, per_page = 0, PER_PAGE
+    media_host = "upload.wikimedia.org:*"
 
     def __init__(self, base_url: str | None = None, licenses: Iterable[str] | None = None) -> None:
         self.base_url = base_url or "https://commons.wikimedia.org/w/api.php"

@@ -26,6 +26,8 @@ class Gbif:
     """
 
     name = NAME
+    lookups, per_page = 2, PER_PAGE
+    media_host = ""
 
     def __init__(self, base_url: str | None = None, licenses: Iterable[str] | None = None) -> None:
         self.base_url = (base_url or "https://api.gbif.org/v1").rstrip("/")

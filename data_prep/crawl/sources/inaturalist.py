@@ -28,6 +28,8 @@ class INaturalist:
     """
 
     name = NAME
+    lookups, per_page = 1, PER_PAGE
+    media_host = "inaturalist-open-data.s3.amazonaws.com:*"  # those with a license
 
     def __init__(self, base_url: str | None = None, licenses: Iterable[str] | None = None) -> None:
         self.base_url = (base_url or "https://api.inaturalist.org/v1").rstrip("/")

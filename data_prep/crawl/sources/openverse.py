@@ -26,6 +26,8 @@ class Openverse:
     """
 
     name = NAME
+    lookups, per_page = 0, PER_PAGE
+    media_host = ""
 
     def __init__(self, base_url: str | None = None, licenses: Iterable[str] | None = None) -> None:
         self.base_url = (base_url or "https://api.openverse.org/v1").rstrip("/")

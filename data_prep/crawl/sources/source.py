@@ -33,10 +33,20 @@ class Page:
 
 
 class ImageSource(Protocol):
-    """An image source. Whatever paging needs is in the cursor, so that a search goes on in another process."""
+    """An image source. Whatever paging needs is in the cursor, so that a search goes on in another process.
+
+    Attributes:
+        name, base_url: of its API.
+        lookups: requests that find out what a category is called there.
+        per_page: records that one request brings at most.
+        media_host: where its images lie, as `Policies.key` has it, "" where that is anywhere.
+    """
 
     name: str
     base_url: str
+    lookups: int
+    per_page: int
+    media_host: str
 
     async def search(self, get_json: GetJson, title: str, cursor: str | None, limit: int) -> Page:
         """One page of images of what is called `title`.

@@ -338,6 +338,7 @@ def test_a_category_without_images_is_a_warning_and_none_at_all_an_error(tmp_pat
         (["--per-host", "0"], "nothing could be fetched"),
         (["--connections", "0"], "nothing could be fetched"),
         (["--images-per-shard", "0"], "give at least 1"),
+        (["--policy", "absent.yaml"], "policy 'absent.yaml' cannot be read"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, words, sentence):

@@ -50,7 +50,7 @@ class Progress:
         best: best validation accuracy so far, and its epoch.
         data: digest of the images that were encoded.
         label_space: digest of the classes the weights belong to.
-        world_size, zero_stage: what the optimizer state was split for.
+        world_size, zero_stage: what the optimizer state is split for.
         shard_classes: whether the head's rows were.
     """
 
@@ -68,8 +68,7 @@ class Progress:
         """Checks that a run as it is now can go on from here.
 
         Raises:
-            ValueError: other classes, another batch size, ZeRO stage or kind of head, or under ZeRO another number of
-                ranks.
+            ValueError: other classes, another batch size, ZeRO stage or kind of head.
         """
         if self.label_space != now.label_space:
             raise ValueError(
@@ -88,11 +87,6 @@ class Progress:
         if self.shard_classes != now.shard_classes:
             was = str(self.shard_classes).lower()
             raise ValueError(f"{checkpoint} was written with engine.shard_classes={was}: set it so to resume.")
-        if self.zero_stage and self.world_size != now.world_size:
-            raise ValueError(
-                f"{checkpoint} holds optimizer state split over {self.world_size} ranks (ZeRO {self.zero_stage}), "
-                f"this run has {now.world_size}: resume on {self.world_size} ranks."
-            )
 
 
 def newest_whole(run: RunFolder) -> tuple[Path | None, list[str]]:

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+
+from fastlt.training.resharding import part_of
 
 
 class Ema:
@@ -96,13 +100,21 @@ class EngineEma(Ema):
             save_file({n: t.contiguous() for n, t in self.tensors.items()}, self._file(folder))
 
     def load(self, folder: Path) -> None:
-        """Reads them; to be called when the weights are loaded: without an average there, it begins with these."""
-        if not self._file(folder).is_file():
-            self.restart()
-            return
-        saved = load_file(self._file(folder))
-        for name, average in self.tensors.items():
-            average.copy_(saved[name])
+        """Reads them on any number of ranks; to be called when the weights are loaded: without an average there, it
+        begins with these."""
+        files = sorted(folder.glob("ema-*.safetensors"))
+        resharded = self.partitioned and len(files) not in (0, dist.get_world_size())
+        if not resharded:
+            files = [self._file(folder)]
+            if not files[0].is_file():
+                self.restart()
+                return
+        with ExitStack() as stack:
+            parts = [stack.enter_context(safe_open(file, framework="pt")) for file in files]
+            for name, average in self.tensors.items():
+                held = [part.get_tensor(name) for part in parts]
+                split = resharded and name in self._parameters
+                average.copy_(part_of(held, self._parameters[name].ds_numel) if split else held[0])
 
     def _file(self, folder: Path) -> Path:
         part = f"-{self.engine.global_rank:05d}" if self.partitioned else ""

@@ -16,6 +16,7 @@ from fastlt.foreign import load_json
 from fastlt.recipe import Recipe
 from fastlt.training.optimizer import create_optimizer
 from fastlt.training.pickles import only_known
+from fastlt.training.resharding import load_resharded, ranks_that_wrote
 
 # Which key of a recipe says what a setting of DeepSpeed's says.
 _SAID_BY = {
@@ -135,12 +136,15 @@ class EngineState:
         self.engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """Reads it; called by all ranks.
+        """Reads it, on any number of ranks; called by all of them.
 
         Raises:
-            ValueError: files of this rank are missing.
+            ValueError: files of this rank are missing, or only as many ranks as wrote them can read them.
         """
         with only_known():
+            if ranks_that_wrote(folder) not in (0, dist.get_world_size()):
+                load_resharded(self.engine, folder)
+                return
             loaded, _ = self.engine.load_checkpoint(str(folder.parent), tag=folder.name)
         if loaded is None:
             raise ValueError(f"{folder} cannot be loaded: it lacks the files of rank {dist.get_rank()}.")

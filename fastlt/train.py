@@ -41,7 +41,9 @@ class TrainRank:
             from fastlt.recipe import load_recipe
 
             recipe = load_recipe(self.config, self.overrides)
-            check(recipe, self.resume, int(os.environ.get("WORLD_SIZE", "1")))
+            # What the run's folder holds is for rank 0 to say: another host may not see it, which is another mistake.
+            resume = self.resume if os.environ.get("RANK", "0") == "0" else None
+            check(recipe, resume, int(os.environ.get("WORLD_SIZE", "1")))
             from fastlt.training.trainer import Trainer  # imports torch and DeepSpeed
 
             Trainer(recipe, self.resume).run()

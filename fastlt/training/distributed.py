@@ -1,23 +1,28 @@
-"""A rank and its process: who am I, and on which device or cores."""
+"""A rank and its process: who am I, on which device or cores, and do the others see what I see."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import deepspeed
 import torch
+import torch.distributed as dist
 
 from fastlt.cores import keep_freed_memory, share_of_cores
+from fastlt.messages import listed, one_line
 
 
 def join_process_group() -> torch.device:
     """Joins the launcher's process group, or makes one of a single process; returns this rank's device.
 
     Raises:
-        ValueError: another program listens on the port at which the ranks were to meet, or this rank has no GPU where
-            it was to have one.
+        ValueError: the ranks cannot meet, as another program listens on their port or no network joins their hosts, or
+            this rank has no GPU where it was to have one.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     _require_gpu()
@@ -32,19 +37,65 @@ def join_process_group() -> torch.device:
             os.environ.update(alone | {"MASTER_PORT": str(free.getsockname()[1])})
     try:
         deepspeed.init_distributed(verbose=False)
-    except torch.distributed.DistNetworkError as error:
-        if "EADDRINUSE" not in str(error):
-            raise
-        raise ValueError(
-            f"port {os.environ['MASTER_PORT']}, at which the ranks meet, is in use, perhaps by another training on "
-            "this machine: choose another one with --master_port (deepspeed) or --master-port (torchrun)."
-        ) from None
+    except RuntimeError as error:
+        raise ValueError(_why_no_meeting(str(error))) from error
     if uses_gpu:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
         return device
     prepare_cpu()
     return torch.device("cpu")
+
+
+def _why_no_meeting(said: str) -> str:
+    """What to do where the ranks did not find each other."""
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    if "EADDRINUSE" in said:
+        return (
+            f"port {os.environ['MASTER_PORT']}, at which the ranks meet, is in use, perhaps by another training on "
+            "this machine: choose another one with --master_port (deepspeed) or --master-port (torchrun)."
+        )
+    return (
+        f"the ranks did not find each other by {where} ({one_line(said, 200)}): where hosts have several networks, "
+        "GLOO_SOCKET_IFNAME (on GPUs NCCL_SOCKET_IFNAME too) names the card of the one that joins them, as eth0."
+    )
+
+
+def require_seen_by_all(folder: Path) -> None:
+    """Raises ValueError where a rank does not see rank 0's folder, as it is not on a disk that all hosts share; called
+    by all ranks."""
+    mark: list[str] = [""]
+    if dist.get_rank() == 0:
+        descriptor, made = tempfile.mkstemp(prefix=".seen-by-all-", dir=folder)
+        os.close(descriptor)
+        mark = [Path(made).name]
+    dist.broadcast_object_list(mark, 0)
+    blind = [host for host, sees in _told_by_all((socket.gethostname(), (folder / mark[0]).exists())) if not sees]
+    if dist.get_rank() == 0:
+        (folder / mark[0]).unlink()
+    if blind:
+        raise ValueError(
+            f"{listed(sorted(set(blind)))} cannot see {folder}, where all ranks write checkpoints: set output to a "
+            "folder that all hosts share."
+        )
+
+
+def require_equal(what: str, value: str) -> None:
+    """Raises ValueError where a rank has another value than rank 0; called by all ranks.
+
+    Args:
+        what: it is, in the plural, as "images of data/birds".
+        value: of this rank.
+    """
+    (first, wanted), *others = _told_by_all((socket.gethostname(), value))
+    if other := next((host for host, has in others if has != wanted), None):
+        raise ValueError(f"{what} are others on {other} than on {first}: all hosts must train with the same.")
+
+
+def _told_by_all(mine: tuple[str, Any]) -> list[tuple[str, Any]]:
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, mine)
+    return told
 
 
 def _require_gpu() -> None:

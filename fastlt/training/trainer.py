@@ -32,7 +32,7 @@ from fastlt.stopping import stop_signals
 from fastlt.training import checkpointing
 from fastlt.training.batch_augment import BatchAugment
 from fastlt.training.checkpointing import Progress
-from fastlt.training.distributed import join_process_group
+from fastlt.training.distributed import join_process_group, require_equal, require_seen_by_all
 from fastlt.training.ema import EngineEma, all_in_place
 from fastlt.training.engine import EngineState, start_engine, whole_weights
 from fastlt.training.heads import build_head
@@ -61,6 +61,7 @@ class Trainer:
         data = EncodedDataset.open(recipe.data.path)
         self.label_space, self.data_digest = data.label_space.trained(recipe.data.auxiliary), data.split("train").sha256
         self.device = join_process_group()
+        require_equal(f"classes or images of {recipe.data.path}", self.label_space.digest() + self.data_digest)
         if recipe.data.stage_to:
             data = staged(data, recipe.data.stage_to)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
@@ -94,6 +95,7 @@ class Trainer:
         if self.rank == 0:
             self.folder.claim()
             self.folder.require_startable(resume)  # another run may have come and gone while this one got ready
+        require_seen_by_all(self.folder.path)
         said = self._resume() if resume else []
         if self.rank == 0:
             recipe.save(self.folder.recipe)
@@ -238,6 +240,8 @@ class Trainer:
         progress = checkpointing.restore(checkpoint, self._progress(), self.parts)
         if progress.data != self.data_digest:
             said.append("warning: the data set was encoded again since, from other images or with other settings")
+        if progress.world_size != self.world_size:
+            said.append(f"{progress.world_size} ranks had saved it, {self.world_size} go on")
         self.step, self.best = progress.step, progress.best
         epoch = self.step / self.steps_per_epoch
         return [f"resumed at step {self.step:,} (epoch {epoch:.1f}) from {checkpoint}", *said]

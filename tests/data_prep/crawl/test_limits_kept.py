@@ -90,7 +90,8 @@ nobody.example.org: {{connections: 1}}
         images = sorted(when for asked, path, when in site.log if asked == host and path != "/robots.txt")
         at_once[host] = max(sum(0 <= begun - other < site.delay - 0.02 for other in images) for begun in images)
         if host == paced:
-            assert site.sent[host] / (images[-1] - images[0] + 0.5) < 4.4 * len(jpeg(1, quality=95))
+            paid = images[-1] - images[0] + len(images) / 12  # the last four may begin at once, and take a second
+            assert site.sent[host] / paid < 4.4 * len(jpeg(1, quality=95))
     assert least[slow] > 3 / 5 - 0.1
     assert least[both] > 3 / 4 - 0.1
     assert least[single] > 3 * site.delay - 0.1
@@ -167,7 +168,7 @@ def test_parts_and_the_whole_know_what_the_other_has_asked(tmp_path):
         for _ in range(2):
             part = crawl(tmp_path, policy, "--part", "1/1")
             assert part.returncode == 0, part.stderr
-            assert "19 URLs wait until" in part.stderr
+            assert "part 1 of 1: 19 URLs wait until" in part.stdout
             assert "b.example.org" not in part.stderr  # which may be another part's
             assert site.asked(one) == 12
         merge = [str(BIN / "fastlt"), "merge", str(tmp_path / "c.sqlite"), "--unfinished"]

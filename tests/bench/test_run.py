@@ -242,8 +242,9 @@ def test_quick_embedding_leaves_whole_records(tmp_path):
 def test_quick_captions_leave_records_of_what_was_found(tmp_path):
     done = run("captions", "--quick", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
-    matcher, command = records_of(tmp_path, "captions")
-    assert (matcher["impl"], command["impl"]) == ("matcher", "command")
+    matcher, search, command = records_of(tmp_path, "captions")
+    assert [r["impl"] for r in (matcher, search, command)] == ["matcher", "search", "command"]
+    assert search["found"] == matcher["found"]
     assert matcher["found"] >= command["found"] > 0.05 * 40_000  # those above a category's number are not taken
 
 

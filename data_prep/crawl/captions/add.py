@@ -69,6 +69,20 @@ def add_captioned(catalog: Catalog, pattern: str, asked: AskedOfCaptions, per_ca
     return lines
 
 
+def searched(matcher: TitleMatcher, batches: Iterable[Captions]) -> Iterator[tuple[Captions, Found]]:
+    """Batches in order, searched by all cores: neither Arrow nor the automaton holds Python's lock."""
+    workers = available_cores()
+    with ThreadPoolExecutor(workers) as threads:
+        waiting: deque[tuple[Captions, Future[Found]]] = deque()
+        for batch in batches:
+            waiting.append((batch, threads.submit(matcher.find, batch.captions)))
+            if len(waiting) > workers:  # a batch may be large
+                oldest, found = waiting.popleft()
+                yield oldest, found.result()
+        for oldest, found in waiting:
+            yield oldest, found.result()
+
+
 def _stamp(
     files: list[Path], asked: AskedOfCaptions, categories: dict[int, str], others: list[str], per_category: int
 ) -> str:
@@ -91,21 +105,8 @@ class _Reading:
     def read(self, file: Path, asked: AskedOfCaptions) -> None:
         columns, batches = open_captions(file, asked)
         self.columns.add(str(columns))
-        for batch, found in self._searched(batches):
+        for batch, found in searched(self._matcher, batches):
             self._take(batch, found)
-
-    def _searched(self, batches: Iterable[Captions]) -> Iterator[tuple[Captions, Found]]:
-        """Batches in order, searched by all cores: neither Arrow nor the automaton holds Python's lock."""
-        workers = available_cores()
-        with ThreadPoolExecutor(workers) as threads:
-            waiting: deque[tuple[Captions, Future[Found]]] = deque()
-            for batch in batches:
-                waiting.append((batch, threads.submit(self._matcher.find, batch.captions)))
-                if len(waiting) > workers:  # a batch may be large
-                    oldest, found = waiting.popleft()
-                    yield oldest, found.result()
-            for oldest, found in waiting:
-                yield oldest, found.result()
 
     def _take(self, batch: Captions, found: Found) -> None:
         self.rows += len(batch.captions) + batch.left_out.total()

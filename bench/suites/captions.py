@@ -1,9 +1,9 @@
 """What `bench/run.py captions` measures: captions/s in which 30,000 names are sought, of made captions of web images.
 
 Words come as often as Zipf says, a caption has about eleven, one in twenty gets a name on top, and names are of two or
-three words, one in thirty of one. "matcher" is the search alone by one thread, on captions in memory; "search" reads Parquet files and
-searches them on all cores; "command" is `fastlt crawl --captions` of these files, from its start until the catalog has
-the candidates, most of which it takes to enter what was found: a category's URLs once, however many captions there are.
+three words, one in thirty of one. "matcher" is the search alone by one thread, on captions in memory; "search" reads
+Parquet files and searches them on all cores; "command" is `fastlt crawl --captions` of these files, from its start
+until the catalog has the candidates, most of which it takes to enter what was found.
 """
 
 from __future__ import annotations

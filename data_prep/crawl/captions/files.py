@@ -126,12 +126,35 @@ def _similarity(table: Table) -> str:
 
 
 def _parquet_batches(table: Table, columns: Columns) -> Iterator[Captions]:
-    texts = [columns.caption, columns.url]
     wanted = list(dict.fromkeys(filter(None, columns)))
-    # As dictionaries: a text that stands in many rows is there once.
-    with parquet.ParquetFile(table.file, read_dictionary=texts, buffer_size=2**20, pre_buffer=False) as source:
-        for batch in source.iter_batches(_ROWS, columns=wanted):
-            yield _batch(table.file, columns, {name: batch.column(name) for name in wanted})
+    for cells in _cells(table.file, [columns.caption, columns.url], wanted):
+        yield _batch(table.file, columns, {name: cells.column(name) for name in wanted})
+
+
+def _cells(file: Path, texts: list[str], wanted: list[str]) -> Iterator[pa.RecordBatch]:
+    """Rows in batches, which are not larger in memory than `_short` allows, or have texts as dictionaries.
+
+    A page of a few texts can stand for any number of rows. Arrow has all of it with the first batch of a row group: if
+    its texts are short, so are those to come, and may be written out. Dictionaries grow with a row group, and are
+    copied for each batch.
+    """
+    how = {"buffer_size": 2**20, "pre_buffer": False}
+    with parquet.ParquetFile(file, read_dictionary=texts, **how) as packed, parquet.ParquetFile(file, **how) as plain:
+        for group in range(packed.num_row_groups):
+            batches = packed.iter_batches(_ROWS, row_groups=[group], columns=wanted)
+            first = next(batches, None)
+            if first is None:
+                continue
+            yield first
+            if max(_longest(first.column(name)) for name in texts) * _ROWS <= _MOST_BYTES:
+                batches = islice(plain.iter_batches(_ROWS, row_groups=[group], columns=wanted), 1, None)
+            yield from batches
+
+
+def _longest(texts: pa.Array) -> int:
+    """Bytes of the longest text in a dictionary, whether or not a row has it."""
+    known = texts.dictionary if isinstance(texts, pa.DictionaryArray) else texts
+    return int(_lengths(known).max(initial=0))
 
 
 def _table_batches(table: Table, columns: Columns) -> Iterator[Captions]:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -59,6 +60,12 @@ class SameBytes(NamedTuple):
     is_dropped: bool
 
 
+def require_catalog(path: Path) -> None:
+    """Raises ValueError where there is no such file."""
+    if not path.is_file():
+        raise ValueError(f"there is no catalog at {path}: `fastlt discover` or `fastlt crawl --urls` makes one.")
+
+
 @contextmanager
 def held_catalog(path: Path, stage: str, wait: bool = False) -> Iterator[None]:
     """Holds a catalog for one writing stage; the kernel frees it when the process ends, however it ends.
@@ -72,6 +79,7 @@ def held_catalog(path: Path, stage: str, wait: bool = False) -> Iterator[None]:
         ValueError: another stage holds it.
     """
     with open_own(Path(f"{path}.lock"), "a+") as file:
+        told = ""
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,6 +89,9 @@ def held_catalog(path: Path, stage: str, wait: bool = False) -> Iterator[None]:
                 holder = file.read() or "another stage"
                 if not wait:
                     raise ValueError(f"{path} is in use: {holder} is running on it.") from None
+                if holder != told:
+                    print(f"waiting for {holder}, which is running on {path}", file=sys.stderr, flush=True)
+                told = holder
                 time.sleep(0.2)
         file.truncate(0)
         file.write(f"{stage} (process {os.getpid()})")
@@ -103,8 +114,8 @@ class Catalog:
     """
 
     def __init__(self, path: Path, create: bool = False) -> None:
-        if not create and not path.is_file():
-            raise ValueError(f"there is no catalog at {path}: `fastlt discover` or `fastlt crawl --urls` makes one.")
+        if not create:
+            require_catalog(path)
         if not path.parent.is_dir():
             raise ValueError(f"{path.parent}, the folder for the catalog, does not exist.")
         self.path, self._kinds = path, schema.kinds()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastlt.atomic import publish_file
-from fastlt.data_prep.catalog import Catalog, held_catalog
+from fastlt.data_prep.catalog import Catalog, held_catalog, require_catalog
 from fastlt.data_prep.crawl.parts import lease
 from fastlt.data_prep.crawl.parts.lease import Lease, LeaseLostError
 from fastlt.data_prep.crawl.parts.shares import Share
@@ -67,6 +67,7 @@ def open_part(catalog: Path, share: Share, seconds: float) -> Iterator[tuple[Cat
     Raises:
         ValueError: there is no catalog, another process works on the part, or the catalog is in other parts.
     """
+    require_catalog(catalog)  # before anything is made beside it
     if others := sorted({other.parts for other in parts_of(catalog)} - {share.parts}):
         raise ValueError(
             f"{catalog} is in {others[0]} parts: give --part {share.number}/{others[0]}, or join them first with "

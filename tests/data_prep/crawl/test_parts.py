@@ -218,6 +218,8 @@ def test_mistakes_are_one_sentence(tmp_path):
             assert done.returncode != 0
             assert sentence in done.stderr
         assert "is in no parts: `fastlt crawl" in merge(catalog).stderr
+        assert "there is no catalog at" in run(*command(tmp_path / "none.sqlite", "--part", "1/4")).stderr
+        assert not list(tmp_path.glob("none*"))
         owner = next(n for n in (1, 2) if Share(n, 2).owns("127.0.0.1:80"))
         assert run(*command(catalog, "--part", f"{owner}/2")).returncode == 0
         assert "is in 2 parts: give --part 1/2, or join them first" in run(*command(catalog, "--part", "1/3")).stderr

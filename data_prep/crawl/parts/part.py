@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from fastlt.atomic import publish_file
 from fastlt.data_prep.catalog import Catalog, held_catalog, require_catalog
+from fastlt.data_prep.catalog.database import Database
 from fastlt.data_prep.crawl.parts import lease
 from fastlt.data_prep.crawl.parts.lease import Lease, LeaseLostError
 from fastlt.data_prep.crawl.parts.shares import Share
@@ -104,7 +105,7 @@ def _own(part: Catalog, holding: Lease) -> None:
     token = uuid.uuid4().hex
     part.remember(_OWNER, token)
 
-    def require_owner(writing: Catalog) -> None:
+    def require_owner(writing: Database) -> None:
         holding.check()
         if writing.setting(_OWNER) != token:
             raise LeaseLostError(f"another process works on {part.path} by now: nothing more is written here.")

@@ -1,0 +1,158 @@
+"""Shards, the images in them, and how the filter judged these."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from fastlt.data_prep.catalog.database import Database
+from fastlt.dataset.images import in_tar
+
+
+class ImageRow(NamedTuple):
+    """An image in a shard; `id` is its candidate's."""
+
+    id: int
+    category: int
+    shard: int
+    offset: int
+    num_bytes: int
+    width: int
+    height: int
+    sha256: bytes
+    hash: int
+
+
+class SameBytes(NamedTuple):
+    """An image that was made of certain bytes, and whether its candidate has been dropped since."""
+
+    id: int
+    is_dropped: bool
+
+
+class Images(Database):
+    """The tables `shard` and `image`; a view has the images in use."""
+
+    @property
+    def shards_folder(self) -> Path:
+        """Where crawl puts shards: beside the catalog, so that both move together."""
+        return self.path.with_name(f"{self.path.stem}_shards")
+
+    def shard_path(self, shard: int) -> Path:
+        """The file of a finished shard."""
+        return self.shards_folder / f"{shard:05d}.tar"
+
+    def shards(self, state: str) -> list[sqlite3.Row]:
+        """The shards of a state, "open" or "done", by id."""
+        return self._run("SELECT * FROM shard WHERE state = ? ORDER BY id", [state]).fetchall()
+
+    def next_shard(self) -> int:
+        """The number of a new shard."""
+        return self._number("SELECT ifnull(max(id), -1) + 1 FROM shard")
+
+    def set_open_shard(self, shard: int, num_images: int, num_bytes: int) -> None:
+        """How far an open shard is valid."""
+        self._run("INSERT OR REPLACE INTO shard VALUES (?, 'open', ?, ?)", [shard, num_images, num_bytes])
+
+    def finish_shard(self, shard: int) -> None:
+        """A shard is whole and has its name."""
+        self._run("UPDATE shard SET state = 'done' WHERE id = ?", [shard])
+
+    def shard_counts(self, shard: int) -> dict[str, dict[str, int]]:
+        """Images of a shard by `licenses`, `sources` and `categories`, most frequent first."""
+        found = {}
+        for name, column in (("licenses", "license"), ("sources", "source"), ("categories", "category.name")):
+            query = (
+                f"SELECT {column}, count(*) FROM image JOIN candidate USING (id) JOIN category"
+                " ON category.id = image.category WHERE shard = ? GROUP BY 1 ORDER BY 2 DESC"
+            )
+            found[name] = dict(self._run(query, [shard]).fetchall())
+        return found
+
+    def add_images(self, rows: Iterable[ImageRow]) -> None:
+        """Adds images that lie in shards."""
+        self.connection.executemany(
+            "INSERT INTO image (id, category, shard, offset, num_bytes, width, height, sha256, hash)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def image_of_bytes(self, sha256: bytes) -> SameBytes | None:
+        """The image that was made of these bytes."""
+        query = "SELECT id, candidate.state != 'fetched' FROM image JOIN candidate USING (id) WHERE sha256 = ?"
+        row = self._run(query, [sha256]).fetchone()
+        return SameBytes(row[0], bool(row[1])) if row else None
+
+    def forget_images(self, images: Iterable[int]) -> None:
+        """Others are to take the place of these images, whose candidates were dropped."""
+        self.connection.executemany("DELETE FROM image WHERE id = ?", ((image,) for image in images))
+
+    def image_hashes(self) -> Iterator[list[sqlite3.Row]]:
+        """(id, hash) of all images in use by id, some at a time."""
+        found = self._run("SELECT id, hash FROM image_in_use ORDER BY id")
+        while rows := found.fetchmany(100_000):
+            yield rows
+
+    def images_of_waiting(self) -> list[sqlite3.Row]:
+        """(id, hash) of the images of candidates that were taken back, by id: they lie in shards already."""
+        query = "SELECT id, hash FROM image JOIN candidate USING (id) WHERE candidate.state = 'new' ORDER BY id"
+        return self._run(query).fetchall()
+
+    def take_images_back(self, images: Iterable[int]) -> None:
+        """Images of candidates that were taken back are to be filtered as new ones are."""
+        self.connection.executemany(
+            "UPDATE image SET state = 'new', reason = '', similarity = NULL, nearest = NULL,"
+            " category = (SELECT category FROM candidate WHERE candidate.id = image.id) WHERE id = ?",
+            ((image,) for image in images),
+        )
+
+    def has_images(self) -> bool:
+        """Whether any image is in use."""
+        return self._run("SELECT 1 FROM image_in_use LIMIT 1").fetchone() is not None
+
+    def images(self) -> sqlite3.Cursor:
+        """All images in use by id, each with the state of its shard as `shard_state`."""
+        return self._run(
+            "SELECT image.*, shard.state AS shard_state FROM image_in_use AS image JOIN shard ON shard.id = shard"
+            " ORDER BY image.id"
+        )
+
+    def judge_images(self, rows: Iterable[tuple[str, str, float | None, int | None, int]]) -> None:
+        """Writes (state, reason, similarity, nearest target, id) of images."""
+        self.connection.executemany(
+            "UPDATE image SET state = ?, reason = ?, similarity = ?, nearest = ? WHERE id = ?", rows
+        )
+
+    def kept_images(self, unfiltered: bool = False) -> dict[str, list[str]]:
+        """{category: [image, ...]} of the images that filter kept, as `read_image` takes them; no empty lists.
+
+        Args:
+            unfiltered: take every image that was crawled.
+
+        Raises:
+            ValueError: no image, or none that was filtered, or a crawl that did not end.
+        """
+        counts = dict(self._run("SELECT state, count(*) FROM image_in_use GROUP BY 1").fetchall())
+        if not counts:
+            raise ValueError(f"{self.path} has no images: run `fastlt crawl` first.")
+        if not unfiltered and counts.get("new"):
+            raise ValueError(
+                f"{counts['new']:,} images of {self.path} were not filtered: run `fastlt filter`,"
+                " or take all of them with --unfiltered."
+            )
+        if self.shards("open"):
+            raise ValueError(f"a crawl of {self.path} was interrupted: run `fastlt crawl` again to finish it.")
+        classes: dict[str, list[str]] = {}
+        query = (
+            "SELECT category.name, shard, offset, num_bytes FROM image_in_use AS image"
+            " JOIN category ON category.id = image.category"
+            " WHERE category.state = 'kept' AND (? OR image.state = 'kept') ORDER BY category.name, image.id"
+        )
+        for row in self._run(query, [unfiltered]):
+            place = in_tar(self.shard_path(row["shard"]).absolute(), row["offset"], row["num_bytes"])
+            classes.setdefault(row["name"], []).append(place)
+        if not classes:
+            raise ValueError(f"no image of {self.path} was kept: run `fastlt filter` with other thresholds.")
+        return classes

@@ -20,9 +20,11 @@ from fastlt.atomic import write_text
 
 __all__ = ["log_counts", "picture", "plt", "table", "write_page"]
 _STYLE = (
-    "body{font:16px sans-serif;margin:2em auto;max-width:60em}img{max-width:100%}"
+    ":root{color-scheme:light dark}body{font:16px sans-serif;margin:2em auto;max-width:60em;padding:0 1em}"
+    "img{max-width:100%;background:white}.table{overflow-x:auto}"
     "td,th{padding:.2em 1em;text-align:right}iframe{width:100%;height:50em;border:1px solid silver}"
-    ".pictures,.pictures div{display:flex;gap:6px}.pictures{gap:2em}figure{margin:0;font-size:.75em;line-height:1.2}"
+    ".pictures,.pictures div{display:flex;flex-wrap:wrap;gap:6px}.pictures{gap:1em 2em}"
+    "figure{margin:0;font-size:.75em;line-height:1.2}"
     "figure img{display:block;width:80px;height:80px;object-fit:cover;background:silver}"
     "figcaption{width:80px;overflow-wrap:anywhere}h3{margin:1em 0 0}h3+p{margin:.2em 0}"
 )
@@ -31,7 +33,8 @@ _STYLE = (
 def write_page(out: Path, title: str, body: str) -> None:
     """Writes the page; the title is text, the body HTML."""
     title = html.escape(title)
-    head = f"<!doctype html><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
+    meta = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+    head = f"<!doctype html><html lang='en'>{meta}<title>{title}</title><style>{_STYLE}</style>"
     write_text(out, f"{head}\n<h1>{title}</h1>\n{body}")
 
 
@@ -42,7 +45,7 @@ def table(headings: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
         f"<tr><th>{html.escape(label)}" + "".join(f"<td>{html.escape(cell)}" for cell in cells)
         for label, cells in rows.items()
     )
-    return f"<table><tr>{head}{''.join(lines)}</table>"
+    return f"<div class='table'><table><tr>{head}{''.join(lines)}</table></div>"
 
 
 def log_counts(axis: Axis) -> None:

@@ -26,6 +26,7 @@ from fastlt.messages import listed, one_line
 _ROWS = 32_768
 _MOST_BYTES = 2**28  # of the texts of so many rows: a few bytes of a file can stand for a long text in each
 _LONGEST = 2_000  # bytes of a caption
+_LOOKED_AT = 1_000  # rows, by which columns are chosen: there may be thousands of files
 _CAPTION_NAMES = ("caption", "text", "alttext", "alt", "title", "description")
 _NULL, _LONG = "rows without a caption", f"rows with a caption of more than {_LONGEST:,} bytes"
 _NO_URL = "rows without a URL"
@@ -86,7 +87,8 @@ def open_captions(file: Path, asked: AskedOfCaptions) -> tuple[Columns, Iterator
     """
     with _readable(file):
         table = open_table(file)
-        chosen = choose(table, Asked(url=asked.url, label=NONE, license=asked.license))
+        rows = [row for _, row in islice(table.rows(), _LOOKED_AT)]
+        chosen = choose(table, Asked(url=asked.url, label=NONE, license=asked.license), rows)
         caption = asked.caption or _caption_column(table, chosen.url)
         if caption is None or caption not in table.names:
             said = f"no column {caption!r}" if caption else "no column that is called like captions"
@@ -176,13 +178,13 @@ def _batch(file: Path, columns: Columns, cells: dict[str, pa.Array]) -> Captions
         if number := int((are_so & usable).sum()):
             left_out[reason] = number
         usable &= ~are_so
-    kept = pa.array(usable)
-    similarity = cells.get(columns.similarity)
+    some = dict(cells) if usable.all() else {name: column.filter(pa.array(usable)) for name, column in cells.items()}
+    similarity = some.get(columns.similarity)
     numbers = None
     if similarity is not None:
-        numbers = pc.cast(similarity.filter(kept), pa.float64(), safe=False).fill_null(-np.inf).to_numpy(False)
-    license = cells[columns.license].filter(kept) if columns.license else None
-    return Captions(_plain(captions.filter(kept)), _plain(urls.filter(kept)), numbers, license, left_out)
+        numbers = pc.cast(similarity, pa.float64(), safe=False).fill_null(-np.inf).to_numpy(False)
+    license = some.get(columns.license)
+    return Captions(_plain(some[columns.caption]), _plain(some[columns.url]), numbers, license, left_out)
 
 
 def _short(file: Path, name: str, cells: pa.Array) -> pa.Array:

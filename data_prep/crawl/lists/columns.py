@@ -127,13 +127,18 @@ class Asked:
     page: str | None = None
 
 
-def choose(table: Table, asked: Asked) -> Columns:
+def choose(table: Table, asked: Asked, rows: Sequence[dict[str, Any]] | None = None) -> Columns:
     """The columns of a list.
+
+    Args:
+        table: the list.
+        asked: columns that people named.
+        rows: what the choice goes by; None is a sample of all.
 
     Raises:
         ValueError: a column that was asked for is not there, or people have to say which one is meant.
     """
-    rows = table.sample()
+    rows = table.sample() if rows is None else rows
     chosen = {field.name: _asked_for(table, getattr(asked, field.name), field.name) for field in fields(Asked)}
     twice = [name for name, times in Counter(filter(None, chosen.values())).items() if times > 1]
     if twice:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 
 from aiohttp import AddrInfoType
@@ -11,6 +12,11 @@ from yarl import URL
 from fastlt.data_prep.crawl.metered_socket import MeteredSocket
 
 _MAX_URL = 8_000  # characters, as many as servers take
+_PLAIN = re.compile(  # without port, quotes and dots that lead upward: parsed, these stay as they are
+    r"(?P<scheme>https?)://(?P<host>(?:[a-z0-9](?:[a-z0-9-]{0,40}[a-z0-9])?\.){1,4}[a-z]{2,20})"
+    r"(?:/(?!\.)[\w.~-]*)+(?:\?[\w.~=&-]+)?",
+    re.ASCII,
+)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _UNICAST = ipaddress.ip_network("2000::/3")  # all of IPv6 that is given out for hosts
 _SPECIAL = [ipaddress.ip_network(net) for net in ("192.0.0.0/24", "3fff::/20")]  # which `is_global` does not know
@@ -75,3 +81,11 @@ def parse_url(url: str) -> URL | None:
 def host_of(url: URL) -> str:
     """Host and port: what politeness counts by."""
     return f"{url.raw_host}:{url.port}"
+
+
+def place_of(url: str) -> tuple[str, str] | None:
+    """The same as `parse_url` and `host_of`, as text: (URL, host and port); None where it is none."""
+    if len(url) <= _MAX_URL and (plain := _PLAIN.fullmatch(url)):
+        return url, f"{plain['host']}:{443 if plain['scheme'] == 'https' else 80}"
+    parsed = parse_url(url)
+    return (str(parsed), host_of(parsed)) if parsed else None

@@ -7,13 +7,14 @@ import json
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from fastlt.cores import available_cores
 from fastlt.data_prep.catalog import Candidate, Catalog
-from fastlt.data_prep.crawl.addresses import host_of, parse_url
+from fastlt.data_prep.crawl.addresses import place_of
 from fastlt.data_prep.crawl.captions.draw import Captioned, Draw
 from fastlt.data_prep.crawl.captions.files import AskedOfCaptions, Captions, files_of, open_captions
 from fastlt.data_prep.crawl.captions.matcher import Found, TitleMatcher
@@ -47,7 +48,6 @@ def add_captioned(catalog: Catalog, pattern: str, asked: AskedOfCaptions, per_ca
     if not categories:
         raise OptionError(f"{catalog.path} has no category that captions could name: run `fastlt discover` first.")
     others = catalog.names_of_targets()
-    wanted = {at: per_category - catalog.num_candidates(at) for at in categories}
     key, stamp = f"captions {Path(pattern).absolute()}", _stamp(files, asked, categories, others, per_category)
     if catalog.setting(key) == stamp:
         return [f"{pattern}: not changed since its captions were read"]
@@ -55,7 +55,7 @@ def add_captioned(catalog: Catalog, pattern: str, asked: AskedOfCaptions, per_ca
     for file in files:
         reading.read(file, asked)
     with catalog.transaction():
-        counts = Counter({at: reading.enter(catalog, at, found, wanted[at]) for at, found in reading.draw.drawn()})
+        counts = reading.enter(catalog, per_category)
         catalog.remember(key, stamp)
     none = [title for at, title in categories.items() if at not in reading.named]
     lines = [f"{pattern}: {reading.rows:,} rows of {len(files):,} files; {listed(sorted(reading.columns), 3)}"]
@@ -121,23 +121,30 @@ class _Reading:
         for category, url, license, similarity in zip(categories.tolist(), urls, licenses, alike.tolist(), strict=True):
             self.draw.offer(category, _ANY if np.isnan(similarity) else similarity, Captioned(url, license))
 
-    def enter(self, catalog: Catalog, category: int, found: list[Captioned], wanted: int) -> int:
-        """Makes the best of them candidates until there are as many as wanted; returns how many."""
-        candidates = []
-        for captioned in found:
-            if url := parse_url(captioned.url):
-                said = str(captioned.license) if captioned.license else None
-                license = said and (normalize(said) or said)
-                candidates.append(Candidate(category, str(url), host_of(url), SOURCE, None, license))
-        self._left_out["URLs that are none"] += len(found) - len(candidates)
-        new = at = 0
-        while new < wanted and (some := candidates[at : at + wanted - new]):
-            at += len(some)
+    def enter(self, catalog: Catalog, per_category: int) -> Counter[int]:
+        """Makes the best candidates until each category has as many; returns {category: how many are new}."""
+        have = before = catalog.candidates_by_category()
+        drawn = {category: iter(found) for category, found in self.draw.drawn()}
+        left = {category: self._candidates(category, found) for category, found in drawn.items()}
+        while some := [
+            candidate
+            for category, candidates in left.items()
+            for candidate in islice(candidates, max(0, per_category - have.get(category, 0)))
+        ]:
+            some.sort(key=lambda candidate: candidate.url)  # as they lie in the catalog's index of URLs
             added = catalog.add_candidates(some)
             self._left_out["URLs that the catalog has already"] += len(some) - added
-            new += added
-        self.draw.over += len(candidates) - at
-        return new
+            have = catalog.candidates_by_category()
+        self.draw.over += sum(1 for found in drawn.values() for _ in found)
+        return Counter({category: have.get(category, 0) - before.get(category, 0) for category in drawn})
+
+    def _candidates(self, category: int, found: Iterator[Captioned]) -> Iterator[Candidate]:
+        for captioned in found:
+            if place := place_of(captioned.url):
+                said = str(captioned.license) if captioned.license else None
+                yield Candidate(category, *place, SOURCE, None, said and (normalize(said) or said))
+            else:
+                self._left_out["URLs that are none"] += 1
 
     def left_out(self) -> dict[str, int]:
         """Everything that was read and not taken, by the reason."""

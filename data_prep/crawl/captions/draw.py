@@ -37,6 +37,9 @@ class Draw:
         if offered.url in urls:
             self.repeated += 1
             return
+        if len(best) == self._most and similarity < best[0][0]:
+            self.over += 1
+            return
         entry = (similarity, _hash(offered.url), offered)
         if len(best) < self._most:
             heapq.heappush(best, entry)

@@ -1,7 +1,7 @@
 """Finds names of categories in captions, many captions at a time.
 
 A batch becomes one text, in small letters and with single spaces. An Aho-Corasick automaton finds all names in it at
-once; numpy then leaves out those with a comma or the end of a caption inside, and takes the longest where names overlap.
+once; numpy then leaves out those with a comma or the end of a caption inside, and takes the longest that overlap.
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fastlt.data_prep.crawl.addresses import is_public, parse_url
+from fastlt.data_prep.crawl.addresses import host_of, is_public, parse_url, place_of
 from support.crawling import jpeg, outcomes, write_list
 from support.paths import with_support
 from support.web import Answer, Web
@@ -44,6 +46,16 @@ def test_public_addresses(address):
 )
 def test_only_http_is_spoken(url):
     assert parse_url(url) is None
+
+
+PARTS = ["a", "b-c", "x9", "A", "127", "xn--a", "com", ".", "..", "-", "/", "//", ":80", "?", "=", "&", "#", "%41", "é"]
+
+
+@given(st.sampled_from(["http", "https", "HTTP", "ftp"]), st.lists(st.sampled_from(PARTS), max_size=9))
+def test_urls_that_are_not_parsed_are_what_they_would_be_if_they_were(scheme, parts):
+    url = f"{scheme}://{''.join(parts)}"
+    parsed = parse_url(url)
+    assert place_of(url) == ((str(parsed), host_of(parsed)) if parsed else None)
 
 
 def test_no_way_of_writing_a_private_address_is_fetched(tmp_path):

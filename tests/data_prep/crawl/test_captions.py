@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.catalog import Candidate, Catalog
+from fastlt.data_prep.crawl.captions.add import add_captioned
 from fastlt.data_prep.crawl.captions.draw import Captioned, Draw
+from fastlt.data_prep.crawl.captions.files import AskedOfCaptions, open_captions
 from fastlt.data_prep.crawl.captions.matcher import TitleMatcher
 from support.crawling import command, jpeg, outcomes
 from support.paths import SHARED
@@ -40,6 +42,8 @@ def named(*captions: str) -> list[int | None]:
     [
         ("A Red-Fox, running", 1),
         ("red  fox", 1),
+        ("a red     fox", 1),
+        ("RED . FOX", 1),
         ("red, fox", 2),  # two phrases
         ("red foxglove", 3),
         ("FOXES!", 2),
@@ -137,11 +141,24 @@ def test_the_most_alike_are_fetched_and_the_rest_is_counted(tmp_path, catalog):
     assert "not changed since its captions were read" in again.stdout
 
 
+def test_what_the_catalog_has_already_makes_room_for_the_next_best(tmp_path, catalog):
+    urls = [f"http://a.example/{i}.jpg" for i in range(4)]
+    with Catalog(catalog) as opened, opened.transaction():
+        known = [(2, urls[3]), (1, "http://a.example/x.jpg"), (1, "http://a.example/y.jpg")]
+        opened.add_candidates(Candidate(category, url, "a.example:80", "list") for category, url in known)
+    write(tmp_path / "d" / "0.parquet", url=[*urls, "no URL"], text=["red fox"] * 5, similarity=[0.1, 0.2, 0.3, 0.4, 1])
+    with Catalog(catalog) as opened:
+        lines = add_captioned(opened, str(tmp_path / "d"), AskedOfCaptions(), 4)
+        assert opened.candidates_by_category() == {1: 4, 2: 1}
+        assert opened.candidate_of_url(urls[0]) is None
+    assert "2 new URLs of 1 categories" in lines
+    for why in ("above the number sought for a category", "that the catalog has already", "that are none"):
+        assert f"left out: 1 URLs {why}" in lines
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared examples are not here")
 @pytest.mark.parametrize("name", ["datacomp.parquet", "laion400m.parquet", "cc12m.tsv", "Train_GCC-training.tsv"])
 def test_published_files_are_read_by_their_own_columns(tmp_path, name):
-    from fastlt.data_prep.crawl.captions.files import AskedOfCaptions, open_captions
-
     _, batches = open_captions(SHARED / "cases" / "lists" / name, AskedOfCaptions())
     (batch,) = batches
     assert len(batch.captions) == len(batch.urls) > 0

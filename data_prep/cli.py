@@ -57,6 +57,8 @@ class Discover:
     """Write {target: [category, ...]} to this file too."""
     plan: Flag = False
     """Say how many questions there are and how many tokens they take, and stop: nobody is asked, nothing is written."""
+    synonyms: Flag = False
+    """Ask the model for other names of each category too, by which `fastlt crawl --captions` looks for it."""
     price: Annotated[tuple[float, float] | None, arg(metavar="IN OUT", help_behavior_hint="")] = None
     """With --plan: what a million tokens asked and a million answered cost."""
 
@@ -72,24 +74,29 @@ class Discover:
         from fastlt.data_prep.discover.discover import discover, in_short
         from fastlt.data_prep.discover.plan import plan
         from fastlt.data_prep.discover.prompt import Prompt
+        from fastlt.data_prep.discover.synonyms import add_synonyms
         from fastlt.data_prep.inputs.class_lists import read_targets
 
         if not (self.endpoint.model or self.siblings.taxonomy):
             raise OptionError("say who names categories: a language model by --model NAME, or --taxonomy FILE.")
+        if self.synonyms and not self.endpoint.model:
+            raise OptionError("--synonyms are asked of a language model: give --model NAME.")
         Prompt.read(self.question.prompt)  # mistakes show before there is a catalog
         classes = read_targets(self.classes, self.counts)
         if self.plan:
             if not self.endpoint.model:
                 raise OptionError("--plan is about what a language model is asked: give --model NAME.")
             with Catalog(self.catalog) if self.catalog.exists() else nullcontext() as known:
-                print(plan(known, classes, self.endpoint, self.question, self.price))
+                print(plan(known, classes, self.endpoint, self.question, self.price, self.synonyms))
             return
+        lines: list[str] = []
         with Catalog(self.catalog, create=True) as catalog:
             marks = self._look_up(catalog, classes)
             # Answers are committed as they come, so Ctrl-C ends at once: canceling what is in flight was seen to hang.
             before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
             try:
                 found = discover(catalog, classes, self.endpoint, self.question) if self.endpoint.model else None
+                lines = add_synonyms(catalog, self.endpoint) if self.synonyms else []
             finally:
                 signal.signal(signal.SIGINT, before)
             if found and found.asked:
@@ -98,7 +105,7 @@ class Discover:
             status, neighbors = catalog.status(), catalog.neighbors()
         if self.neighbors_out:
             write_text(self.neighbors_out, json.dumps(neighbors, ensure_ascii=False, indent=1) + "\n")
-        print(found.sentence(self.catalog, status) if found else in_short(self.catalog, status))
+        print("\n".join([found.sentence(self.catalog, status) if found else in_short(self.catalog, status), *lines]))
 
     def _look_up(self, catalog: Catalog, classes: list[TargetClass], again: bool = False) -> list[str]:
         """Adds siblings and says so; returns which categories are marked."""

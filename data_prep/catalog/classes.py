@@ -25,14 +25,7 @@ class Classes(Database):
 
     def names_of_targets(self) -> list[str]:
         """Titles and synonyms of all target classes; a synonym that is no text is none."""
-        names = []
-        for row in self.targets():
-            try:
-                synonyms = parse_json(row["synonyms"])
-            except ValueError:
-                synonyms = []
-            names += [row["title"], *(synonyms if isinstance(synonyms, list) else [])]
-        return [name for name in names if isinstance(name, str)]
+        return [name for row in self.targets() for name in (row["title"], *_texts_in(row["synonyms"]))]
 
     def enter_targets(self, rows: Iterable[tuple[str, str, str, int]]) -> None:
         """Adds (name, title, JSON list of synonyms, training images) rows; known names are brought up to date."""
@@ -77,6 +70,18 @@ class Classes(Database):
             self._run("UPDATE category SET reason = '' WHERE state = 'kept' AND reason != ''")
             rows = ((reason, category) for category, reason in reasons.items())
             self.connection.executemany("UPDATE category SET reason = ? WHERE id = ? AND state = 'kept'", rows)
+
+    def synonyms(self) -> dict[int, list[str]]:
+        """{category: its other names} of those that have some."""
+        rows = self._run("SELECT id, synonyms FROM category WHERE synonyms != '[]'")
+        return {row["id"]: _texts_in(row["synonyms"]) for row in rows}
+
+    def set_synonyms(self, synonyms: Mapping[int, Sequence[str]]) -> None:
+        """Writes {category: its other names} in the place of all that was written before."""
+        rows = [(json.dumps(names, ensure_ascii=False), category) for category, names in synonyms.items()]
+        with self.transaction():
+            self._run("UPDATE category SET synonyms = '[]' WHERE synonyms != '[]'")
+            self.connection.executemany("UPDATE category SET synonyms = ? WHERE id = ?", rows)
 
     def remove_empty_categories(self) -> None:
         """Removes categories that nothing refers to: those of labels that a list had once."""
@@ -136,3 +141,12 @@ class Classes(Database):
         """(category id, target name) of the neighbors that a person or discover gave."""
         query = "SELECT category, name FROM neighbor JOIN target ON target.id = target WHERE origin = 'given'"
         return [tuple(row) for row in self._run(query)]
+
+
+def _texts_in(synonyms: str) -> list[str]:
+    """Of a JSON list, what is text: a catalog may come from a stranger."""
+    try:
+        found = parse_json(synonyms)
+    except ValueError:
+        found = None
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []

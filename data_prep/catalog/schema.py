@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from functools import cache
 
-VERSION = 4
+VERSION = 5
 UNLISTED = "no longer in its list"
 """Why a candidate is dropped that a list brought once and has no more."""
 _THIRD = f"""
@@ -46,7 +46,12 @@ CREATE TABLE used (
 ) WITHOUT ROWID;
 """
 # {version: what makes the next one of it}; each step is run once, when a catalog of that version is opened.
-MIGRATIONS = {1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'", 2: _THIRD, 3: _FOURTH}
+MIGRATIONS = {
+    1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'",
+    2: _THIRD,
+    3: _FOURTH,
+    4: "ALTER TABLE category ADD COLUMN synonyms TEXT NOT NULL DEFAULT '[]'",
+}
 SCHEMA = f"""
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
@@ -67,7 +72,8 @@ CREATE TABLE category (
     name TEXT NOT NULL UNIQUE,             -- normalized: the auxiliary class name in label spaces
     title TEXT NOT NULL,                   -- what image sources are asked for
     state TEXT NOT NULL DEFAULT 'kept',
-    reason TEXT NOT NULL DEFAULT ''
+    reason TEXT NOT NULL DEFAULT '',
+    synonyms TEXT NOT NULL DEFAULT '[]'    -- JSON list of other names, by which captions are searched too
 );
 -- Origin: given (by a person or discover), or found (by filter, of categories without given ones).
 CREATE TABLE neighbor (

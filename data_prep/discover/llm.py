@@ -116,8 +116,7 @@ class Llm:
             UnreadableError: the model answers, but not what was asked for.
             EndpointError: nothing more can be asked, for example as the tokens are used up.
         """
-        everything = json.dumps([self._endpoint.model, messages, shape.model_json_schema()], sort_keys=True)
-        key = hashlib.sha256(everything.encode()).hexdigest()
+        key = key_of(self._endpoint.model, messages, shape)
         async with self._asking.setdefault(key, asyncio.Lock()):  # two classes may ask the same
             found = read_json(self._catalog.answer(key), shape)
             if found is None:
@@ -304,6 +303,12 @@ class Llm:
     @property
     def _where(self) -> str:
         return shown_url(str(self._client.base_url))
+
+
+def key_of(model: str, messages: list[Message], shape: type[Categories]) -> str:
+    """What an answer lies under in the catalog."""
+    everything = json.dumps([model, messages, shape.model_json_schema()], sort_keys=True)
+    return hashlib.sha256(everything.encode()).hexdigest()
 
 
 def _response_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,10 @@ class NamesInUse:
                 self._catalog.reject_category(category, why_not)
         return self._category_of_key[key]
 
+    def owner(self, key: str) -> int | None:
+        """The category of that name, kept or rejected."""
+        return self._category_of_key.get(key)
+
     def why_not(self, said: str) -> str:
         """Why what was said cannot be a category, or ""."""
         for key in sorted(all_keys(said)):

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastlt.data_prep.catalog import Catalog
-from fastlt.data_prep.discover.llm import REPAIRS
+from fastlt.data_prep.discover.answers import Categories
+from fastlt.data_prep.discover.llm import REPAIRS, key_of
 from fastlt.data_prep.discover.options import DiscoverOptions, EndpointOptions
 from fastlt.data_prep.discover.progress import Progress, named, settings_of
 from fastlt.data_prep.discover.prompt import Prompt
+from fastlt.data_prep.discover.synonyms import MOST, chat_about, read_prompt
 from fastlt.data_prep.inputs.class_lists import TargetClass
 
 _BYTES_OF_TOKEN = 3  # rather few: English text has four, names in Latin and other scripts have fewer
@@ -34,6 +36,7 @@ def plan(
     endpoint: EndpointOptions,
     options: DiscoverOptions,
     price: tuple[float, float] | None,
+    synonyms: bool = False,
 ) -> str:
     """What is to be asked, in a few lines; asks nobody and writes nothing.
 
@@ -43,6 +46,7 @@ def plan(
         endpoint: who would be asked; its model decides which answers are there.
         options: for how much.
         price: of a million tokens asked and of a million answered.
+        synonyms: whether categories are asked about, too.
     """
     prompt = Prompt.read(options.prompt)
     rows = {row["name"]: row for row in catalog.targets()} if catalog else {}
@@ -56,18 +60,19 @@ def plan(
             values = {"title": target.title, "known": ", ".join(known), "number": str(lacks), "targets": targets}
             values["synonyms"] = ", ".join(target.synonyms)
             questions.append(_Question(prompt.num_bytes(values) / _BYTES_OF_TOKEN + _AROUND, lacks))
-    if not questions:
+    others = _about_categories(catalog, sum(question.lacks for question in questions), endpoint) if synonyms else []
+    if not questions and not others:
         return f"nothing is to be asked: all {len(classes):,} classes have been."
     costs = catalog.answer_costs() if catalog else None
     mean = costs["completion_tokens"] / costs["answers"] if costs and costs["answers"] >= _KNOWN else 0.0
     answers = [mean or _FRAME + _NAME * question.lacks for question in questions]
     once = sum(question.tokens for question in questions), sum(answers)
-    most = _at_most(questions, answers, endpoint, options)
+    most = _at_most(questions, answers, endpoint, options.rounds)
     source = f"the mean of {costs['answers']:,} in the catalog" if costs and mean else f"{_NAME} a category"
     thinks = (
         f"an answer, thoughts included, has at most {endpoint.max_tokens:,} (--max-tokens)"
         if endpoint.max_tokens
-        else "thoughts come on top, and only --max-tokens makes the last line an upper bound for a model that thinks"
+        else "thoughts come on top, and only --max-tokens makes these upper bounds for a model that thinks"
     )
     tries = f"at most: {options.rounds} rounds of {1 + REPAIRS} tries"
     lines = [
@@ -76,6 +81,7 @@ def plan(
         f"{'':<34}{'questions':>11}{'tokens in':>15}{'tokens out':>15}{_priced('cost', price)}",
         _line("one question a class", len(questions), once, price),
         _line(tries, len(questions) * options.rounds * (1 + REPAIRS), most, price),
+        *_lines_of_synonyms(others, mean, endpoint, price),
         f"Tokens asked are the prompt's bytes / {_BYTES_OF_TOKEN} + {_AROUND} a question, rather too many; tokens "
         f"answered are {source}; {thinks}.",
     ]
@@ -104,15 +110,40 @@ def _lacking(
     return wanted - kept, [title for title, _ in names] + progress.refused
 
 
+def _about_categories(catalog: Catalog | None, to_come: int, endpoint: EndpointOptions) -> list[_Question]:
+    """A question for each category whose other names are not known, and for each that is to come."""
+    prompt = read_prompt()
+    titles = [""] * to_come
+    if catalog:
+        for category in catalog.categories(kept=True):
+            key = key_of(endpoint.model, chat_about(prompt, category), Categories)
+            titles += [category["title"]] * (not catalog.answer(key))
+    return [_Question(prompt.num_bytes({"title": title}) / _BYTES_OF_TOKEN + _AROUND, MOST) for title in titles]
+
+
+def _lines_of_synonyms(
+    questions: Sequence[_Question], mean: float, endpoint: EndpointOptions, price: tuple[float, float] | None
+) -> list[str]:
+    if not questions:
+        return []
+    answers = [mean or _FRAME + _NAME * question.lacks for question in questions]
+    once = sum(question.tokens for question in questions), sum(answers)
+    most = _at_most(questions, answers, endpoint, 1)
+    return [
+        _line("other names of each category", len(questions), once, price),
+        _line(f"at most: {1 + REPAIRS} tries of these", len(questions) * (1 + REPAIRS), most, price),
+    ]
+
+
 def _at_most(
-    questions: Sequence[_Question], answers: Sequence[float], endpoint: EndpointOptions, options: DiscoverOptions
+    questions: Sequence[_Question], answers: Sequence[float], endpoint: EndpointOptions, rounds: int
 ) -> tuple[float, float]:
     """Tokens asked and answered where every class takes all rounds, and in each no answer can be read but the last."""
     asked = answered = 0.0
     for question, answer in zip(questions, answers, strict=True):
         said = float(endpoint.max_tokens or answer)
-        answered += said * options.rounds * (1 + REPAIRS)
-        for number in range(options.rounds):  # names that were found, and unreadable answers, are told the next time
+        answered += said * rounds * (1 + REPAIRS)
+        for number in range(rounds):  # names that were found, and unreadable answers, are told the next time
             tokens = question.tokens + number * said
             asked += sum(tokens + repair * (min(said, 2000) + _AROUND) for repair in range(1 + REPAIRS))
     return asked, answered

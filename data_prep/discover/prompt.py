@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -22,8 +23,12 @@ class Prompt:
     sections: tuple[tuple[str, str], ...]  # (role, text)
 
     @classmethod
-    def read(cls, path: Path) -> Prompt:
+    def read(cls, path: Path, needed: Sequence[str] = NEEDED) -> Prompt:
         """Reads a prompt file.
+
+        Args:
+            path: of the file.
+            needed: placeholders that its last section must have.
 
         Raises:
             ValueError: no such file, no such role or placeholder, roles out of turn, or a placeholder is missing.
@@ -35,12 +40,12 @@ class Prompt:
         # A heading is one word alone, so that a prompt may have other headings inside its sections.
         _, *parts = re.split(r"^# *(\w+)[ \t]*$", text, flags=re.MULTILINE)
         prompt = cls(tuple((r.lower(), t.strip()) for r, t in zip(parts[::2], parts[1::2], strict=True)))
-        wrong = prompt._mistake()
+        wrong = prompt._mistake(needed)
         if wrong:
             raise ValueError(f"the prompt {path} {wrong} ({DEFAULT_PROMPT} is one that works).")
         return prompt
 
-    def _mistake(self) -> str:
+    def _mistake(self, needed: Sequence[str]) -> str:
         for role, text in self.sections:
             if role not in ("system", "user", "assistant"):
                 return f"has a section '# {role}'; there are # system, # user and # assistant"
@@ -53,7 +58,7 @@ class Prompt:
         talk = turns[1:] if turns[:1] == ["system"] else turns
         if len(talk) % 2 == 0 or talk != (["user", "assistant"] * len(talk))[: len(talk)]:
             return "must be an optional # system, then # user and # assistant in turn, with a # user at the end"
-        missing = [name for name in NEEDED if name not in Template(self.sections[-1][1]).get_identifiers()]
+        missing = [name for name in needed if name not in Template(self.sections[-1][1]).get_identifiers()]
         if missing:
             return f"lacks ${missing[0]} in its last section"
         return ""

@@ -44,20 +44,21 @@ def add_captioned(catalog: Catalog, pattern: str, asked: AskedOfCaptions, per_ca
         ValueError: there are no such files, or one of them cannot be read as such.
     """
     files = files_of(pattern)
-    categories = {row["id"]: row["title"] for row in catalog.categories(kept=True)}
-    if not categories:
+    synonyms = catalog.synonyms()
+    names = {row["id"]: [row["title"], *synonyms.get(row["id"], [])] for row in catalog.categories(kept=True)}
+    if not names:
         raise OptionError(f"{catalog.path} has no category that captions could name: run `fastlt discover` first.")
     others = catalog.names_of_targets()
-    key, stamp = f"captions {Path(pattern).absolute()}", _stamp(files, asked, categories, others, per_category)
+    key, stamp = f"captions {Path(pattern).absolute()}", _stamp(files, asked, names, others, per_category)
     if catalog.setting(key) == stamp:
         return [f"{pattern}: not changed since its captions were read"]
-    reading = _Reading(TitleMatcher({at: [title] for at, title in categories.items()}, others), per_category)
+    reading = _Reading(TitleMatcher(names, others), per_category)
     for file in files:
         reading.read(file, asked)
     with catalog.transaction():
         counts = reading.enter(catalog, per_category)
         catalog.remember(key, stamp)
-    none = [title for at, title in categories.items() if at not in reading.named]
+    none = [title for at, (title, *_) in names.items() if at not in reading.named]
     lines = [f"{pattern}: {reading.rows:,} rows of {len(files):,} files; {listed(sorted(reading.columns), 3)}"]
     lines += [f"{counts.total():,} new URLs of {sum(n > 0 for n in counts.values()):,} categories"]
     lines += [f"left out: {number:,} {why}" for why, number in reading.left_out().items() if number]
@@ -65,7 +66,7 @@ def add_captioned(catalog: Catalog, pattern: str, asked: AskedOfCaptions, per_ca
         reading.several > 0
     )
     if none:
-        lines.append(f"no caption names {len(none):,} of {len(categories):,} categories: {listed(none, 5)}")
+        lines.append(f"no caption names {len(none):,} of {len(names):,} categories: {listed(none, 5)}")
     return lines
 
 
@@ -84,11 +85,11 @@ def searched(matcher: TitleMatcher, batches: Iterable[Captions]) -> Iterator[tup
 
 
 def _stamp(
-    files: list[Path], asked: AskedOfCaptions, categories: dict[int, str], others: list[str], per_category: int
+    files: list[Path], asked: AskedOfCaptions, names: dict[int, list[str]], others: list[str], per_category: int
 ) -> str:
     """Changes with whatever has a part in what is found."""
     stats = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    about = json.dumps([stats, asked, sorted(categories.items()), sorted(others), per_category])
+    about = json.dumps([stats, asked, sorted(names.items()), sorted(others), per_category])
     return hashlib.sha256(about.encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ from fastlt.cores import available_cores
 from fastlt.data_prep.catalog import Candidate, Catalog
 from fastlt.data_prep.crawl.addresses import place_of
 from fastlt.data_prep.crawl.captions.draw import Captioned, Draw
-from fastlt.data_prep.crawl.captions.files import AskedOfCaptions, Captions, files_of, open_captions
+from fastlt.data_prep.crawl.captions.files import AskedOfCaptions, Captions, files_of, open_captions, readable
 from fastlt.data_prep.crawl.captions.matcher import Found, TitleMatcher
 from fastlt.data_prep.crawl.sources.licenses import normalize
 from fastlt.messages import listed
@@ -106,8 +106,9 @@ class _Reading:
     def read(self, file: Path, asked: AskedOfCaptions) -> None:
         columns, batches = open_captions(file, asked)
         self.columns.add(str(columns))
-        for batch, found in searched(self._matcher, batches):
-            self._take(batch, found)
+        with readable(file):
+            for batch, found in searched(self._matcher, batches):
+                self._take(batch, found)
 
     def _take(self, batch: Captions, found: Found) -> None:
         self.rows += len(batch.captions) + batch.left_out.total()

@@ -80,12 +80,12 @@ def files_of(pattern: str) -> list[Path]:
 
 
 def open_captions(file: Path, asked: AskedOfCaptions) -> tuple[Columns, Iterator[Captions]]:
-    """The columns of a file, and its rows in batches.
+    """The columns of a file, and its rows in batches, which are to be read and searched inside of `readable`.
 
     Raises:
-        ValueError: it is no table, or lacks a column; iterating: it is damaged, or holds something else than captions.
+        ValueError: it is no table, or lacks a column; iterating: it holds something else than captions.
     """
-    with _readable(file):
+    with readable(file):
         table = open_table(file)
         rows = [row for _, row in islice(table.rows(), _LOOKED_AT)]
         chosen = choose(table, Asked(url=asked.url, label=NONE, license=asked.license), rows)
@@ -98,16 +98,12 @@ def open_captions(file: Path, asked: AskedOfCaptions) -> tuple[Columns, Iterator
         similarity = "" if asked.similarity == NONE else asked.similarity or _similarity(table)
     columns = Columns(caption, chosen.url, similarity, chosen.license)
     read = _parquet_batches if isinstance(table, ParquetTable) else _table_batches
-    return columns, _guarded(file, read(table, columns))
-
-
-def _guarded(file: Path, batches: Iterator[Captions]) -> Iterator[Captions]:
-    with _readable(file):
-        yield from batches
+    return columns, read(table, columns)
 
 
 @contextmanager
-def _readable(file: Path) -> Iterator[None]:
+def readable(file: Path) -> Iterator[None]:
+    """Raises ValueError for what is wrong with a file; that a text is no UTF-8 shows only where it is searched."""
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:

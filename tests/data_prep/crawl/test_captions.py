@@ -201,6 +201,17 @@ def test_a_damaged_file_leaves_nothing(tmp_path, catalog):
     assert not outcomes(catalog)
 
 
+def test_a_caption_that_is_no_text_is_said_with_its_file(tmp_path, catalog):
+    """Beyond the rows by which columns are chosen."""
+    raw = [b"a red fox"] * 2000 + [b"renard \xe9t\xe9"]
+    offsets = np.cumsum([0, *map(len, raw)]).astype(np.int32)
+    texts = pa.StringArray.from_buffers(len(raw), pa.py_buffer(offsets), pa.py_buffer(b"".join(raw)))
+    pq.write_table(pa.table({"url": ["http://a.example/1.jpg"] * len(raw), "text": texts}), tmp_path / "latin.parquet")
+    process = crawl(catalog, "--captions", tmp_path / "latin.parquet")
+    assert "latin.parquet cannot be read: Invalid UTF8 sequence" in process.stderr
+    assert not outcomes(catalog)
+
+
 def test_a_catalog_without_categories_has_nothing_to_look_for(tmp_path):
     write(tmp_path / "d" / "0.parquet", url=["http://a.example/1.jpg"], text=["red fox"])
     with Catalog(tmp_path / "e.sqlite", create=True):

@@ -120,8 +120,9 @@ class _Reading:
         licenses = batch.licenses.take(rows).to_pylist() if batch.licenses is not None else [None] * len(rows)
         alike = batch.similarities[rows] if batch.similarities is not None else np.full(len(rows), _ANY)
         self.named.update(categories.tolist())
-        for category, url, license, similarity in zip(categories.tolist(), urls, licenses, alike.tolist(), strict=True):
-            self.draw.offer(category, _ANY if np.isnan(similarity) else similarity, Captioned(url, license))
+        alike = np.where(np.isnan(alike), _ANY, alike).tolist()
+        for category, url, license, similarity in zip(categories.tolist(), urls, licenses, alike, strict=True):
+            self.draw.offer(category, similarity, Captioned(url, license))
 
     def enter(self, catalog: Catalog, per_category: int) -> Counter[int]:
         """Makes the best candidates until each category has as many; returns {category: how many are new}."""

@@ -32,6 +32,7 @@ CASES = {
     "Tiny-ImageNet 64 px to 48 px": ("tin_lt.zip", 10_000, 10_000, 48),
 }
 _IMG2DATASET = """
+import sys
 from img2dataset import download
 if __name__ == "__main__":
     download(url_list=sys.argv[1], input_format="csv", url_col="url", output_folder=sys.argv[2],

@@ -31,7 +31,7 @@ from fastlt.data_prep.crawl.host_limits import Policies
 from fastlt.data_prep.crawl.options import CrawlOptions
 from fastlt.data_prep.crawl.parts.part import Claim
 from fastlt.data_prep.crawl.politeness import PATIENCE, HostGivenUpError, HostRestsError
-from fastlt.data_prep.crawl.prepare import UnusableImageError
+from fastlt.data_prep.crawl.prepared import UnusableImageError
 from fastlt.data_prep.crawl.search import search
 from fastlt.data_prep.crawl.sources import ImageSource
 from fastlt.data_prep.crawl.writer import ImageWriter, Outcome

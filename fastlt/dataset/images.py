@@ -48,7 +48,8 @@ _EXTENSIONS_OF = {  # Pillow's names of formats; what their files are called
 FORMATS = tuple(name for name in _EXTENSIONS_OF if name != "AVIF" or features.check("avif"))
 EXTENSIONS = frozenset(extension for name in FORMATS for extension in _EXTENSIONS_OF[name])
 _ORIENTATION = 274  # EXIF tag
-_JPEG_BEGINS = b"\xff\xd8\xff"
+_JPEG_BEGINS, _SCANS = b"\xff\xd8", b"\xda"
+_MOST_SEGMENTS = 100  # of a JPEG that is told without Pillow
 _NOT_PLAIN = (b"Exif", b"Orientation", b"MPF\0")  # what may turn it (the second in XMP), and several pictures
 _TILE_SIDES = (322, 323)  # TIFF tags
 _AT_ONCE = 2**23  # pixels that are made RGB at once, so that no large image is in memory four times
@@ -210,13 +211,26 @@ def plain_jpeg_size(content: bytes) -> tuple[int, int] | None:
 
     It says so without Pillow, which takes as long to open a small JPEG as it takes to decode it.
     """
-    if not content.startswith(_JPEG_BEGINS) or any(word in content for word in _NOT_PLAIN):
+    head = content[: _before_scans(content)]
+    if not head or any(word in head for word in _NOT_PLAIN):
         return None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
     except ValueError:
         return None
     return (width, height) if colors == "YCbCr" else None
+
+
+def _before_scans(content: bytes) -> int:
+    """How many bytes of a JPEG come before its pixels; 0 of what is not one segment after the other from the start."""
+    at = len(_JPEG_BEGINS) if content.startswith(_JPEG_BEGINS) else len(content)
+    for _ in range(_MOST_SEGMENTS):
+        if content[at : at + 1] != b"\xff":
+            break
+        if content[at + 1 : at + 2] == _SCANS:
+            return at
+        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return 0
 
 
 def decode_jpeg(content: bytes | np.ndarray) -> np.ndarray:

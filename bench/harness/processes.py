@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -53,6 +55,25 @@ def tree_bytes(pid: int) -> int:
     except psutil.Error:  # one of them has just ended
         pass
     return total
+
+
+class ProcessorSeconds(NamedTuple):
+    """User and system time of processes that this one has started.
+
+    Attributes:
+        ended: of those that it has waited for, with all that they have waited for.
+        running: of those that run, a server say, without what they have started.
+    """
+
+    ended: float
+    running: float
+
+    @classmethod
+    def now(cls) -> ProcessorSeconds:
+        """So far."""
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        running = sum(sum(process.cpu_times()[:2]) for process in psutil.Process().children())
+        return cls(ended.ru_utime + ended.ru_stime, running)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from bench.harness.records import Record
 from bench.inputs.hostile_server import ADDRESSES
 from fastlt.data_prep.catalog import Candidate, Catalog
 from fastlt.data_prep.crawl.options import Politeness
-from fastlt.data_prep.crawl.prepare import Prepared
+from fastlt.data_prep.crawl.prepared import Prepared
 from fastlt.data_prep.crawl.writer import ImageWriter, Outcome
 from fastlt.data_prep.perceptual.index import HashIndex
 

@@ -192,8 +192,9 @@ class Account:
 
     def begin(self) -> Transfer:
         """Books one request, with the bytes that it usually brings."""
-        for slot in [slot for slot in self._slots if (slot + 1) * SLOT <= self._ledger.now() - DAY]:
-            del self._slots[slot]
+        if self._slots:
+            for slot in [slot for slot in self._slots if (slot + 1) * SLOT <= self._ledger.now() - DAY]:
+                del self._slots[slot]
         self._under_way += 1
         return Transfer(self, self._ledger.slot(), int(self._usual) if self._most_bytes < math.inf else 0)
 
@@ -245,7 +246,8 @@ class Transfer:
         Raises:
             NoRoomError: so many may not come now, or not in any hour or day.
         """
-        self._require(num_bytes, unread=min(num_bytes, _UNREAD))
+        if self._account.is_limited:
+            self._require(num_bytes, unread=min(num_bytes, _UNREAD))
 
     def take(self, num_bytes: int) -> None:
         """So many bytes of the body have come.
@@ -254,7 +256,7 @@ class Transfer:
             NoRoomError: no more may come now, or not in any hour or day.
         """
         self.received += num_bytes
-        if self.received > self._booked:
+        if self.received > self._booked and self._account.is_limited:
             self._require(self.received)
 
     def _require(self, num_bytes: int, unread: int = 0) -> None:

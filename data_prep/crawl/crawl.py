@@ -7,6 +7,7 @@ processes and written down in batches. Memory depends on the limits, never on ho
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 import time
@@ -31,7 +32,7 @@ from fastlt.data_prep.crawl.host_limits import Policies
 from fastlt.data_prep.crawl.options import CrawlOptions
 from fastlt.data_prep.crawl.parts.part import Claim
 from fastlt.data_prep.crawl.politeness import PATIENCE, HostGivenUpError, HostRestsError
-from fastlt.data_prep.crawl.prepare import UnusableImageError
+from fastlt.data_prep.crawl.prepared import UnusableImageError
 from fastlt.data_prep.crawl.search import search
 from fastlt.data_prep.crawl.sources import ImageSource
 from fastlt.data_prep.crawl.writer import ImageWriter, Outcome
@@ -124,6 +125,7 @@ class _Crawl:
     async def run(self) -> Crawled:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task
+        gc.freeze()  # what imports have made stays, and need not be looked through again and again
         loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS))  # name servers are slow, and asked in threads
         for ending in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(ending, task.cancel)

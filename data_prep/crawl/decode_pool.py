@@ -2,8 +2,8 @@
 within the limits of its cage.
 
 Bytes go to and fro in memory that both sides see, for which pipes would be slow. A request is their number; an answer
-is a line of JSON, with the JPEG in that memory. Run as a program, this is such a process; it ends when its standard
-input does.
+is what `prepared.py` packs, with the JPEG in that memory. The processes run `decode_worker.py`, and end when their
+standard input does.
 """
 
 from __future__ import annotations
@@ -12,26 +12,33 @@ import asyncio
 import json
 import mmap
 import os
-import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
 
 from fastlt.data_prep.crawl import reasons
-from fastlt.data_prep.crawl.cage import TIME_IS_UP, Cage
-from fastlt.data_prep.crawl.options import ImageOptions
-from fastlt.data_prep.crawl.prepare import Prepared, UnusableImageError, prepare
+from fastlt.data_prep.crawl.cage import TIME_IS_UP
+from fastlt.data_prep.crawl.image_options import ImageOptions
+from fastlt.data_prep.crawl.prepared import (
+    ANSWER_BYTES,
+    READY,
+    REQUEST_BYTES,
+    Prepared,
+    UnusableImageError,
+    beside,
+    unpacked,
+)
 
 _SECONDS = 60.0  # for one image, however busy the machine is
-_READY = b"ready\n"
-_GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**23)}  # glibc: freed memory of large images is not kept for small ones
+# glibc: memory of large images goes back to the system when it is freed, that of others is kept for the next one.
+_GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**23), "MALLOC_TRIM_THRESHOLD_": str(2**24)}
+_ENDS = {*reasons.COSTLY, reasons.NO_TIME}  # a decoder without memory may leave some behind
 _MIN_SHARED = 64 * 2**20  # of address space; memory is taken where it is written to
 
 
 class DecodePool:
-    """A pool of processes; use as `async with`.
+    """A pool of processes; use as `async with`, and let every `prepare` end inside.
 
     Args:
         number: of processes.
@@ -40,18 +47,17 @@ class DecodePool:
     """
 
     def __init__(self, number: int, options: ImageOptions, max_pixels: int, max_bytes: int) -> None:
-        self._number, self._told = number, json.dumps([asdict(options), max_pixels])
+        self._told = json.dumps([asdict(options), max_pixels])
         self._shared_bytes = max(max_bytes, _MIN_SHARED)
-        self._queue: asyncio.Queue[tuple[bytes, asyncio.Future[Prepared]]] = asyncio.Queue(maxsize=1)
+        self._turns = asyncio.Semaphore(number)
+        self._idle: list[_Worker] = []
 
     async def __aenter__(self) -> DecodePool:
-        self._tasks = [asyncio.create_task(self._serve()) for _ in range(self._number)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._idle:
+            await self._idle.pop().end()
 
     async def prepare(self, data: bytes) -> Prepared:
         """As `prepare.prepare`, elsewhere.
@@ -59,36 +65,20 @@ class DecodePool:
         Raises:
             UnusableImageError: as there; also for an image that kills the process or takes too much time or memory.
         """
-        future: asyncio.Future[Prepared] = asyncio.get_running_loop().create_future()
-        await self._queue.put((data, future))
-        return await future
-
-    async def _serve(self) -> None:
-        """Gives images to one process, and starts another when that one dies."""
-        worker: _Worker | None = None
-        try:
-            while True:
-                data, future = await self._queue.get()
-                answer: Prepared | Exception
-                try:
-                    worker = worker or await _Worker.start(self._told, self._shared_bytes)
-                    async with asyncio.timeout(_SECONDS):
-                        answer = await worker.ask(data)
-                except (asyncio.IncompleteReadError, ConnectionError):
-                    assert worker
-                    time_is_up = await worker.status() == -TIME_IS_UP
-                    answer = UnusableImageError(reasons.TOO_SLOW_TO_DECODE if time_is_up else reasons.CRASHES)
-                except TimeoutError:  # of the wall clock: the machine may be to blame
-                    answer = UnusableImageError(reasons.NO_TIME)
-                except OSError as error:
-                    answer = error
-                if worker and not worker.is_sound(answer):
+        async with self._turns:
+            worker = self._idle.pop() if self._idle else await _Worker.start(self._told, self._shared_bytes)
+            is_sound = False
+            try:
+                answer = await worker.ask(data)
+                is_sound = isinstance(answer, Prepared) or str(answer) not in _ENDS
+            finally:
+                if is_sound:
+                    self._idle.append(worker)
+                else:
                     await worker.end()
-                    worker = None
-                _settle(future, answer)
-        finally:
-            if worker:
-                await worker.end()
+        if isinstance(answer, Prepared):
+            return answer
+        raise answer
 
 
 class _Worker:
@@ -99,6 +89,7 @@ class _Worker:
         assert process.stdout
         self._process, self._shared = process, shared
         self._requests, self._answers = process.stdin, process.stdout
+        self._is_late = False
 
     @classmethod
     async def start(cls, told: str, shared_bytes: int) -> _Worker:
@@ -106,13 +97,7 @@ class _Worker:
         descriptor = os.memfd_create("fastlt")
         try:
             os.ftruncate(descriptor, shared_bytes)
-            words = [
-                sys.executable,
-                "-m",
-                "fastlt.data_prep.crawl.decode_pool",
-                str(descriptor),
-                told,
-            ]
+            words = [sys.executable, "-m", "fastlt.data_prep.crawl.decode_worker", str(descriptor), told]
             process = await asyncio.create_subprocess_exec(
                 *words, stdin=PIPE, stdout=PIPE, pass_fds=[descriptor], env=os.environ | _GIVES_BACK
             )
@@ -120,7 +105,7 @@ class _Worker:
         finally:
             os.close(descriptor)
         try:
-            if await worker._answers.readline() != _READY:
+            if await worker._answers.readline() != READY:
                 raise OSError("the processes that prepare images do not start; what they said stands above.")
         except BaseException:  # also when the crawl ends meanwhile
             await worker.end()
@@ -128,69 +113,34 @@ class _Worker:
         return worker
 
     async def ask(self, data: bytes) -> Prepared | UnusableImageError:
-        """Raises IncompleteReadError or ConnectionError when the process dies over it."""
+        """What becomes of an image; where that was the end of the process, the reason is one of `_ENDS`."""
         self._shared[: len(data)] = data
-        self._requests.write(b"%d\n" % len(data))
-        line = await self._answers.readuntil()
-        found: dict[str, Any] = json.loads(line)
-        if "unusable" in found:
-            return UnusableImageError(found["unusable"])
-        jpeg = self._shared[: found["num_bytes"]]
-        return Prepared(jpeg, found["width"], found["height"], bytes.fromhex(found["sha256"]), found["hash"])
+        self._requests.write(len(data).to_bytes(REQUEST_BYTES, "little"))
+        ends = asyncio.get_running_loop().call_later(_SECONDS, self._give_up)
+        try:
+            form = await self._answers.readexactly(ANSWER_BYTES)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return UnusableImageError(await self._why_it_ended())
+        finally:
+            ends.cancel()
+        return unpacked(form, self._shared[: beside(form)])
 
-    @staticmethod
-    def is_sound(answer: Prepared | Exception) -> bool:
-        """Whether the process can go on after this: a decoder without memory may leave some behind."""
-        return isinstance(answer, Prepared) or str(answer) not in {*reasons.COSTLY, reasons.NO_TIME}
+    def _give_up(self) -> None:
+        """The time of the wall clock is over: the machine may be to blame."""
+        self._is_late = True
+        self._process.kill()
 
-    async def status(self) -> int | None:
-        """How a process ended that says no more; to kill one that is ending would lose that."""
+    async def _why_it_ended(self) -> str:
+        """The reason, from how the process ended, which says no more; to kill one that is ending would lose that."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_SECONDS):
                 await self._process.wait()
-        return self._process.returncode
+        if self._is_late:
+            return reasons.NO_TIME
+        return reasons.TOO_SLOW_TO_DECODE if self._process.returncode == -TIME_IS_UP else reasons.CRASHES
 
     async def end(self) -> None:
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
         self._shared.close()
-
-
-def _settle(future: asyncio.Future[Prepared], answer: Prepared | Exception) -> None:
-    if future.done():  # nobody waits any more
-        return
-    if isinstance(answer, Prepared):
-        future.set_result(answer)
-    else:
-        future.set_exception(answer)
-
-
-def _work(shared: mmap.mmap, options: ImageOptions, max_pixels: int) -> None:
-    """Answers requests until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the crawler's
-    requests, answers, cage = sys.stdin.buffer, sys.stdout.buffer, Cage(max_pixels)
-    answers.write(_READY)
-    answers.flush()
-    for line in requests:
-        found: dict[str, Any]
-        try:
-            with cage.one_image(int(line)):
-                made = prepare(shared[: int(line)], options, max_pixels, cage)
-            if len(made.jpeg) > len(shared):
-                raise UnusableImageError("too many bytes as JPEG")
-            shared[: len(made.jpeg)] = made.jpeg
-            found = {"num_bytes": len(made.jpeg), "width": made.width, "height": made.height}
-            found |= {"sha256": made.sha256.hex(), "hash": made.hash}
-        except UnusableImageError as error:
-            found = {"unusable": str(error)}
-        except MemoryError:
-            found = {"unusable": reasons.TOO_LARGE_TO_DECODE}
-        answers.write(json.dumps(found).encode() + b"\n")
-        answers.flush()
-
-
-if __name__ == "__main__":
-    _descriptor = int(sys.argv[1])
-    _options, _max_pixels = json.loads(sys.argv[2])
-    _work(mmap.mmap(_descriptor, os.fstat(_descriptor).st_size), ImageOptions(**_options), _max_pixels)

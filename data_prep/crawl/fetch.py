@@ -6,8 +6,7 @@ import asyncio
 import json
 import zlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -76,7 +75,7 @@ class Fetcher:
         self._politeness, self._limits, self._claim = politeness, limits, claim
         self._policies, self._ledger = policies, ledger
         self._hosts: OrderedDict[str, Host] = OrderedDict()
-        self._robots: OrderedDict[URL, asyncio.Task[_Rules]] = OrderedDict()
+        self._robots: OrderedDict[tuple[str, str], asyncio.Task[_Rules | None]] = OrderedDict()
         self._connections = asyncio.Semaphore(self._politeness.connections)
         self._large = asyncio.Semaphore(8)
         self._held, self._room = 0, asyncio.Event()
@@ -182,28 +181,25 @@ class Fetcher:
         if target is None:
             raise DroppedError("not an http(s) URL")
         target = target.update_query(parameters) if parameters else target
-        first_host = host_of(target)
+        first_host = ""
         for _ in range(_MAX_REDIRECTS + 1):
-            if self._claim and not self._claim.owns(host_of(target)):
+            name = host_of(target)
+            first_host = first_host or name
+            if self._claim and not self._claim.owns(name):
                 raise FailedError(reasons.ANOTHER_PART)
             try:
                 if is_image and not self._politeness.ignore_robots:
-                    await self._ask_robots(target)
-                async with self._request(target) as (response, transfer):
-                    if response.status not in (301, 302, 303, 307, 308):
-                        if is_image and not self._politeness.ignore_opt_outs and opts_out(response.headers):
-                            raise DroppedError(reasons.OPTED_OUT)
-                        body = await self._read(response, max_bytes, transfer)
-                        if is_image:
-                            transfer.is_image = True
-                        return body, self.host(host_of(target))
-                    location = response.headers.get("Location", "")
+                    await self._ask_robots(target, name)
+                host = self.host(name)
+                answer = await self._request(target, host, max_bytes, is_image)
             except HostGivenUpError as error:
-                if host_of(target) == first_host:
+                if name == first_host:
                     raise
                 raise FailedError(str(error)) from None  # the host that redirects there is not to blame
+            if isinstance(answer, bytes):
+                return answer, host
             try:
-                onward = parse_url(str(target.join(URL(location))))
+                onward = parse_url(str(target.join(URL(answer))))
             except ValueError:
                 onward = None
             if onward is None:
@@ -211,10 +207,8 @@ class Fetcher:
             target = onward
         raise DroppedError("too many redirects")
 
-    @asynccontextmanager
-    async def _request(self, url: URL) -> AsyncIterator[tuple[aiohttp.ClientResponse, Transfer]]:
-        """One request in its turn; trouble of the network comes out as `_TryAgainError`."""
-        host = self.host(host_of(url))
+    async def _request(self, url: URL, host: Host, max_bytes: int, is_image: bool) -> bytes | str:
+        """One request in its turn: the body, or where it is; trouble of the network comes out as `_TryAgainError`."""
         async with host.turn(self._connections, self._room) as transfer:
             if self._claim:
                 self._claim.check()
@@ -222,8 +216,9 @@ class Fetcher:
                 async with self._session.get(url, allow_redirects=False) as response:
                     if response.status in (429, 503):
                         host.pause(retry_after(response.headers) or _BACKOFF)
-                    yield response, transfer
+                    answer = await self._answer(response, transfer, max_bytes, is_image)
                 host.answered()
+                return answer
             except DroppedError:
                 host.answered()
                 raise
@@ -249,6 +244,17 @@ class Fetcher:
                 host.failed()
                 raise _TryAgainError("no answer") from None
 
+    async def _answer(
+        self, response: aiohttp.ClientResponse, transfer: Transfer, max_bytes: int, is_image: bool
+    ) -> bytes | str:
+        if response.status in (301, 302, 303, 307, 308):
+            return response.headers.get("Location", "")
+        if is_image and not self._politeness.ignore_opt_outs and opts_out(response.headers):
+            raise DroppedError(reasons.OPTED_OUT)
+        body = await self._read(response, max_bytes, transfer)
+        transfer.is_image = is_image
+        return body
+
     async def _read(self, response: aiohttp.ClientResponse, max_bytes: int, transfer: Transfer) -> bytes:
         status = response.status
         if status in (429, 503):
@@ -263,27 +269,30 @@ class Fetcher:
         return _unpacked(await self._read_body(response, max_bytes, transfer), response.headers, max_bytes)
 
     async def _read_body(self, response: aiohttp.ClientResponse, max_bytes: int, transfer: Transfer) -> bytes:
-        body, chunks = bytearray(), _chunks(response, transfer)
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > min(_SMALL, max_bytes):
-                break
-        else:
-            return bytes(body)
+        socket = MeteredSocket.of(response.connection.transport if response.connection else None)
+        if socket:
+            socket.begin()
+        chunks, num_bytes = [], 0
+        while num_bytes <= min(_SMALL, max_bytes):
+            chunk = await _chunk(response, socket, transfer)
+            if not chunk:
+                return b"".join(chunks)
+            chunks.append(chunk)
+            num_bytes += len(chunk)
         async with self._large:  # so that a thousand large bodies do not lie in memory at once
-            async for chunk in chunks:
-                if len(body) > max_bytes:
-                    break
-                body += chunk
-        if len(body) > max_bytes:
-            raise DroppedError(reasons.TOO_MANY_BYTES)
-        return bytes(body)
+            while num_bytes <= max_bytes:
+                chunk = await _chunk(response, socket, transfer)
+                if not chunk:
+                    return b"".join(chunks)
+                chunks.append(chunk)
+                num_bytes += len(chunk)
+        raise DroppedError(reasons.TOO_MANY_BYTES)
 
-    async def _ask_robots(self, url: URL) -> None:
+    async def _ask_robots(self, url: URL, host: str) -> None:
         """Raises what robots.txt makes of the URL; it is read once for a host."""
-        origin = url.origin()
+        origin = (url.scheme, host)
         if origin not in self._robots or self._robots[origin].cancelled():
-            self._robots[origin] = asyncio.create_task(self._read_robots(origin))
+            self._robots[origin] = asyncio.create_task(self._read_robots(url.origin()))
             if len(self._robots) > _MAX_REMEMBERED:
                 self._robots.popitem(last=False)
         self._robots.move_to_end(origin)
@@ -292,13 +301,15 @@ class Fetcher:
         except HostRestsError:
             self._robots.pop(origin, None)  # it is read when the host is asked again
             raise
+        if not rules:
+            return
         if rules.number * len(str(url)) > _MOST_COMPARED:
             raise DroppedError(reasons.TOO_MANY_RULES)
         if not rules.parsed.can_fetch(str(url), AGENT):
             raise DroppedError(reasons.ROBOTS)
 
-    async def _read_robots(self, origin: URL) -> _Rules:
-        """The rules of a host; where they cannot be read, nothing of it is (RFC 9309, 2.3.1)."""
+    async def _read_robots(self, origin: URL) -> _Rules | None:
+        """The rules of a host, if it has any; where they cannot be read, nothing of it is (RFC 9309, 2.3.1)."""
         try:
             text, _ = await self._retried(str(origin / "robots.txt"), {}, _ROBOTS_BYTES)
         except DroppedError as error:
@@ -311,6 +322,8 @@ class Fetcher:
         except (FailedError, HostGivenUpError) as error:
             raise FailedError(f"robots.txt cannot be read: {error}") from None
         ours = our_rules(text.decode("utf-8-sig", "replace"))
+        if not ours.strip():
+            return None
         rules = Protego.parse(ours)
         self.host(host_of(origin)).slow_down(float(rules.crawl_delay(AGENT) or 0))
         return _Rules(rules, ours.count("\n") + 1)
@@ -323,21 +336,18 @@ class _Rules(NamedTuple):
     number: int
 
 
-async def _chunks(response: aiohttp.ClientResponse, transfer: Transfer) -> AsyncIterator[bytes]:
-    """The body as it comes; DroppedError where what comes beside it has no end."""
-    socket = MeteredSocket.of(response.connection.transport if response.connection else None)
-    if socket:
-        socket.begin()
+async def _chunk(response: aiohttp.ClientResponse, socket: MeteredSocket | None, transfer: Transfer) -> bytes:
+    """The next bytes of the body, none at its end; DroppedError where what comes beside it has no end."""
     try:
-        async for chunk in response.content.iter_any():
-            if socket:
-                socket.allow(len(chunk))
-            transfer.take(len(chunk))
-            yield chunk
+        chunk = await response.content.readany()
     except aiohttp.ClientError:
         if socket and socket.is_over:
             raise DroppedError(reasons.TOO_MANY_BYTES) from None
         raise
+    if socket:
+        socket.allow(len(chunk))
+    transfer.take(len(chunk))
+    return chunk
 
 
 def _unpacked(body: bytes, headers: Mapping[str, str], max_bytes: int) -> bytes:

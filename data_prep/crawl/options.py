@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
 
+from fastlt.data_prep.crawl.image_options import ImageOptions
 from fastlt.options import Flag, Names, OptionalFile, OptionalSource, OptionalText, OptionError
 
 _COLUMNS_OF_URLS = ("url_column", "label_column", "license_column", "attribution_column", "page_column")
@@ -151,24 +152,6 @@ class Limits:
     def max_pixels(self) -> int:
         """Width x height above which an image is dropped undecoded."""
         return int(self.max_megapixels * 1e6)
-
-
-@dataclass(frozen=True)
-class ImageOptions:
-    """What is kept of an image."""
-
-    size: int = 256
-    """Shorter side in pixels to which larger images are shrunk; 0 keeps every size."""
-    quality: int = 90
-    """JPEG quality."""
-    min_side: int = 32
-    """Shorter side in pixels below which an image is dropped."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 100:
-            raise OptionError(f"--quality is {self.quality}; it must lie in 1..100.")
-        if self.size < 0:
-            raise OptionError(f"--size is {self.size}; give a number of pixels, or 0 to keep every size.")
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
-from dataclasses import dataclass
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -16,27 +15,20 @@ from PIL import Image
 
 from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.cage import Cage
-from fastlt.data_prep.crawl.options import ImageOptions
+from fastlt.data_prep.crawl.image_options import ImageOptions
+from fastlt.data_prep.crawl.prepared import Prepared, UnusableImageError
 from fastlt.data_prep.perceptual.hash import perceptual_hash, shrink
-from fastlt.dataset.images import UnsupportedColorsError, decode_pixels, decoded_at_once, open_image
+from fastlt.dataset.images import (
+    UnsupportedColorsError,
+    decode_jpeg,
+    decode_pixels,
+    decoded_at_once,
+    open_image,
+    plain_jpeg_size,
+)
 
 _PIXELS_OF_A_BYTE = 1000  # at most; honest images have a tenth of it
 _SILENT = ("WEBP", "AVIF")  # formats whose decoders, when memory is lacking, say only that they failed
-
-
-class UnusableImageError(ValueError):
-    """Bytes that give no image; the message is the reason that the catalog keeps."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A clean image: its JPEG bytes and size, and what identifies the original."""
-
-    jpeg: bytes
-    width: int
-    height: int
-    sha256: bytes
-    hash: int
 
 
 def prepare(data: bytes, options: ImageOptions, max_pixels: int, cage: Cage | None = None) -> Prepared:
@@ -51,10 +43,7 @@ def prepare(data: bytes, options: ImageOptions, max_pixels: int, cage: Cage | No
     Raises:
         UnusableImageError: the bytes are no image, are damaged, too large, too small or animated.
     """
-    cv2.setNumThreads(1)  # there is a process for each core
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-        pixels = shrink(_decode(data, options, max_pixels, cage), options.size)
+    pixels = shrink(_decode(data, options, max_pixels, cage), options.size)
     coded, jpeg = cv2.imencode(
         ".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, options.quality]
     )
@@ -75,28 +64,47 @@ def _is_animated(image: Image.Image) -> bool:
 
 def _decode(data: bytes, options: ImageOptions, max_pixels: int, cage: Cage | None) -> np.ndarray:
     """RGB pixels, uint8 [H, W, 3], at most a power of two too large."""
+    plain = plain_jpeg_size(data)
+    if plain:  # most of what there is
+        at_least = _wanted(plain, plain[0] * plain[1], options, max_pixels)
+        if cage:
+            cage.opened(plain[0] * plain[1])
+        if min(plain[0] // at_least[0], plain[1] // at_least[1]) < 2:
+            with suppress(ValueError):  # Pillow forgives damage that does no harm
+                return decode_jpeg(data)
     try:
         image = open_image(data, max_pixels=None)  # our own limit has its own reason
     except Exception:  # Pillow's readers raise many kinds
         raise UnusableImageError("not an image") from None
     width, height = image.size
-    if width * height > max_pixels:
-        raise UnusableImageError(reasons.TOO_MANY_PIXELS)
-    if decoded_at_once(image) > max_pixels:
-        raise UnusableImageError(reasons.TOO_LARGE_TO_DECODE)
-    if min(width, height) < options.min_side:
-        raise UnusableImageError(reasons.TOO_SMALL)
-    if cage:
+    at_least = _wanted(image.size, decoded_at_once(image), options, max_pixels)
+    if cage and not plain:
         # A few bytes that promise a hundred megapixels are not worth twice the memory.
         cage.opened(width * height, image.format in _SILENT and len(data) * _PIXELS_OF_A_BYTE > width * height)
     if _is_animated(image):
         raise UnusableImageError("animated")
-    scale = min(1.0, options.size / min(width, height)) if options.size else 1.0
     try:
-        return decode_pixels(image, data, (math.ceil(width * scale), math.ceil(height * scale)))
+        return decode_pixels(image, data, at_least)
     except UnsupportedColorsError:
         raise UnusableImageError("unsupported colors") from None
     except Exception as error:
         silent = cage and image.format in _SILENT and cage.may_lack_memory(width * height)
         too_large = silent or isinstance(error, MemoryError) or "out of memory" in str(error).lower()
         raise UnusableImageError(reasons.TOO_LARGE_TO_DECODE if too_large else "damaged image") from None
+
+
+def _wanted(size: tuple[int, int], at_once: int, options: ImageOptions, max_pixels: int) -> tuple[int, int]:
+    """Width and height that an image of such a size has to have when it is decoded, at least.
+
+    Raises:
+        UnusableImageError: it is too large, as are the pixels that are decoded at once, or too small.
+    """
+    width, height = size
+    if width * height > max_pixels:
+        raise UnusableImageError(reasons.TOO_MANY_PIXELS)
+    if at_once > max_pixels:
+        raise UnusableImageError(reasons.TOO_LARGE_TO_DECODE)
+    if min(width, height) < options.min_side:
+        raise UnusableImageError(reasons.TOO_SMALL)
+    scale = min(1.0, options.size / min(width, height)) if options.size else 1.0
+    return math.ceil(width * scale), math.ceil(height * scale)

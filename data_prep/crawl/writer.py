@@ -8,14 +8,17 @@ import sqlite3
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastlt.data_prep.catalog import Catalog, ImageRow, SameBytes
 from fastlt.data_prep.crawl import reasons
-from fastlt.data_prep.crawl.prepare import Prepared
+from fastlt.data_prep.crawl.prepared import Prepared
 from fastlt.data_prep.crawl.shards import ShardWriter
-from fastlt.data_prep.perceptual.index import HashIndex
+
+if TYPE_CHECKING:
+    from fastlt.data_prep.perceptual.index import HashIndex
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,11 @@ class ImageWriter:
     def __init__(self, catalog: Catalog, images_per_shard: int, radius: int | None) -> None:
         self._catalog = catalog
         self._shards = ShardWriter(catalog, images_per_shard)
-        self._index = None if radius is None else HashIndex(radius)
+        self._index: HashIndex | None = None
+        if radius is not None:
+            from fastlt.data_prep.perceptual.index import HashIndex  # brings numba
+
+            self._index = HashIndex(radius)
         self._ids = array.array("q")  # of the images in the index
         if self._index is not None:
             for rows in catalog.image_hashes():

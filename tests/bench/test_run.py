@@ -207,6 +207,8 @@ def test_quick_crawl_leaves_whole_records(tmp_path):
     assert len(rates) == 2 * has_data or "skipped, there is no" in done.stdout
     for record in rates:
         assert record["peak_bytes"] > 10e6
+        assert 0 < record["p20_processor_ms"] <= record["processor_ms"] <= record["p80_processor_ms"]
+        assert 0 < record["server_processor_ms"] < record["processor_ms"]
     assert len(times) == 3
     assert all(record["versions"]["aiohttp"] for record in records)
 

@@ -19,7 +19,7 @@ from fastlt.data_prep.crawl.options import CrawlOptions, SearchOptions
 from fastlt.data_prep.crawl.parts import lease
 from fastlt.data_prep.crawl.parts.part import owned_part, parts_folder, parts_of, unfinished
 from fastlt.data_prep.crawl.policy import as_remembered
-from fastlt.data_prep.crawl.prepare import Prepared
+from fastlt.data_prep.crawl.prepared import Prepared
 from fastlt.data_prep.crawl.shards import ShardWriter
 from fastlt.data_prep.crawl.writer import ImageWriter, Outcome
 

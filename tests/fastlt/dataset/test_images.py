@@ -14,7 +14,7 @@ from fastlt.data_prep.encode.inputs import EncodeInputs
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.filter.embed import EmbeddedImages
 from fastlt.dataset.encoded import EncodedDataset
-from fastlt.dataset.images import BrokenImageError, read_image
+from fastlt.dataset.images import BrokenImageError, plain_jpeg_size, read_image
 from fastlt.loaders.readers import open_reader
 from fastlt.loaders.sample_keys import join_keys
 from fastlt.loaders.transform import Transform
@@ -45,6 +45,28 @@ def folder(tmp_path_factory) -> Path:
     }.items():
         encode(folder / out, inputs, EncodeOptions(workers=1, **options))
     return folder
+
+
+def test_only_a_jpeg_that_needs_nothing_else_is_plain():
+    image, turned = photograph(), Image.Exif()
+    turned[274] = 6
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>'
+    plain = [saved(image, "JPEG"), saved(image, "JPEG", progressive=True, icc_profile=b"x" * 3000)]
+    plain.append(plain[0] + b"Exif")  # after the pixels it means nothing
+    assert [plain_jpeg_size(content) for content in plain] == [image.size] * 3
+    several = {"save_all": True, "append_images": [image]}
+    for content in (
+        saved(image, "JPEG", exif=turned),
+        saved(image, "JPEG", xmp=xmp),
+        saved(image, "MPO", **several),
+        saved(image.convert("L"), "JPEG"),
+        saved(image.convert("CMYK"), "JPEG"),
+        saved(image, "PNG"),
+        plain[0][:150],
+        b"\xff\xd8" + b"\xff\xe5\x00\x02" * 10_000,
+        b"",
+    ):
+        assert plain_jpeg_size(content) is None
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -25,6 +25,7 @@ from fastlt.data_prep.filter.options import EncoderOptions, FilterOptions
 from fastlt.data_prep.inputs.images import TargetImages
 from fastlt.messages import listed
 from fastlt.options import CatalogFile, Flag, OptionalFile, OptionalSource, OptionError, typed_options
+from fastlt.places import is_url
 
 if TYPE_CHECKING:
     from fastlt.data_prep.catalog import Catalog
@@ -388,20 +389,37 @@ class Encode:
     """
 
     out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """The folder to make."""
+    """The folder to make, on a disk here."""
     input: OmitArgPrefixes[EncodeInputs] = field(default_factory=EncodeInputs)
     encoding: OmitArgPrefixes[EncodeOptions] = field(default_factory=EncodeOptions)
     check: Flag = False
     """Write nothing: read all of OUT, which is there, and say what is damaged."""
+    upload: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
+    """Then copy OUT to this place of an object store, such as s3://bucket/birds, from which `fastlt train` can read
+    it (data.path). An OUT that is there already is only copied."""
 
     def run(self) -> None:
         from fastlt.data_prep.encode.check import check_encoded
-        from fastlt.data_prep.encode.encode import encode
+        from fastlt.data_prep.encode.encode import require_encode_of
+        from fastlt.dataset.upload import Upload
 
+        if is_url(str(self.out).replace(":/", "://", 1)):  # a path has made one slash of two
+            raise OptionError(f"{self.out}: OUT is a folder on a disk here; --upload URL then copies it to a store.")
+        upload = Upload(self.out, self.upload) if self.upload else None
         if self.check:
             num_images = check_encoded(self.out, self.encoding.workers)
             print(f"{self.out}: all {num_images:,} images are whole, and files, index and labels agree")
             return
+        if upload is None or not self.out.exists():
+            self._encode()
+        elif self.input != EncodeInputs():
+            require_encode_of(self.out, self.input, self.encoding)
+        if upload is not None:
+            upload.run()
+
+    def _encode(self) -> None:
+        from fastlt.data_prep.encode.encode import encode
+
         space = encode(self.out, self.input, self.encoding)
         print(
             f"{self.out}: {space.num_targets} target and {len(space.auxiliary_names)} auxiliary classes, "

@@ -36,8 +36,13 @@ def publish_file(temporary: Path, path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces `path` with `text`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces `path` with `content`."""
     with new_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_bytes(content)
 
 
 @contextmanager

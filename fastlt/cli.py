@@ -29,6 +29,7 @@ from fastlt.options import (
     keys_second,
     parse,
 )
+from fastlt.places import as_place
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class Recipe:
 class ClassEmbeddings:
     """Write the first rows of CLIP's cosine head: text embeddings of all class names (model.class_embeddings)."""
 
-    data: Annotated[Positional[Path], arg(metavar="DATA")]
-    """An encoded data set, whose target and auxiliary classes these are."""
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """An encoded data set, a folder or a URL, whose target and auxiliary classes these are."""
     out: Annotated[Path, arg(metavar="FILE")]
     """The file to write, safetensors."""
     model: str = "ViT-B-16-quickgelu"
@@ -99,10 +100,10 @@ class ClassEmbeddings:
     """JSON {class: what to call it}, where names are codes."""
 
     def run(self) -> None:
-        from fastlt.dataset.encoded import EncodedDataset
+        from fastlt.dataset.staging import described
         from fastlt.foreign import load_json
 
-        names = EncodedDataset.open(self.data).label_space.names
+        names = described(as_place(self.data)).label_space.names
         given = load_json(self.titles) if self.titles else {}
         if not isinstance(given, dict):
             raise OptionError(f"--titles {self.titles} has to be JSON {{class: title}}.")
@@ -128,8 +129,8 @@ class Evaluate:
     """The split; auto takes test where there is one, else val."""
     weights: Literal["auto", "last", "best"] = "auto"
     """Which weights; auto takes the best ones, which val has chosen, on test, and the last ones on val."""
-    data: OptionalFolder = None
-    """Another encoded data set of the same target classes."""
+    data: Annotated[str | None, arg(metavar="DATA", help_behavior_hint="")] = None
+    """Another encoded data set of the same target classes, a folder or a URL."""
     ensemble: bool = False
     """Average the logits of five crops, center and corners of the square in an image's middle, read a tenth larger."""
 
@@ -141,8 +142,9 @@ class Evaluate:
             run_folder.RunFolder(path).require_begun()
         from fastlt.evaluation.finished_run import evaluate_run  # imports torch, which takes seconds
 
+        data = as_place(self.data) if self.data else None
         for path in self.runs:
-            print(evaluate_run(path, self.split, self.weights, self.data, self.ensemble))
+            print(evaluate_run(path, self.split, self.weights, data, self.ensemble))
 
 
 @dataclass(frozen=True)

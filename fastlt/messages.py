@@ -1,4 +1,4 @@
-"""What messages share: names of many things, and what somebody else wrote."""
+"""What messages share: names of many things, bytes and seconds, and what somebody else wrote."""
 
 from __future__ import annotations
 
@@ -25,3 +25,16 @@ def one_line(text: object, most: int = 100) -> str:
     begun = str(text)[: 20 * most + 1000]  # it may be long, and most of it spaces
     plain = " ".join("".join(c if c.isprintable() else " " for c in begun).split())
     return plain if len(plain) <= most else f"{plain[:most]}..."
+
+
+def in_bytes(number: float) -> str:
+    """So many bytes, in three digits."""
+    unit, name = next(((u, n) for u, n in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if number >= u), (1e3, "kB"))
+    return f"{number / unit:.3g} {name}"
+
+
+def in_time(seconds: float) -> str:
+    """So many seconds, as people say them."""
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

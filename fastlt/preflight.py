@@ -10,8 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fastlt.backbone.weight_file import require_weight_file
-from fastlt.dataset.encoded import EncodedDataset
-from fastlt.dataset.staging import require_stageable
+from fastlt.dataset.staging import described, require_stageable, stage_folder
 from fastlt.recipe import Recipe, changed_keys, load_recipe
 from fastlt.run_folder import RunFolder
 
@@ -27,8 +26,7 @@ def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
     Raises:
         ValueError: something is wrong; the message says what to do.
     """
-    data = EncodedDataset.open(recipe.data.path)
-    space = data.label_space.trained(recipe.data.auxiliary)
+    space = described(recipe.data.path).label_space.trained(recipe.data.auxiliary)
     images = int(space.epoch_counts(recipe.data.auxiliary_per_class).sum())
     if images < recipe.optimizer.batch_size:
         raise ValueError(
@@ -44,9 +42,9 @@ def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
 
         require_class_embeddings(recipe, space)
     recipe.optimizer.micro_batch(ranks)
-    if recipe.data.stage_to:
-        _require_writable("data.stage_to", recipe.data.stage_to)
-        require_stageable(data, recipe.data.stage_to)
+    if recipe.data.is_staged:
+        _require_writable("data.stage_to", stage_folder(recipe.data.stage_to))
+        require_stageable(recipe.data.path, recipe.data.stage_to)
     _require_writable("output", recipe.output)
     if resume is not None:
         RunFolder(recipe.output).require_startable(resume)

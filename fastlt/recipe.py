@@ -25,9 +25,10 @@ from pydantic import (
 )
 
 from fastlt.atomic import write_text
-from fastlt.foreign import read_bytes
+from fastlt.foreign import read_bytes, without_credentials
 from fastlt.kernels.options import MEMORY_LIMIT, Implementation
 from fastlt.label_space import Silence
+from fastlt.places import Place, as_place, is_url
 
 LoaderName = Literal["auto", "ffcv", "dali", "plain"]
 RENAMED = {
@@ -84,10 +85,21 @@ def _from_home(path: Path) -> Path:
         raise ValueError(f"{path} begins with the home of nobody here: {error}") from None
 
 
+def _no_url(value: Any) -> Any:
+    if isinstance(value, str) and is_url(value):
+        raise ValueError("must lie on a disk here; only data.path may be a URL")
+    return value
+
+
+def _place(value: Any) -> Any:
+    return as_place(value) if isinstance(value, str | Path) else value
+
+
 S = TypeVar("S", bound=BaseModel)
 _HomePath = Annotated[Path, AfterValidator(_from_home)]
-UserPath = Annotated[_HomePath, BeforeValidator(_as_typed)]
+UserPath = Annotated[_HomePath, BeforeValidator(_no_url), BeforeValidator(_as_typed)]
 """A path as people write it, with ~ for home, and maybe a number."""
+_UserPlace = Annotated[Place, BeforeValidator(_place), BeforeValidator(_as_typed)]
 
 
 class Section(BaseModel):
@@ -97,8 +109,8 @@ class Section(BaseModel):
 
 
 class DataRecipe(Section):
-    path: UserPath
-    """Encoded data set, made by `fastlt encode`."""
+    path: _UserPlace
+    """Encoded data set, made by `fastlt encode`: a folder, or a URL such as s3://bucket/birds, whose copy is read."""
     image_size: int = Field(224, ge=8, le=8192)
     """Side of the training and test images, in pixels."""
     auxiliary: bool = True
@@ -112,9 +124,15 @@ class DataRecipe(Section):
     many times as large as the image: photographs of 500 px are read faster by a tenth at 112 px, by a hundredth at
     224 px; pixels there differ by 1 to 2 levels of 255 on average (ffcv)."""
     stage_to: UserPath | None = None
-    """A folder on each node's own disk: the data set is copied there at the start, read from there, and stays."""
+    """A folder on each node's own disk: the data set is copied there at the start, read from there, and stays; that of
+    a URL is copied into $TMPDIR/fastlt-USER where none is named."""
     workers: int = Field(0, ge=0)
     """Loading threads (ffcv, dali) or processes (plain) per rank; 0 takes the rank's share of the cores."""
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether images are read from a copy on the node's own disk."""
+        return self.stage_to is not None or not isinstance(self.path, Path)
 
 
 class AugmentRecipe(Section):
@@ -369,7 +387,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ValueError(f"{word!r} is not of the form key=value, for example optimizer.epochs=3.")
-        value = _parsed(text, f"the value in {word[:100]!r}")
+        value = _parsed(text, f"the value in {without_credentials(word)[:100]!r}")
         for part in reversed(key.split(".")):
             value = {part: value}
         values = _merge(values, value)
@@ -579,7 +597,10 @@ def _explain(kind: type[BaseModel], mistake: Any, values: dict[str, Any]) -> str
         return f"key {key!r} is missing"
     must = _MUST.get(mistake["type"])
     said = must.format(**mistake.get("ctx", {})) if must else mistake["msg"]
-    return f"{key} is {mistake['input']!r}; it {said}" if key else said
+    given = mistake["input"]
+    if isinstance(given, str) and is_url(given):
+        return f"{key}: {said}"  # there may be a password in it
+    return f"{key} is {given!r}; it {said}" if key else said
 
 
 def _explain_unknown(kind: type[BaseModel], key: str) -> str:

@@ -21,8 +21,9 @@ from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.encode.partial_folder import PartialFolder
 from fastlt.data_prep.encode.stored_image import too_large_images
 from fastlt.data_prep.encode.writer import SplitWriter
-from fastlt.dataset.encoded import FORMATS, Split, manifest_json
+from fastlt.dataset.encoded import FORMATS, MANIFEST, EncodedDataset, Split, manifest_json
 from fastlt.dataset.images import ImageName
+from fastlt.foreign import load_json
 from fastlt.label_space import LabelSpace
 from fastlt.loaders.workers import process_pool
 
@@ -60,6 +61,13 @@ def encode(out: Path, sources: EncodeInputs, options: EncodeOptions | None = Non
         print(f"\nstopped; {_how_far(writers)}", flush=True)
         raise
     return LabelSpace.load(out / "label_space.json")
+
+
+def require_encode_of(out: Path, sources: EncodeInputs, options: EncodeOptions) -> None:
+    """Raises ValueError where a data set that is there was not made of these images with these settings."""
+    EncodedDataset.open(out)
+    if load_json(out / MANIFEST)["settings"].get("inputs") != _digest(read_inputs(sources), options):
+        raise ValueError(f"{out} was encoded from other images or with other settings: choose another name.")
 
 
 def _digest(inputs: Inputs, options: EncodeOptions) -> str:

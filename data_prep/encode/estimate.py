@@ -13,6 +13,7 @@ from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.encode.stored_image import stored_images
 from fastlt.dataset.images import ImageName
 from fastlt.dataset.stored import StoredImage
+from fastlt.messages import in_bytes, in_time
 
 _TRIED = 48
 _EXTRA_BYTES = {"ffcv": 64, "webdataset": 2048}  # of an image: its rows in tables, or the heads of its two files
@@ -29,25 +30,14 @@ def announce(images: Sequence[ImageName], options: EncodeOptions, folder: Path) 
     found = [image for image in stored_images(tried, options) if isinstance(image, StoredImage)]
     seconds = (time.monotonic() - start) / max(len(tried), 1)
     workers = min(options.num_workers, available_cores())
-    took = _duration(seconds * len(images) / workers)
+    took = in_time(seconds * len(images) / workers)
     if options.format == "plain":
         print(f"about {took} on {options.num_workers} processes", flush=True)
         return
     extra = _EXTRA_BYTES[options.format]
     needed = len(images) * sum(len(image.content) + extra for image in found) / max(len(found), 1)
     free = shutil.disk_usage(folder).free
-    sizes = f"about {_size(needed)}, and {_size(free)} are free on the disk of {folder.parent.absolute()}"
+    sizes = f"about {in_bytes(needed)}, and {in_bytes(free)} are free on the disk of {folder.parent.absolute()}"
     if needed > free:
         raise ValueError(f"the {len(images):,} images take {sizes}: make room, or shrink them with --max-resolution.")
     print(f"{sizes}; about {took} on {options.num_workers} processes", flush=True)
-
-
-def _size(num_bytes: float) -> str:
-    unit, name = next(((u, n) for u, n in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if num_bytes >= u), (1e3, "kB"))
-    return f"{num_bytes / unit:.3g} {name}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -23,6 +23,7 @@ Format = Literal["ffcv", "webdataset", "plain"]
 # Each of these modules has SUFFIX, Layout and places; those whose images have names also image_names.
 FORMATS: dict[Format, ModuleType] = {"ffcv": beton, "webdataset": webdataset, "plain": plain}
 MANIFEST_VERSION = 1
+MANIFEST, LABEL_SPACE = "manifest.json", "label_space.json"
 
 
 @dataclass(frozen=True)
@@ -66,52 +67,60 @@ class Split:
 
 
 @dataclass(frozen=True)
-class EncodedDataset:
-    """A folder made by `fastlt encode`, opened for reading."""
+class Described:
+    """What an encoded data set says of itself: all but its images.
 
-    path: Path
+    Attributes:
+        where: folder or URL, for people.
+        max_pixels: width x height above which an image is none of ours: more only where `fastlt encode` was told to
+            allow it.
+    """
+
+    where: str
     format: Format
     label_space: LabelSpace
     splits: dict[str, Split]
-    max_pixels: int = MAX_PIXELS
-    """Width x height above which an image is none of ours: more only where `fastlt encode` was told to allow it."""
+    max_pixels: int
 
     @classmethod
-    def open(cls, path: Path) -> EncodedDataset:
-        """Opens the folder and checks that its parts agree.
+    def read(cls, folder: Path) -> Described:
+        """Reads manifest and label space, and checks that they agree.
 
         Raises:
-            ValueError: something is missing, truncated or contradicts the label space.
+            ValueError: something is missing or contradicts the label space.
         """
         try:
-            manifest = load_json(path / "manifest.json")
+            manifest = load_json(folder / MANIFEST)
             splits = {name: Split.read(name, fields) for name, fields in manifest["splits"].items()}
             format, settings = manifest["format"], manifest["settings"]
             if "train" not in splits or format not in FORMATS or not isinstance(settings, dict):
                 raise ValueError("it lacks what every manifest has")
             max_pixels = max(MAX_PIXELS, int(settings.get("max_megapixels", 0) * 1e6))
         except (FileNotFoundError, NotADirectoryError):
-            raise ValueError(f"{path} is not an encoded data set: use `fastlt encode`.") from None
+            raise ValueError(f"{folder} is not an encoded data set: use `fastlt encode`.") from None
         except OSError as error:
-            raise ValueError(f"{path / 'manifest.json'} cannot be read: {error}.") from None
+            raise ValueError(f"{folder / MANIFEST} cannot be read: {error}.") from None
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise ValueError(f"{path / 'manifest.json'} is damaged, encode again: {error}.") from None
+            raise ValueError(f"{folder / MANIFEST} is damaged, encode again: {error}.") from None
         if manifest.get("version") != MANIFEST_VERSION:
-            raise ValueError(f"{path} has manifest version {manifest.get('version')}, expected {MANIFEST_VERSION}.")
-        label_space = LabelSpace.load(path / "label_space.json")
+            raise ValueError(f"{folder} has manifest version {manifest.get('version')}, expected {MANIFEST_VERSION}.")
+        label_space = LabelSpace.load(folder / LABEL_SPACE)
         for name, split in splits.items():
-            file = path / split.file
-            size = file.stat().st_size if file.is_file() else 0
-            if size != split.num_bytes:
-                raise ValueError(f"{file} has {size:,} bytes, its manifest says {split.num_bytes:,}: encode again.")
             if len(split.counts) > label_space.num_classes:
                 raise ValueError(
-                    f"split {name!r} of {path} has labels up to {len(split.counts) - 1}, "
+                    f"split {name!r} of {folder} has labels up to {len(split.counts) - 1}, "
                     f"outside its label space of {label_space.num_classes} classes."
                 )
         if splits["train"].counts != list(label_space.counts):
-            raise ValueError(f"{path}: the training images do not match the counts of label_space.json: encode again.")
-        return cls(path, format, label_space, splits, max_pixels)
+            raise ValueError(f"{folder}: the training images do not match the counts of {LABEL_SPACE}: encode again.")
+        return cls(str(folder), format, label_space, splits, max_pixels)
+
+    def require_size(self, split: Split, size: int) -> None:
+        """Raises ValueError where the file of a split does not have the bytes that it must."""
+        if size != split.num_bytes:
+            raise ValueError(
+                f"{self.where}/{split.file} has {size:,} bytes, its manifest says {split.num_bytes:,}: encode again."
+            )
 
     @property
     def judged_on(self) -> str:
@@ -125,8 +134,32 @@ class EncodedDataset:
             ValueError: the data set has no such split.
         """
         if name not in self.splits:
-            raise ValueError(f"{self.path} has no {name!r} split, only {', '.join(self.splits)}.")
+            raise ValueError(f"{self.where} has no {name!r} split, only {', '.join(self.splits)}.")
         return self.splits[name]
+
+
+@dataclass(frozen=True)
+class EncodedDataset(Described):
+    """A folder made by `fastlt encode`, opened for reading."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, where: str = "") -> EncodedDataset:
+        """Opens the folder and checks that its parts agree.
+
+        Args:
+            path: the folder.
+            where: what people know it by, where it is a copy of another one.
+
+        Raises:
+            ValueError: something is missing, truncated or contradicts the label space.
+        """
+        told = Described.read(path)
+        for split in told.splits.values():
+            file = path / split.file
+            told.require_size(split, file.stat().st_size if file.is_file() else 0)
+        return cls(where or told.where, told.format, told.label_space, told.splits, told.max_pixels, path)
 
     def file(self, name: str) -> Path:
         """Path of the split's file."""

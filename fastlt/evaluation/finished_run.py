@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastlt.classifier import Classifier
 from fastlt.cores import available_cores
-from fastlt.dataset.encoded import EncodedDataset
+from fastlt.dataset.staging import opened
 from fastlt.evaluation.metrics import Evaluation, evaluate
 from fastlt.evaluation.mistakes import Predictions
 from fastlt.label_space import LabelSpace
@@ -20,6 +20,7 @@ from fastlt.loaders.loader import EvalLoader
 from fastlt.loaders.normalize import Normalize
 from fastlt.loaders.readers import open_reader
 from fastlt.loaders.transform import Transform, eval_transform
+from fastlt.places import Place
 from fastlt.recipe import load_recipe
 from fastlt.run_folder import RunFolder, Weights
 
@@ -53,7 +54,7 @@ class FinishedRun:
     def evaluate(
         self,
         split: str,
-        data: Path | None = None,
+        data: Place | None = None,
         batch_size: int = 256,
         ensemble: bool = False,
         predictions: Predictions | None = None,
@@ -90,12 +91,12 @@ class FinishedRun:
         return torch.cat(features), torch.cat(logits)
 
     def _ready(
-        self, split: str, transform: Transform, data: Path | None = None, batch_size: int = 256
+        self, split: str, transform: Transform, data: Place | None = None, batch_size: int = 256
     ) -> tuple[Classifier, EvalLoader]:
         """The model on the device, in the run's precision, and the images of a split."""
-        dataset = EncodedDataset.open(data or self.recipe.data.path)
+        dataset = opened(data or self.recipe.data.path, self.recipe.data.stage_to)
         if dataset.label_space.target_names != self.label_space.target_names:
-            raise ValueError(f"{dataset.path} has other target classes than {self.folder.path} was trained on.")
+            raise ValueError(f"{dataset.where} has other target classes than {self.folder.path} was trained on.")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = self.model.settle(device, self.recipe.engine.precision)
         workers = self.recipe.data.workers or available_cores()
@@ -131,7 +132,7 @@ def evaluate_run(
     path: Path,
     split: str = "auto",
     weights: Weights | Literal["auto"] = "auto",
-    data: Path | None = None,
+    data: Place | None = None,
     ensemble: bool = False,
 ) -> str:
     """Evaluates a run, writes what was found into its folder, and says it in three lines.
@@ -148,7 +149,8 @@ def evaluate_run(
     """
     folder = RunFolder(path)
     folder.require_begun()
-    dataset = EncodedDataset.open(data or load_recipe(folder.recipe).data.path)
+    recipe = load_recipe(folder.recipe)
+    dataset = opened(data or recipe.data.path, recipe.data.stage_to)
     if split == "auto":
         split = dataset.judged_on
     if weights == "auto":
@@ -157,9 +159,9 @@ def evaluate_run(
     result = run.evaluate(split, data, ensemble=ensemble, predictions=predictions)
     files = folder.evaluation(split), folder.per_class(split), folder.mistakes(split)
     epoch, precision = run.about["epoch"], str(run.model.compute_dtype).removeprefix("torch.")
-    about = {"split": split, "weights": weights, "epoch": epoch, "data": str(dataset.path), "precision": precision}
+    about = {"split": split, "weights": weights, "epoch": epoch, "data": dataset.where, "precision": precision}
     about["crops"] = 5 if ensemble else 1
-    mistakes = predictions.mistakes(run.label_space, str(dataset.path), dataset.split(split).sha256)
+    mistakes = predictions.mistakes(run.label_space, dataset.where, dataset.split(split).sha256)
     mistakes.save(files[2])  # before what says that a run is evaluated
     result.save(*files[:2], run.label_space, **about)
     return (

@@ -18,8 +18,10 @@ from PIL import Image
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.dataset.images import BrokenImageError
 from fastlt.dataset.single_images import single_images
+from fastlt.dataset.staging import copy_of
 from fastlt.evaluation.mistakes import Mistakes, Taken
 from fastlt.evaluation.shown_run import Shown
+from fastlt.places import Place, as_place
 from fastlt.recipe import load_recipe
 
 _CLASSES = 10
@@ -89,16 +91,17 @@ class _Pictures:
 
     def __init__(self, run: Shown, mistakes: Mistakes) -> None:
         self._run, self._mistakes = run, mistakes
-        trained = _opened(load_recipe(run.folder.recipe).data.path, run)
+        data = load_recipe(run.folder.recipe).data
+        trained = _opened(data.path, data.stage_to, run)
         counts = trained.split("train").counts
         if trained.label_space.target_names != run.space.target_names or counts[: len(run.space.counts)] != list(
             run.space.counts
         ):
-            raise ValueError(f"the data set at {trained.path} is another one than {run.label} was trained on.")
-        held_out = _opened(Path(mistakes.data), run)
+            raise ValueError(f"the data set at {trained.where} is another one than {run.label} was trained on.")
+        held_out = _opened(as_place(mistakes.data), data.stage_to, run)
         split = held_out.split(run.split)
         if split.sha256 != mistakes.sha256 or sum(split.counts) != sum(mistakes.images):
-            raise ValueError(f"{held_out.path} was encoded again since {run.label} was evaluated: evaluate again.")
+            raise ValueError(f"{held_out.where} was encoded again since {run.label} was evaluated: evaluate again.")
         self._starts = np.cumsum([0, *counts])
         self._training, self._held_out = single_images(trained, "train"), single_images(held_out, run.split)
 
@@ -112,10 +115,10 @@ class _Pictures:
         return f"<div class='pictures'><div>{left}</div><div>{right}</div></div>"
 
 
-def _opened(path: Path, run: Shown) -> EncodedDataset:
-    if not path.is_dir():
-        raise ValueError(f"the data set of {run.label} is not at {path} any more, or not as seen from this folder.")
-    return EncodedDataset.open(path)
+def _opened(place: Place, stage_to: Path | None, run: Shown) -> EncodedDataset:
+    if isinstance(place, Path) and not place.is_dir():
+        raise ValueError(f"the data set of {run.label} is not at {place} any more, or not as seen from this folder.")
+    return copy_of(place, stage_to)
 
 
 def _spread(what, most: int) -> list:

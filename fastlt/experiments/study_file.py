@@ -15,10 +15,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from fastlt.dataset.encoded import EncodedDataset
+from fastlt.dataset.encoded import Described
+from fastlt.dataset.staging import described
 from fastlt.launch import number_of_ranks
 from fastlt.loaders.sampler import EpochPlan
 from fastlt.messages import harmless, listed, one_line
+from fastlt.places import Place, as_place, is_url
 from fastlt.preflight import check
 from fastlt.recipe import Recipe, Section, changed_keys, find_recipe, load_recipe, read_mapping, validated
 from fastlt.run_folder import RunFolder
@@ -32,7 +34,7 @@ class Study(Section):
     base: str
     """The recipe of all arms: a file beside the study, another path, or the name of one of ours."""
     data: dict[str, Any]
-    """The encoded data sets on which every arm is trained: for each name a path."""
+    """The encoded data sets on which every arm is trained: for each name a path or a URL."""
     arms: dict[str, Any]
     """For each arm's name the keys of the recipe that it changes, as `fastlt train` takes them (data.auxiliary=false
     loss.tau=0), as a list of such words, or as a mapping. In them {data} is the path of the data set:
@@ -234,9 +236,10 @@ def read_study(file: Path, out: Path | None = None) -> Plan:
         ValueError: the file, an arm or a data set is not as it must be; the message says which one.
     """
     keys = validated(Study, read_mapping(file, "study"), f"study {file}")
-    paths: dict[Path, str] = {}
+    paths: dict[Place, str] = {}
     for name, path in keys.data.items():
-        if (same := paths.setdefault(Path(str(path)).expanduser().resolve(), name)) != name:
+        place = as_place(str(path))
+        if (same := paths.setdefault(place.resolve() if isinstance(place, Path) else place, name)) != name:
             raise ValueError(f"data sets {same!r} and {name!r} are one data set twice: {path}.")
     if out is None and not file.suffix:
         raise ValueError(f"{file} has no ending such as .yaml: name the folder of the study with --out.")
@@ -254,15 +257,15 @@ def read_study(file: Path, out: Path | None = None) -> Plan:
 
 def _cells(keys: Study, base: str, out: Path, data: str) -> Iterator[Cell]:
     """The runs on one data set."""
-    path = Path(str(keys.data[data])).expanduser()
     with _blaming(f"data set {data!r}"):
-        whole = EncodedDataset.open(path)
+        path = as_place(str(keys.data[data]))
+        whole = described(path)
     alike: dict[str, str] = {}
     first = {arm: _cell(keys, base, out, data, arm, keys.seed_list[0], []) for arm in keys.arms}
     for arm, cell in first.items():
         if (same := alike.setdefault(cell.recipe_digest() + cell.data_digest, arm)) != arm:
             raise ValueError(f"arms {same!r} and {arm!r} are one arm twice: they train the same recipe.")
-        if _judged(EncodedDataset.open(cell.recipe.data.path)) != _judged(whole):
+        if _judged(described(cell.recipe.data.path)) != _judged(whole):
             raise ValueError(f"arm {arm!r}: {cell.recipe.data.path} is judged by other classes or images than {path}.")
     epochs = load_recipe(base, ["data.path=x", "output=x"]).optimizer.epochs
     lengths = _lengths(keys, epochs, {arm: cell.recipe for arm, cell in first.items()})
@@ -272,16 +275,18 @@ def _cells(keys: Study, base: str, out: Path, data: str) -> Iterator[Cell]:
 
 
 def _cell(keys: Study, base: str, out: Path, data: str, arm: str, seed: int, length: list[str]) -> Cell:
-    path, folder = Path(str(keys.data[data])), out / "runs" / data / arm / f"seed{seed}"
-    ours = [as_word("data.path", str(path)), f"seed={seed}"]
-    theirs = keys.words(arm, str(path))
+    given = str(keys.data[data])
+    path = given if is_url(given) else str(Path(given))
+    folder = out / "runs" / data / arm / f"seed{seed}"
+    ours = [as_word("data.path", path), f"seed={seed}"]
+    theirs = keys.words(arm, path)
     with _blaming(f"arm {arm!r}"):
         recipe = load_recipe(base, [*ours, as_word("output", str(folder)), *theirs, *length])
         if (recipe.seed, recipe.output) != (seed, folder.expanduser()):
             raise ValueError("the study sets seed and output: leave them out.")
-        if len(keys.data) > 1 and recipe.data.path != path.expanduser() and "{data}" not in str(keys.arms[arm]):
+        if len(keys.data) > 1 and recipe.data.path != as_place(path) and "{data}" not in str(keys.arms[arm]):
             raise ValueError("data.path is the same for all data sets of the study: write it with {data}.")
-        dataset = EncodedDataset.open(recipe.data.path)
+        dataset = described(recipe.data.path)
     plan = _epochs(recipe)
     splits = {name: split.sha256 for name, split in dataset.splits.items()}
     return Cell(
@@ -297,7 +302,7 @@ def _cell(keys: Study, base: str, out: Path, data: str, arm: str, seed: int, len
     )
 
 
-def _judged(dataset: EncodedDataset) -> tuple[object, ...]:
+def _judged(dataset: Described) -> tuple[object, ...]:
     """By what an arm is judged, which must be the same for all: split, classes, and images of each."""
     names = dataset.label_space.target_names
     return dataset.judged_on, names, dataset.split(dataset.judged_on).counts[: len(names)]
@@ -305,7 +310,7 @@ def _judged(dataset: EncodedDataset) -> tuple[object, ...]:
 
 def _epochs(recipe: Recipe) -> EpochPlan:
     """What an epoch of a run has, as its trainer will find."""
-    space = EncodedDataset.open(recipe.data.path).label_space.trained(recipe.data.auxiliary)
+    space = described(recipe.data.path).label_space.trained(recipe.data.auxiliary)
     return EpochPlan.of(space, recipe.data.auxiliary_per_class, recipe.seed)
 
 

@@ -6,8 +6,10 @@ import logging
 import os
 import socket
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed
 import torch
@@ -15,6 +17,8 @@ import torch.distributed as dist
 
 from fastlt.cores import keep_freed_memory, share_of_cores
 from fastlt.messages import listed, one_line
+
+T = TypeVar("T")
 
 
 def join_process_group() -> torch.device:
@@ -90,6 +94,38 @@ def require_equal(what: str, value: str) -> None:
     (first, wanted), *others = _told_by_all((socket.gethostname(), value))
     if other := next((host for host, has in others if has != wanted), None):
         raise ValueError(f"{what} are others on {other} than on {first}: all hosts must train with the same.")
+
+
+def while_others_wait(task: Callable[[], T]) -> T:
+    """What a task brings that may take an hour on one host and no time on another, once all ranks have theirs.
+
+    Ranks tell each other every second how far they are: they would not wait for long in a collective, and see so when
+    one of them is gone.
+
+    Raises:
+        ValueError: the task failed on another rank.
+        Exception: as the task raises it.
+    """
+    found: list[T] = []
+    failed: list[Exception] = []
+
+    def work() -> None:
+        try:
+            found.append(task())
+        except Exception as error:
+            failed.append(error)
+
+    worker = threading.Thread(target=work, daemon=True)  # one that is never awaited, should another rank fail
+    worker.start()
+    while True:
+        worker.join(timeout=1.0)
+        told = _told_by_all((socket.gethostname(), (bool(found), str(failed[0]) if failed else None)))
+        if failed:
+            raise failed[0]
+        if other := next(((host, said) for host, (_, said) in told if said is not None), None):
+            raise ValueError(f"{other[0]}: {other[1]}")
+        if all(done for _, (done, _) in told):
+            return found[0]
 
 
 def _told_by_all(mine: tuple[str, Any]) -> list[tuple[str, Any]]:

@@ -7,6 +7,8 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from fastlt.caches import give_inductor_a_folder
 from fastlt.classifier import Classifier
 from fastlt.cores import share_of_cores
 from fastlt.dataset.encoded import EncodedDataset
-from fastlt.dataset.staging import staged
+from fastlt.dataset.staging import described, staged
 from fastlt.evaluation.metrics import Evaluation, evaluate
 from fastlt.loaders.loader import EvalLoader, TrainLoader
 from fastlt.loaders.normalize import Normalize
@@ -32,7 +34,7 @@ from fastlt.stopping import stop_signals
 from fastlt.training import checkpointing
 from fastlt.training.batch_augment import BatchAugment
 from fastlt.training.checkpointing import Progress
-from fastlt.training.distributed import join_process_group, require_equal, require_seen_by_all
+from fastlt.training.distributed import join_process_group, require_equal, require_seen_by_all, while_others_wait
 from fastlt.training.ema import EngineEma, all_in_place
 from fastlt.training.engine import EngineState, start_engine, whole_weights
 from fastlt.training.heads import build_head
@@ -58,12 +60,15 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, resume: bool = False) -> None:
         self.recipe, self.folder = recipe, RunFolder(recipe.output)
-        data = EncodedDataset.open(recipe.data.path)
-        self.label_space, self.data_digest = data.label_space.trained(recipe.data.auxiliary), data.split("train").sha256
+        told = described(recipe.data.path)
+        self.label_space, self.data_digest = told.label_space.trained(recipe.data.auxiliary), told.split("train").sha256
         self.device = join_process_group()
         require_equal(f"classes or images of {recipe.data.path}", self.label_space.digest() + self.data_digest)
-        if recipe.data.stage_to:
-            data = staged(data, recipe.data.stage_to)
+        if recipe.data.is_staged:
+            data = while_others_wait(partial(staged, recipe.data.path, recipe.data.stage_to))
+        else:
+            assert isinstance(recipe.data.path, Path), "URLs are staged"
+            data = EncodedDataset.open(recipe.data.path)
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.micro_batch = recipe.optimizer.micro_batch(self.world_size)
         torch.manual_seed(recipe.seed)
@@ -282,7 +287,7 @@ class Trainer:
             lines.append(self._what_is_trained(sum(size for size, trained in sizes if trained), parameters))
             if not recipe.model.pretrained:
                 lines.append("warning: model.pretrained is false: what is not trained stays as it is drawn.")
-        if recipe.data.stage_to:
+        if recipe.data.is_staged:
             lines.append(f"images are read from {data.path}, a copy of {recipe.data.path}")
         if space.auxiliary_names and not space.neighbors and recipe.loss.lambda_s < 1:
             lines.append(

@@ -125,7 +125,7 @@ class DataRecipe(Section):
     224 px; pixels there differ by 1 to 2 levels of 255 on average (ffcv)."""
     stage_to: UserPath | None = None
     """A folder on each node's own disk: the data set is copied there at the start, read from there, and stays; that of
-    a URL is copied into $TMPDIR/fastlt-USER where none is named."""
+    a URL is copied into $TMPDIR/fastlt-UID where none is named."""
     workers: int = Field(0, ge=0)
     """Loading threads (ffcv, dali) or processes (plain) per rank; 0 takes the rank's share of the cores."""
 

@@ -183,7 +183,12 @@ class _Copy:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._require_ours(self._folder if self._folder == stage_folder(None) else self.path)
         with open_own(self._folder / f".{self.path.name}.lock", "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if os.environ.get("LOCAL_RANK", "0") == "0":
+                    print(f"another process copies {self._source.place} to {self.path}; it is waited for", flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def open(self) -> EncodedDataset:

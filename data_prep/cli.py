@@ -1,4 +1,4 @@
-"""The data stages as commands: discover, crawl, merge, filter, status, encode."""
+"""The data stages as commands: discover, crawl, merge, push, pull, filter, status, encode."""
 
 from __future__ import annotations
 
@@ -382,6 +382,46 @@ class Status:
 
 
 @dataclass(frozen=True)
+class Push:
+    """Send the finished shards of a catalog to an object store, those that are not there yet.
+
+    What is here stays. If it is interrupted, run the same command again to continue.
+    """
+
+    catalog: CatalogFile
+    """The catalog file, which is not sent."""
+    url: Annotated[Positional[str], arg(metavar="URL")]
+    """A place of their own, such as s3://bucket/birds_shards."""
+
+    def run(self) -> None:
+        from fastlt.data_prep.catalog import Catalog
+        from fastlt.data_prep.shard_store import push
+
+        with Catalog(self.catalog) as catalog:
+            print(f"{push(catalog, self.url):,} finished shards are there")
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Bring the shards of a catalog from an object store, those that are not here, for filter and encode to read.
+
+    If it is interrupted, run the same command again to continue.
+    """
+
+    catalog: CatalogFile
+    """The catalog file, beside which they are put."""
+    url: Annotated[Positional[str], arg(metavar="URL")]
+    """Where `fastlt push` has sent them."""
+
+    def run(self) -> None:
+        from fastlt.data_prep.catalog import Catalog
+        from fastlt.data_prep.shard_store import pull
+
+        with Catalog(self.catalog) as catalog, catalog.lock("pull"):
+            print(f"{pull(catalog, self.url):,} shards are here, beside {self.catalog}")
+
+
+@dataclass(frozen=True)
 class Encode:
     """Write images of target and auxiliary classes as an encoded data set, ready to train on.
 
@@ -427,4 +467,13 @@ class Encode:
         )
 
 
-COMMANDS = {"discover": Discover, "crawl": Crawl, "merge": Merge, "filter": Filter, "status": Status, "encode": Encode}
+COMMANDS = {
+    "discover": Discover,
+    "crawl": Crawl,
+    "merge": Merge,
+    "push": Push,
+    "pull": Pull,
+    "filter": Filter,
+    "status": Status,
+    "encode": Encode,
+}

@@ -34,3 +34,15 @@ def as_place(text: Place) -> Place:
             "out, and give credentials as the store's own tools take them, in the environment or in a file at home"
         )
     return f"{scheme.lower()}://{rest.rstrip('/')}"
+
+
+def as_url(text: str) -> str:
+    """The URL that a text is.
+
+    Raises:
+        ValueError: it is none, or as `as_place`.
+    """
+    place = as_place(text)
+    if isinstance(place, Path):
+        raise ValueError(f"{text} is no URL such as s3://bucket/birds.")
+    return place

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from fastlt.foreign import without_credentials
 from fastlt.messages import one_line
-from fastlt.places import Place
+from fastlt.places import Place, as_url
 
 BLOCK = 2**24  # bytes of one request: a connection to a store of today brings them in a tenth of a second
 _AT_ONCE = 8  # requests, as one connection has but a part of a network's speed
@@ -202,6 +202,18 @@ class ObjectStore:
             raise ValueError(f"{self.url}/{name} cannot be {done}: it is not there.") from None
         except Exception as error:
             raise ValueError(f"{self.url}/{name} cannot be {done}: {_said(error)}.") from None
+
+
+def writable_store(url: str) -> ObjectStore:
+    """The store that a user wants something written to.
+
+    Raises:
+        ValueError: it is no URL, one with credentials, or one of a web server; or as `ObjectStore`.
+    """
+    place = as_url(url)
+    if place.startswith(("http://", "https://")):
+        raise ValueError(f"{place} cannot be written to, as web servers are only read: use s3://, gs:// or the like.")
+    return ObjectStore(place)
 
 
 def _tried(request: Callable[..., T], *given: Any, **options: Any) -> T:

@@ -1,8 +1,7 @@
 """A copy of an encoded data set on the node's own disk, to train from: a shared disk or a store serves many at once.
 
 The copy is named after what it holds, so that another encode of the same name gets another one. Until it is whole it
-is `.NAME.partial` beside it. A file in that has its name once its checksum is right, and `.FILE.part` until then: who
-is killed goes on where it was.
+is `.NAME.partial` beside it, and who is killed goes on with that.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastlt.atomic import publish_file, publish_folder, write_bytes
+from fastlt.atomic import publish_folder, write_bytes
 from fastlt.dataset.encoded import FORMATS, LABEL_SPACE, MANIFEST, Described, EncodedDataset
-from fastlt.dataset.object_store import BLOCK, ObjectStore
+from fastlt.dataset.fetch import fetch, part_of
+from fastlt.dataset.object_store import ObjectStore
 from fastlt.dataset.transfer import Transfer
 from fastlt.messages import in_bytes, listed
 from fastlt.ownership import open_own, stranger
@@ -110,14 +110,14 @@ class _Source:
     """An encoded data set that is to be copied.
 
     Attributes:
-        place: of it.
+        place, store: of it.
         heads: its manifest and its label space, as they are.
         described: what they say.
     """
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._store = ObjectStore(place)
+        self.store = ObjectStore(place)
         self.heads = {MANIFEST: self._head(MANIFEST), LABEL_SPACE: self._head(LABEL_SPACE)}
         with tempfile.TemporaryDirectory() as folder:
             for name, content in self.heads.items():
@@ -132,7 +132,7 @@ class _Source:
         self.files = list(self._found())
 
     def _head(self, name: str) -> bytes:
-        content = self._store.read_small(name)
+        content = self.store.read_small(name)
         if content is None:
             has = "is not an encoded data set: use `fastlt encode`" if name == MANIFEST else f"has no {name}"
             raise ValueError(f"{self.place} {has}.")
@@ -144,12 +144,12 @@ class _Source:
         for split in {split.file: split for split in self.described.splits.values()}.values():
             if Path(split.file).suffix != suffix:  # nor is it one of ours, which it would replace
                 raise ValueError(f"{self.place}/{MANIFEST} is damaged, encode again: {split.file} is no {suffix} file.")
-            if (size := self._store.size(split.file)) != -1:
+            if (size := self.store.size(split.file)) != -1:
                 self.described.require_size(split, size or 0)
             yield _File(split.file, split.num_bytes, split.sha256)
             if self.described.format == "webdataset":
                 index = Path(split.file).with_suffix(".idx").name
-                size = self._store.size(index)
+                size = self.store.size(index)
                 if size is None or not 0 <= size <= split.num_bytes:
                     raise ValueError(f"{self.place}/{index} is not the index of {split.file}: encode again.")
                 yield _File(index, size)
@@ -158,10 +158,6 @@ class _Source:
     def num_bytes(self) -> int:
         """Of all files."""
         return sum(file.num_bytes for file in self.files) + sum(map(len, self.heads.values()))
-
-    def blocks(self, file: _File, start: int) -> Iterator[bytes]:
-        """The bytes of a file from start on."""
-        return self._store.blocks(file.name, start, file.num_bytes)
 
 
 class _Copy:
@@ -232,7 +228,7 @@ class _Copy:
         try:
             for file in self._source.files:
                 if not self._is_there(file):
-                    self._copy(file, transfer)
+                    fetch(self._source.store, self._partial / file.name, file.num_bytes, file.sha256, transfer)
             for name, content in self._source.heads.items():
                 write_bytes(self._partial / name, content)
             publish_folder(self._partial, self.path)
@@ -245,41 +241,14 @@ class _Copy:
             ) from None
         transfer.end()
 
-    def _copy(self, file: _File, transfer: Transfer) -> None:
-        part = self._part(file)
-        digest = hashlib.sha256()
-        with open_own(part, "r+b") as stream:
-            there = min(stream.seek(0, os.SEEK_END), file.num_bytes)
-            stream.truncate(there)
-            stream.seek(0)
-            while block := stream.read(BLOCK):
-                digest.update(block)
-            for block in self._source.blocks(file, there):
-                stream.write(block)
-                digest.update(block)
-                transfer.add(len(block))
-        if file.sha256 and digest.hexdigest() != file.sha256:
-            part.unlink()
-            if there:  # a machine that lost its power may leave anything in it
-                transfer.add(-file.num_bytes)
-                self._copy(file, transfer)
-                return
-            raise ValueError(
-                f"{self._source.place}/{file.name} has other bytes than its manifest says: it was changed, or damaged "
-                "on its way. Try again, then encode or upload it again."
-            )
-        publish_file(part, self._partial / file.name)
-
-    def _part(self, file: _File) -> Path:
-        return self._partial / f".{file.name}.part"
-
     def _is_there(self, file: _File) -> bool:
         path = self._partial / file.name
         return path.is_file() and path.stat().st_size == file.num_bytes
 
     def _bytes_there(self) -> int:
         """What an earlier process left of the copy, or this one has."""
-        paths = [self._partial / file.name if self._is_there(file) else self._part(file) for file in self._source.files]
+        whole = {self._partial / file.name: self._is_there(file) for file in self._source.files}
+        paths = [path if is_there else part_of(path) for path, is_there in whole.items()]
         return sum(path.stat().st_size for path in paths if path.exists())
 
     def _require_ours(self, path: Path) -> None:

@@ -8,9 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from fastlt.dataset.encoded import LABEL_SPACE, MANIFEST, EncodedDataset
-from fastlt.dataset.object_store import ObjectStore
+from fastlt.dataset.object_store import writable_store
 from fastlt.dataset.transfer import Transfer
-from fastlt.places import as_place, is_url
 
 _MARK = "upload.begun"  # the checksum of the manifest whose files are being uploaded
 
@@ -27,15 +26,11 @@ class Upload:
     """
 
     def __init__(self, folder: Path, url: str) -> None:
-        place = as_place(url)
-        if not is_url(url) or isinstance(place, Path):
-            raise ValueError(f"--upload {url} is no URL such as s3://bucket/birds.")
-        if place.startswith(("http://", "https://")):
-            raise ValueError(f"--upload {place}: web servers are read, not written to; use s3://, gs:// or the like.")
-        self._folder, self._place, self._store = folder, place, ObjectStore(place)
+        self._folder, self._store = folder, writable_store(url)
+        self._place = self._store.url
         there = self._store.read_small(MANIFEST)
         if there is not None and not folder.exists():
-            raise ValueError(f"{place} has an encoded data set already: choose another place, or remove it.")
+            raise ValueError(f"{self._place} has an encoded data set already: choose another place, or remove it.")
 
     def run(self) -> None:
         """Uploads what is not there yet, each file as one object.

@@ -1,4 +1,4 @@
-"""A loopback web server of a folder, as stores are read by https://: with parts of files or without, slow, or failing."""
+"""A loopback web server of a folder, as stores are read by https://: it sends parts of files or not, is slow, fails."""
 
 from __future__ import annotations
 

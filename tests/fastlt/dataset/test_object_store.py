@@ -154,7 +154,7 @@ def test_what_is_not_whole_is_not_copied(store, made, disk):
         staged(f"{store.url}/birds", disk)
     assert images_sent(store) == []
     (made / "train.beton").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"birds/train.beton has other bytes than its manifest says"):
+    with pytest.raises(ValueError, match=r"birds/train.beton has other bytes than its checksum says"):
         staged(f"{store.url}/birds", disk)
     assert not list(disk.glob("birds-*"))
     (made / "manifest.json").unlink()
@@ -162,7 +162,9 @@ def test_what_is_not_whole_is_not_copied(store, made, disk):
         staged(f"{store.url}/birds", disk)
 
 
-@pytest.mark.parametrize("name", ["../train.beton", "/tmp/train.beton", "manifest.json", "label_space.json", "train.tar"])
+@pytest.mark.parametrize(
+    "name", ["../train.beton", "/tmp/train.beton", "manifest.json", "label_space.json", "train.tar"]
+)
 def test_no_name_of_a_manifest_leads_elsewhere(store, made, disk, name):
     with_split(made, file=name)
     with pytest.raises(ValueError, match=rf"^{store.url}/birds/manifest.json is damaged"):
@@ -207,7 +209,8 @@ wait; rm "$2/filler"
     (tmp_path / "small").mkdir()
     store.delay = 0.02
     words = [*unshare, "sh", "-c", script, "sh", store.url, str(tmp_path / "small"), STAGE]
-    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
     said = done.stdout + done.stderr
     assert "status 1" in done.stdout
     assert f"the disk of {tmp_path}/small is full, " in said

@@ -1,4 +1,4 @@
-"""An encoded data set is uploaded whole: nothing looks like one before its last byte is there, and a kill costs one file."""
+"""An encoded data set is uploaded: nothing looks like one before its last byte is there, and a kill costs one file."""
 
 import os
 import signal

@@ -1,0 +1,93 @@
+"""The finished shards of a catalog, in an object store: sent there, and brought back beside the catalog.
+
+A shard there is `00000.tar` with `00000.tar.sha256` (as sha256sum writes it), which comes last: without it, it is not
+whole. Finished shards never change, so what is there is not sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+
+from fastlt.data_prep.catalog import Catalog
+from fastlt.dataset.fetch import fetch, part_of
+from fastlt.dataset.object_store import ObjectStore, writable_store
+from fastlt.dataset.transfer import Transfer
+from fastlt.messages import in_bytes
+from fastlt.places import as_url
+
+
+def push(catalog: Catalog, url: str) -> int:
+    """Sends what is not there yet; returns how many shards are there then.
+
+    Raises:
+        ValueError: the store cannot be written to, has shards of another catalog, or one is missing here.
+    """
+    store, paths = writable_store(url), [catalog.shard_path(row["id"]) for row in catalog.shards("done")]
+    missing = []
+    for path in paths:
+        is_whole = store.size(_checksum_of(path)) is not None
+        if not path.exists():
+            if not is_whole:
+                raise ValueError(f"{path} is neither here nor at {store.url}: restore it.")
+            continue
+        there, here = store.size(path.name), path.stat().st_size
+        if is_whole and there != here:
+            raise ValueError(
+                f"{store.url}/{path.name} has {there or 0:,} bytes, {path} has {here:,}: it is of another catalog, or "
+                "damaged; choose another place, or remove it there."
+            )
+        if not is_whole:
+            missing.append(path)
+    transfer = Transfer(f"sending {len(missing):,} shards to {store.url}", sum(p.stat().st_size for p in missing), 0)
+    for path in missing:
+        statistics = path.with_name(f"{path.stem}_stats.json")
+        if statistics.exists():
+            store.put(statistics, statistics.name, lambda _: None)
+        store.put(path, path.name, transfer.add)
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        store.write_small(_checksum_of(path), f"{digest}  {path.name}\n".encode())
+    transfer.end()
+    return len(paths)
+
+
+def pull(catalog: Catalog, url: str) -> int:
+    """Brings what is not here; returns how many shards are here then.
+
+    Raises:
+        ValueError: a shard is not there, or not whole, or they lack room.
+    """
+    store, folder = ObjectStore(as_url(url)), catalog.shards_folder
+    folder.mkdir(exist_ok=True)
+    rows = catalog.shards("done")
+    missing: dict[Path, tuple[int, str]] = {}
+    for row in rows:
+        path = catalog.shard_path(row["id"])
+        if not path.exists():
+            missing[path] = _whole(store, path, row["num_bytes"])
+    needed = sum(num_bytes for num_bytes, _ in missing.values())
+    there = sum(part_of(path).stat().st_size for path in missing if part_of(path).exists())
+    if needed - there > (free := shutil.disk_usage(folder).free):
+        raise ValueError(f"{folder} has room for {in_bytes(free)}, {in_bytes(needed - there)} are to come: make room.")
+    transfer = Transfer(f"bringing {len(missing):,} shards from {store.url} to {folder}", needed, there)
+    for path, (num_bytes, sha256) in missing.items():
+        fetch(store, path, num_bytes, sha256, transfer)
+    transfer.end()
+    return len(rows)
+
+
+def _whole(store: ObjectStore, path: Path, num_bytes: int) -> tuple[int, str]:
+    """Bytes and checksum of a shard there, of which the catalog uses `num_bytes`."""
+    said = store.read_small(_checksum_of(path)) or b""
+    checksum = re.match(rb"[0-9a-f]{64}\b", said)
+    there = store.size(path.name)
+    if not checksum or there is None or there < num_bytes:
+        raise ValueError(f"{store.url} has no whole {path.name}: `fastlt push` the catalog from where its shards are.")
+    return there, checksum[0].decode()
+
+
+def _checksum_of(path: Path) -> str:
+    return f"{path.name}.sha256"

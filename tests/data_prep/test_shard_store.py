@@ -1,0 +1,99 @@
+"""Shards go to an object store and come back, whole or not at all; encode then reads them as if they had stayed."""
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.shard_store import pull, push
+from fastlt.dataset.images import read_image
+from support.catalogs import make_catalog
+from support.command import run_here
+from support.store import web_store
+
+
+def jpeg(number: int) -> bytes:
+    stream = io.BytesIO()
+    Image.effect_noise((32, 32), 50 + number).convert("RGB").save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def catalog(tmp_path) -> Path:
+    images = [("wren", jpeg(i)) for i in range(4)]
+    return make_catalog(tmp_path / "here" / "birds.sqlite", images, {"robin": ["wren"]})
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+
+
+def moved(catalog: Path, to: Path) -> Path:
+    """The catalog alone, on another machine."""
+    return Path(shutil.copy(catalog, to / catalog.name))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_shards_come_back_as_they_were(catalog, tmp_path, capsys):
+    (tmp_path / "store").mkdir()
+    words = ["push", str(catalog), f"file://{tmp_path}/store"]
+    assert run_here(words, tmp_path).returncode == 0
+    sent = (tmp_path / "store" / "00000.tar").stat().st_mtime_ns
+    again = run_here(words, tmp_path)
+    assert "sending 0 shards" in again.stdout
+    assert "1 finished shards are there" in again.stdout
+    assert (tmp_path / "store" / "00000.tar").stat().st_mtime_ns == sent
+
+    there = moved(catalog, tmp_path / "elsewhere")
+    with web_store(tmp_path / "store") as store:
+        assert run_here(["pull", str(there), store.url], tmp_path).returncode == 0
+        with Catalog(catalog) as ours, Catalog(there) as theirs:
+            assert files(ours.shards_folder) == files(theirs.shards_folder)
+            row = theirs.images().fetchone()
+            read_image(f"{theirs.shard_path(0)}#{row['offset']}+{row['num_bytes']}")
+            store.sent.clear()
+            assert pull(theirs, store.url) == 1
+            assert store.sent == []
+
+
+def test_a_push_that_was_cut_off_is_gone_on_with_and_not_pulled(catalog, tmp_path):
+    url, store = f"file://{tmp_path}/store", tmp_path / "store"
+    with Catalog(catalog) as ours, Catalog(moved(catalog, tmp_path / "elsewhere")) as theirs:
+        push(ours, url)
+        (store / "00000.tar.sha256").unlink()  # it comes last
+        (store / "00000.tar").write_bytes(b"half")
+        with pytest.raises(ValueError, match=r"has no whole 00000\.tar: `fastlt push`"):
+            pull(theirs, url)
+        assert push(ours, url) == 1
+        pull(theirs, url)
+        assert files(ours.shards_folder) == files(theirs.shards_folder)
+
+
+def test_what_is_not_a_shard_of_this_catalog_is_one_sentence(catalog, tmp_path):
+    url, tar = f"file://{tmp_path}/store", tmp_path / "store" / "00000.tar"
+    with Catalog(catalog) as ours, Catalog(moved(catalog, tmp_path / "elsewhere")) as theirs:
+        push(ours, url)
+        content = bytearray(tar.read_bytes())
+        content[1000] ^= 1
+        tar.write_bytes(content)
+        with pytest.raises(ValueError, match="has other bytes than its checksum says"):
+            pull(theirs, url)
+        assert not theirs.shard_path(0).exists()
+        tar.write_bytes(content + bytes(512))
+        with pytest.raises(ValueError, match="it is of another catalog, or damaged"):
+            push(ours, url)
+        assert tar.read_bytes() == content + bytes(512)
+        ours.shard_path(0).unlink()
+        shutil.rmtree(tmp_path / "store")
+        with pytest.raises(ValueError, match="is neither here nor at"):
+            push(ours, url)
+    for words in (["push", str(catalog), "birds"], ["pull", str(catalog), "birds"]):
+        assert "birds is no URL such as s3://" in run_here(words, tmp_path).stderr

@@ -120,7 +120,7 @@ class ObjectStore:
                 stream.seek(start)
                 content = stream.read(end - start)
         else:
-            content = self._files.cat_file(self._path(name), start, end)
+            content = self._files.cat_file(self._path(name), start=start, end=end)  # s3fs has another one second
         if len(content) != end - start:
             raise OSError(f"it ended after {start + len(content):,} bytes")
         return content

@@ -25,6 +25,8 @@ def test_help_tells_the_whole_path_in_order(capsys):
         "discover",
         "crawl",
         "merge",
+        "push",
+        "pull",
         "filter",
         "status",
         "encode",

@@ -89,6 +89,26 @@ def test_other_stores_of_fsspec(made, disk, url):
     assert contents(staged(url, disk).path) == contents(made)
 
 
+def test_a_package_with_other_parameters(made, disk):
+    """s3fs has a version between path and start."""
+    import fsspec
+    from fsspec.implementations.local import LocalFileSystem
+
+    class Versioned(LocalFileSystem):
+        protocol = "versioned"
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return path.removeprefix("versioned://")
+
+        def cat_file(self, path, version_id=None, start=None, end=None, **options):
+            assert version_id is None
+            return super().cat_file(path, start=start, end=end, **options)
+
+    fsspec.register_implementation("versioned", Versioned, clobber=True)
+    assert contents(staged(f"versioned://{made}", disk).path) == contents(made)
+
+
 def test_requests_that_fail_are_made_again(store, made, disk):
     store.failing, store.cut = 2, 2  # of five tries
     assert contents(staged(f"{store.url}/birds", disk).path) == contents(made)

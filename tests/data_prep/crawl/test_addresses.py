@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlt.data_prep.crawl.addresses import host_of, is_public, parse_url, place_of
@@ -51,6 +51,7 @@ def test_only_http_is_spoken(url):
 PARTS = ["a", "b-c", "x9", "A", "127", "xn--a", "com", ".", "..", "-", "/", "//", ":80", "?", "=", "&", "#", "%41", "é"]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["http", "https", "HTTP", "ftp"]), st.lists(st.sampled_from(PARTS), max_size=9))
 def test_urls_that_are_not_parsed_are_what_they_would_be_if_they_were(scheme, parts):
     url = f"{scheme}://{''.join(parts)}"

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlt.data_prep.catalog import Candidate, Catalog
@@ -73,6 +73,7 @@ def test_nothing_is_found_over_the_end_of_a_caption():
 WORDS = st.sampled_from(["red", "fox", "foxes", "ant", "sea", "lion", "a", "glove", "\u00e9t\u00e9", "st"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.tuples(WORDS, st.sampled_from([" ", ", ", "-", ". "]))), max_size=8))
 def test_a_batch_finds_what_each_caption_alone_has(captions):
     texts = ["".join(word + end for word, end in caption) for caption in captions]

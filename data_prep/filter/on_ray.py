@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from fastlt.data_prep.ray_cluster import ray_cluster, require_shared, unseen, wi
 from fastlt.messages import one_line
 
 _LOOK = 2.0  # seconds between looks for machines that came or went
+_PATIENCE = 30  # looks at nothing but encoders that start
 _TRIES = 5  # of a shard, each of which cost an encoder its life
 _STARTS = 2  # of an encoder in one place
 
@@ -73,7 +75,8 @@ class EncodersOnRay:
         self._idle: list[_Place] = []
         self._embedding: dict[Any, tuple[_Place, list[Batch]]] = {}
         self._failed: Counter[_Place] = Counter()
-        self._why, self._looked, self._told = "", -_LOOK, False
+        self._why, self._looked = "", -_LOOK
+        self._waits, self._told = 0, ""
         while not self.digest:
             self._look()
 
@@ -119,6 +122,9 @@ class EncodersOnRay:
             time.sleep(_LOOK)
             return []
         ended, _ = self._ray.wait(running, num_returns=1, timeout=_LOOK)
+        self._waits = 0 if ended or self._embedding else self._waits + 1
+        if self._waits == _PATIENCE:
+            self._tell("waiting for an encoder to start: perhaps other work holds the cluster's processors")
         for ready in [one for one in ended if one in self._starting]:
             self._welcome(ready)
             ended.remove(ready)
@@ -141,9 +147,12 @@ class EncodersOnRay:
             return
         if places:
             raise ValueError(f"no machine of the cluster can embed: {self._why}")
-        if not self._told:
-            print("waiting for a machine with processors to join the cluster", flush=True)
-            self._told = True
+        self._tell("waiting for a machine with processors to join the cluster")
+
+    def _tell(self, what: str) -> None:
+        if what != self._told:
+            print(what, file=sys.stderr, flush=True)
+        self._told = what
 
     def _welcome(self, ready: Any) -> None:
         """Takes an encoder that has started, or leaves it out."""

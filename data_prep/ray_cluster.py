@@ -27,7 +27,7 @@ def ray_cluster(address: str) -> Iterator[Any]:
     except ImportError:
         raise ValueError("--ray needs Ray: pip install 'fastlt[ray]' on each machine.") from None
     try:
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, logging_level="error")
     except Exception as error:  # of many kinds: no cluster, another version of Ray or Python
         raise ValueError(f"there is no Ray cluster at {address}: {one_line(error, 300)}") from None
     try:

@@ -157,5 +157,5 @@ def test_other_arithmetic_decides_otherwise_only_near_a_threshold(folder):
     found, others = one.similarity[whole], two.similarity[whole]
     for threshold in np.quantile(found, [0.1, 0.5, 0.9]):
         differ = (found > threshold) != (others > threshold)
-        assert differ.sum() <= (abs(found - threshold) < MARGIN).sum() <= len(found) / 4
+        assert differ.sum() < len(found) / 100
         assert (abs(found[differ] - threshold) < MARGIN).all()

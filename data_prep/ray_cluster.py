@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ def ray_cluster(address: str) -> Iterator[Any]:
     except ImportError:
         raise ValueError("--ray needs Ray: pip install 'fastlt[ray]' on each machine.") from None
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds: no cluster, another version of Ray or Python
         raise ValueError(f"there is no Ray cluster at {address}: {one_line(error, 300)}") from None
     try:

@@ -64,7 +64,6 @@ def test_another_version_of_ray(workshop):
     finally:
         cluster.shutdown()
     assert done.returncode == 1
-    said = f"fastlt: error: there is no Ray cluster at {address}: Version mismatch: The cluster was started with: Ray: 1.13"
-    assert done.stderr.startswith(said)
+    assert done.stderr.startswith(f"fastlt: error: there is no Ray cluster at {address}: Version mismatch: The cluster")
     assert done.stderr.count("\n") == 1
     assert not [*workshop.folder.glob("*of_another_version*")]

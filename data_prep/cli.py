@@ -24,7 +24,7 @@ from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.filter.options import EncoderOptions, FilterOptions
 from fastlt.data_prep.inputs.images import TargetImages
 from fastlt.messages import listed
-from fastlt.options import CatalogFile, Flag, OptionalFile, OptionalSource, OptionError, typed_options
+from fastlt.options import CatalogFile, Flag, OptionalAddress, OptionalFile, OptionalSource, OptionError, typed_options
 from fastlt.places import is_url
 
 if TYPE_CHECKING:
@@ -337,6 +337,9 @@ class Filter:
     --neighbors` takes it, and the loss silences the pairs so much."""
     pictures: int = 8
     """Pictures on that page for each class and reason."""
+    ray: OptionalAddress = None
+    """Embed on a Ray cluster, whose machines share a file system with the catalog's folder and all images: its address,
+    `auto` for that of this machine, or `local` for one made here."""
 
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
@@ -345,11 +348,14 @@ class Filter:
         from fastlt.data_prep.filter.filter import judge
         from fastlt.data_prep.filter.inputs import require_split
         from fastlt.data_prep.filter.judgment import summary, write_report, write_states, write_strengths
+        from fastlt.data_prep.filter.on_ray import encoder_on_ray
 
         path = self.catalog
         require_split(self.target)
         with Catalog(path) as catalog, catalog.lock("filter"):
-            judgment = judge(catalog, open_encoder(self.encoder), self.target, self.selection)
+            held = open_encoder(self.encoder)
+            with nullcontext(held) if self.ray is None else encoder_on_ray(held, self.ray) as encoder:
+                judgment = judge(catalog, encoder, self.target, self.selection)
             sheet = self.sheet or path.with_name(f"{path.stem}_sheet.html")
             if judgment.num_kept:
                 write_states(catalog, judgment)
@@ -437,6 +443,17 @@ class Encode:
     upload: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
     """Then copy OUT to this place of an object store, such as s3://bucket/birds, from which `fastlt train` can read
     it (data.path). An OUT that is there already is only copied."""
+    ray: OptionalAddress = None
+    """Read and store images on a Ray cluster, whose machines share a file system with all images: its address, `auto`
+    for that of this machine, or `local` for one made here."""
+
+    def __post_init__(self) -> None:
+        if self.check and self.ray is not None:
+            raise OptionError("--check reads OUT on this machine: leave out --ray.")
+        if self.encoding.workers and self.ray is not None:
+            raise OptionError(
+                "--workers are processes of this machine, --ray takes each core of the cluster: give one."
+            )
 
     def run(self) -> None:
         from fastlt.data_prep.encode.check import check_encoded
@@ -460,7 +477,7 @@ class Encode:
     def _encode(self) -> None:
         from fastlt.data_prep.encode.encode import encode
 
-        space = encode(self.out, self.input, self.encoding)
+        space = encode(self.out, self.input, self.encoding, self.ray)
         print(
             f"{self.out}: {space.num_targets} target and {len(space.auxiliary_names)} auxiliary classes, "
             f"{len(space.neighbors)} neighbor pairs, {sum(space.counts):,} training images"

@@ -21,6 +21,7 @@ OptionalFolder = Annotated[Path | None, arg(metavar="DIR", help_behavior_hint=""
 OptionalSource = Annotated[Path | None, arg(metavar="SOURCE", help_behavior_hint="")]
 OptionalText = Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")]
 OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="")]
+OptionalAddress = Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")]
 Names = Annotated[tuple[str, ...], arg(metavar="NAME [NAME ...]", help_behavior_hint="")]
 # Positional ones that several commands have.
 CatalogFile = Annotated[Positional[Path], arg(metavar="CATALOG")]

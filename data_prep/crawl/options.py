@@ -10,7 +10,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
 
 from fastlt.data_prep.crawl.image_options import ImageOptions
-from fastlt.options import Flag, Names, OptionalFile, OptionalSource, OptionalText, OptionError
+from fastlt.options import Flag, Names, OptionalAddress, OptionalFile, OptionalSource, OptionalText, OptionError
 
 _COLUMNS_OF_URLS = ("url_column", "label_column", "license_column", "attribution_column", "page_column")
 _COLUMNS_OF_CAPTIONS = ("url_column", "license_column", "caption_column", "similarity_column")
@@ -188,7 +188,7 @@ class CrawlOptions:
     """Enter what sources, lists and dumps offer, and fetch nothing: another run does, or several with --part."""
     part: Annotated[str | None, arg(metavar="K/N", help_behavior_hint="")] = None
     """Fetch one of several parts, such as 3/64, which share out the hosts of the catalog; `fastlt merge` joins them."""
-    ray: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="")] = None
+    ray: OptionalAddress = None
     """Fetch all parts on a Ray cluster: its address, `auto` for that of this machine, or `local` for one made here."""
     parts: int = 0
     """Parts for --ray; 0 makes one for each of its machines."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastlt.cores import available_cores
 from fastlt.data_prep.encode.estimate import announce
 from fastlt.data_prep.encode.inputs import EncodeInputs, Inputs, read_inputs
+from fastlt.data_prep.encode.on_ray import pool_on_ray
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.encode.partial_folder import PartialFolder
 from fastlt.data_prep.encode.stored_image import too_large_images
@@ -31,13 +34,16 @@ _CHUNK = 1024  # images whose headers a process looks at
 _SHOWN = 20  # images that are named
 
 
-def encode(out: Path, sources: EncodeInputs, options: EncodeOptions | None = None) -> LabelSpace:
+def encode(
+    out: Path, sources: EncodeInputs, options: EncodeOptions | None = None, ray: str | None = None
+) -> LabelSpace:
     """Writes the encoded data set `out`, or goes on where an earlier call with the same arguments was killed.
 
     Args:
         out: folder to make; must not exist. What is not complete lies in `.OUT.partial` beside it.
         sources: where the images are.
         options: how they are stored.
+        ray: address of a Ray cluster whose machines read and store images; None for processes of this machine.
 
     Raises:
         ValueError: bad inputs, broken images, another encode of `out` that did not end, no room.
@@ -51,7 +57,8 @@ def encode(out: Path, sources: EncodeInputs, options: EncodeOptions | None = Non
         with partial.lock():
             if not partial.is_complete:
                 writers += _writers(partial.path, inputs, options)
-                _write(partial, inputs, options, writers, digest)
+                with _processes(options, ray) as processes:
+                    _write(partial, inputs, options, writers, digest, processes)
             partial.publish()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -86,8 +93,31 @@ def _writers(folder: Path, inputs: Inputs, options: EncodeOptions) -> list[Split
     return writers
 
 
+class _Processes(NamedTuple):
+    """What reads images: how many processes, on how many cores."""
+
+    pool: Executor
+    number: int
+    cores: int
+
+
+@contextmanager
+def _processes(options: EncodeOptions, ray: str | None) -> Iterator[_Processes]:
+    if ray is None:
+        with process_pool("fastlt.data_prep.encode.stored_image", options.num_workers) as pool:
+            yield _Processes(pool, options.num_workers, available_cores())
+    else:
+        with pool_on_ray(ray) as spread:
+            yield _Processes(spread, spread.cores, spread.cores)
+
+
 def _write(
-    partial: PartialFolder, inputs: Inputs, options: EncodeOptions, writers: list[SplitWriter], digest: str
+    partial: PartialFolder,
+    inputs: Inputs,
+    options: EncodeOptions,
+    writers: list[SplitWriter],
+    digest: str,
+    processes: _Processes,
 ) -> None:
     """Everything but the rename."""
     for writer, (name, classes) in zip(writers, inputs.splits.items(), strict=True):
@@ -95,13 +125,12 @@ def _write(
         print(f"{name}: {len(writer.images):,} images of {len(classes):,} classes{there}", flush=True)
     missing = list(chain.from_iterable(w.images[w.done :] for w in writers))
     if missing:
-        announce(missing, options, partial.path)
+        announce(missing, options, partial.path, processes.number, processes.cores)
     broken: dict[str, str] = {}
-    with process_pool("fastlt.data_prep.encode.stored_image", options.num_workers) as pool:
-        if not options.skip_broken:
-            _refuse_too_large(missing, options, pool)
-        for writer in writers:
-            broken |= writer.write(pool, options)
+    if not options.skip_broken:
+        _refuse_too_large(missing, options, processes.pool)
+    for writer in writers:
+        broken |= writer.write(processes.pool, processes.number, options)
     if broken and not options.skip_broken:
         raise ValueError(
             f"{_broken_sentence(broken)}  {partial.path} keeps all others: repair these and run the same command "

@@ -1,8 +1,9 @@
 """One split's file, appended to in the order of its images, with a journal from which a killed encode goes on.
 
-Processes make what is stored of some images each; this process appends it. A few times a second it flushes the file to
-the disk, then the journal: a line for each such chunk, which says where the chunk ends and what it holds. What lies
-behind the last line is cut off when the encode goes on, so in the end the bytes are those of an unbroken one.
+Processes, here or on a cluster, make what is stored of some images each; this process appends it. A few times a second
+it flushes the file to the disk, then the journal: a line for each such chunk, which says where the chunk ends and what
+it holds. What lies behind the last line is cut off when the encode goes on, so in the end the bytes are those of an
+unbroken one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,8 +51,13 @@ class SplitWriter:
                 break
             self.done, self._end, self._journal_bytes = line["done"], line["end"], line["journal_bytes"]
 
-    def write(self, pool: ProcessPoolExecutor, options: EncodeOptions) -> dict[str, str]:
+    def write(self, pool: Executor, processes: int, options: EncodeOptions) -> dict[str, str]:
         """Writes what is missing, and all that is not images; returns {image: why} of the broken ones, left out.
+
+        Args:
+            pool: has images read.
+            processes: in that pool.
+            options: how images are stored.
 
         Raises:
             ValueError: a process of the pool died.
@@ -62,7 +68,7 @@ class SplitWriter:
             file.seek(self._end)
             journal.truncate(self._journal_bytes)
             journal.seek(self._journal_bytes)
-            self._append(file, journal, pool, options)
+            self._append(file, journal, self._chunks(pool, processes, options))
             broken: dict[str, str] = {}
             for line in self._lines():
                 broken |= {str(self.images[int(index)]): reason for index, reason in line["broken"].items()}
@@ -70,11 +76,11 @@ class SplitWriter:
                 self._layout.finish(file, self._end, self._records())
         return broken
 
-    def _append(self, file: BinaryIO, journal: BinaryIO, pool: ProcessPoolExecutor, options: EncodeOptions) -> None:
+    def _append(self, file: BinaryIO, journal: BinaryIO, chunks: Iterator[list[StoredImage | str]]) -> None:
         lines: list[str] = []
         done, end, committed = self.done, self._end, time.monotonic()
         progress = tqdm(total=len(self.images), initial=done, unit="image", disable=None)
-        for found in self._chunks(pool, options):
+        for found in chunks:
             records, broken = [], {}
             for index, image in enumerate(found, done):
                 if isinstance(image, str):
@@ -94,14 +100,14 @@ class SplitWriter:
                 lines.clear()
         progress.close()
 
-    def _chunks(self, pool: ProcessPoolExecutor, options: EncodeOptions) -> Iterator[list[StoredImage | str]]:
+    def _chunks(self, pool: Executor, processes: int, options: EncodeOptions) -> Iterator[list[StoredImage | str]]:
         """What is stored of the images that are missing, in order; a few chunks ahead are being made."""
         waiting: deque[tuple[int, Future]] = deque()
         try:
             for start in range(self.done, len(self.images), _CHUNK):
                 names = self.images[start : start + _CHUNK]
                 waiting.append((start, pool.submit(stored_images, names, options)))
-                if len(waiting) > 2 * options.num_workers:
+                if len(waiting) > 2 * processes:
                     yield waiting.popleft()[1].result()
             while waiting:
                 yield waiting.popleft()[1].result()

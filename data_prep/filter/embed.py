@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -26,7 +28,7 @@ from tqdm import tqdm
 from fastlt.atomic import write_text
 from fastlt.backbone.create import create_backbone
 from fastlt.classifier import device_dtype, features_of
-from fastlt.cores import keep_freed_memory
+from fastlt.cores import available_cores, keep_freed_memory
 from fastlt.data_prep.filter.embedding_store import RowStore
 from fastlt.data_prep.filter.options import EncoderOptions
 from fastlt.data_prep.perceptual.hash import perceptual_hash
@@ -36,13 +38,51 @@ from fastlt.loaders.normalize import Normalize
 from fastlt.loaders.workers import WORKERS, end_with_parent, start_server
 from fastlt.recipe import ModelRecipe
 
+_BATCHES = 32  # of images in files of their own, that make a shard
 _Sample = tuple[Tensor | None, tuple[int, int] | None, str]
 _Part = tuple[Tensor, np.ndarray, list[str]]
 """Whole images uint8 [b, 3, H, W], their hashes int64 [b, 2], and why each of B is broken or ""."""
 
 
+class Batch(NamedTuple):
+    """Images that go through an encoder together: keys int64 [B], and names as `read_pixels` takes them."""
+
+    keys: np.ndarray
+    names: list[str]
+
+
+class Embedder(Protocol):
+    """What embeds images: an `Encoder`, or several on the machines of a cluster.
+
+    Attributes:
+        title, dimension, digest: as those of an `Encoder`.
+        device: where embeddings are compared.
+    """
+
+    title: str
+    dimension: int
+    digest: str
+    device: torch.device
+
+    def embedded(self, shards: list[list[Batch]], store: RowStore, workers: int | None) -> Iterator[Embedded]:
+        """Embeds batches into the store; what it yields is on the disk.
+
+        Args:
+            shards: batches of each.
+            store: of this embedder.
+            workers: processes that read images, of each encoder; 0 for none, None for one a core.
+        """
+        ...
+
+
+Embedded = tuple[list[str], list[str]]
+"""Names of images that were embedded, and why each of them was not, or ""."""
+
+
 class Encoder:
     """A backbone with the transform its weights expect; computes in bfloat16 on a GPU, in float32 elsewhere.
+
+    A pickled one computes on the device of the process that loads it, and has its digest.
 
     Attributes:
         title: for people.
@@ -61,6 +101,7 @@ class Encoder:
         normalization: tuple[Sequence[float], Sequence[float]],
         crop_mode: str = "center",
     ) -> None:
+        self._made_of = title, backbone, size, crop, interpolation, normalization, crop_mode
         self.title = f"{title} at {size} px"
         self.transform = {"input_size": size, "crop_pct": crop, "interpolation": interpolation, "crop_mode": crop_mode}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,6 +111,47 @@ class Encoder:
         self._backbone = backbone.eval().to(self.device).to(memory_format=torch.channels_last)
         self.dimension = features_of(backbone)
         self.digest = _digest([title, self.transform, mean, std, str(self._dtype)], backbone)
+
+    def embedded(self, shards: list[list[Batch]], store: RowStore, workers: int | None) -> Iterator[Embedded]:
+        """See `Embedder`; yields batch by batch."""
+        batches = [batch for shard in shards for batch in shard]
+        for batch, (rows, why) in zip(batches, self.rows([b.names for b in batches], workers), strict=True):
+            if len(rows):
+                store.append(batch.keys[np.array([not reason for reason in why])], rows)
+            yield batch.names, why
+
+    def rows(self, batches: list[list[str]], workers: int | None) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """Of batches of images, the rows of those that are whole, [b] of `row_dtype`, and why the others are not."""
+        workers = available_cores() if workers is None else workers
+        workers = workers if len(batches) > 1 else 0  # starting them takes longer than a batch
+        shares = 1
+        if self.device.type == "cpu":
+            keep_freed_memory()
+            shares = max(workers, 1)  # a core that reads has the others wait with the model: so all read at one time
+        # They travel with the batches, not in copies.
+        parts = [[batch[at] for at in _slices(len(batch), shares)] for batch in batches]
+        if workers:
+            start_server(__name__)
+        loader = DataLoader(
+            EmbeddedImages(self.transform),
+            batch_sampler=[part for split in parts for part in split],
+            collate_fn=_collate,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_settle,
+            multiprocessing_context=WORKERS if workers else None,
+        )
+        loaded = iter(loader)
+        for split in parts:
+            pixels, hashes, why = _joined([next(loaded) for _ in split])
+            rows = np.empty(len(hashes), row_dtype(self.dimension))
+            if len(hashes):
+                rows["hashes"], rows["features"] = hashes, self(pixels).numpy()
+            yield rows, why
+
+    def __reduce__(self) -> tuple[type[Encoder], tuple[Any, ...]]:
+        title, backbone, *others = self._made_of
+        return Encoder, (title, backbone if self.device.type == "cpu" else deepcopy(backbone).cpu(), *others)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -137,20 +219,29 @@ def _digest(about: list[Any], backbone: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def open_embeddings(folder: Path, encoder: Encoder) -> RowStore:
-    """The stored embeddings of an encoder below `folder`.
+def row_dtype(dimension: int) -> np.dtype:
+    """Of what is stored of an image: unit `features` [D], and perceptual `hashes` [2] of it and of its mirror image."""
+    return np.dtype([("hashes", "<i8", (2,)), ("features", "<f2", (dimension,))])
 
-    Rows hold unit `features` [D] and perceptual `hashes` [2], of the image and of its mirror image.
-    """
+
+def open_embeddings(folder: Path, encoder: Embedder) -> RowStore:
+    """The stored embeddings of an encoder below `folder`, as rows of `row_dtype`."""
     mine = folder / encoder.digest
-    dtype = np.dtype([("hashes", "<i8", (2,)), ("features", "<f2", (encoder.dimension,))])
-    store = RowStore(mine, "embeddings", dtype)
+    store = RowStore(mine, "embeddings", row_dtype(encoder.dimension))
     write_text(mine / "encoder.txt", f"{encoder.title}\n")
+    store.add_left()
     return store
 
 
 def embed(
-    encoder: Encoder, names: Sequence[str], keys: np.ndarray, store: RowStore, batch_size: int, workers: int, what: str
+    encoder: Embedder,
+    names: Sequence[str],
+    keys: np.ndarray,
+    store: RowStore,
+    batch_size: int,
+    workers: int | None,
+    what: str,
+    shards: np.ndarray | None = None,
 ) -> dict[str, str]:
     """Embeds the images that the store lacks; what is done is on the disk batch by batch.
 
@@ -160,45 +251,50 @@ def embed(
         keys: int64 [N], unique.
         store: what they are added to.
         batch_size: images at once.
-        workers: processes that read images; 0 for none.
+        workers: see `Embedder.embedded`.
         what: for the progress bar.
+        shards: int64 [N], in which shard each image lies; None for images in files of their own.
 
     Returns:
         {name: why} of broken images, which are not in the store and so tried again another time.
     """
-    missing = np.flatnonzero(store.find(keys) < 0)
-    batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
-    workers = workers if len(batches) > 1 else 0  # starting them takes longer than a batch
-    shares = 1
-    if encoder.device.type == "cpu":
-        keep_freed_memory()
-        shares = max(workers, 1)  # a core that reads has the others wait with the model: so all read, at the same time
-    parts = [np.array_split(batch, min(shares, len(batch))) for batch in batches]
-    if workers:
-        start_server(__name__)
-    named = [[names[i] for i in part] for batch in parts for part in batch]  # they travel with it, not in copies
-    loader = DataLoader(
-        EmbeddedImages(encoder.transform),
-        batch_sampler=named,
-        collate_fn=_collate,
-        num_workers=workers,
-        pin_memory=encoder.device.type == "cuda",
-        worker_init_fn=_settle,
-        multiprocessing_context=WORKERS if workers else None,
-    )
+    if shards is None:
+        shards = np.arange(len(names)) // (_BATCHES * batch_size)
+    batches = batches_of(store.find(keys) < 0, shards, batch_size)
+    work: dict[int, list[Batch]] = {}
+    for batch in batches:
+        work.setdefault(int(shards[batch[0]]), []).append(Batch(keys[batch], [names[i] for i in batch]))
     broken: dict[str, str] = {}
-    with tqdm(desc=f"embedding {what}", total=len(missing), unit=" images", disable=None) as progress:
-        loaded = iter(loader)
-        for batch, split in zip(batches, parts, strict=True):
-            pixels, hashes, why = _joined([next(loaded) for _ in split])
-            whole = np.array([not reason for reason in why])
-            if whole.any():
-                rows = np.empty(int(whole.sum()), store.dtype)
-                rows["hashes"], rows["features"] = hashes, encoder(pixels).numpy()
-                store.append(keys[batch[whole]], rows)
-            broken |= {names[i]: reason for i, reason in zip(batch, why, strict=True) if reason}
-            progress.update(len(batch))
+    with tqdm(desc=f"embedding {what}", total=sum(map(len, batches)), unit=" images", disable=None) as progress:
+        for done, why in encoder.embedded(list(work.values()), store, workers) if work else ():
+            broken |= {name: reason for name, reason in zip(done, why, strict=True) if reason}
+            progress.update(len(done))
     return broken
+
+
+def batches_of(missing: np.ndarray, shards: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Positions of the images of each batch, shard after shard.
+
+    A batch is of one shard, and counted from its first image, missing or not: the same images go through the encoder
+    together, and so give the same features to the bit, whoever embeds which shards, and wherever an earlier run ended.
+
+    Args:
+        missing: which images to embed, bool [N].
+        shards: int64 [N].
+        batch_size: images in a batch, of which those that are not missing are left out.
+    """
+    order = np.argsort(shards, kind="stable")
+    _, starts, sizes = np.unique(shards[order], return_index=True, return_counts=True)
+    within = np.arange(len(order)) - np.repeat(starts, sizes)
+    batch = np.cumsum(within % batch_size == 0)[missing[order]]
+    chosen = order[missing[order]]
+    return np.split(chosen, np.flatnonzero(np.diff(batch)) + 1) if len(chosen) else []
+
+
+def _slices(number: int, shares: int) -> list[slice]:
+    """`number` things in up to `shares` parts of nearly the same size."""
+    ends = np.linspace(0, number, min(shares, number) + 1).round().astype(int).tolist()
+    return [slice(*both) for both in pairwise(ends)]
 
 
 def _settle(worker: int) -> None:

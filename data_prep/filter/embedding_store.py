@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fastlt.ownership import open_own
+from fastlt.atomic import publish_file
+from fastlt.ownership import make_own, open_own
 
 
 class RowStore:
     """Rows of one dtype under int64 keys, in two files that only grow: `NAME.rows` and `NAME.keys`.
 
     A key is written when its row is on the disk, so what a killed process leaves is whole up to the last key. Only
-    one process may hold a store.
+    one process may hold a store. Others leave files of rows beside it, which come whole or not at all.
+
+    Attributes:
+        left: the folder for those files.
     """
 
     def __init__(self, folder: Path, name: str, dtype: np.dtype) -> None:
@@ -29,7 +34,7 @@ class RowStore:
             file.truncate(whole * width)
         self._keys = np.fromfile(folder / f"{name}.keys", np.int64)
         self._order: np.ndarray | None = None
-        self._path = folder / f"{name}.rows"
+        self._path, self.left = folder / f"{name}.rows", folder / f"{name}_left"
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -49,6 +54,27 @@ class RowStore:
             os.fsync(file.fileno())
         self._keys, self._order = np.append(self._keys, keys), None
 
+    def add_left(self) -> None:
+        """Adds what was left for a process that was killed, but for what it had added."""
+        for part in self.left.glob(".*"):  # of a writer that was killed
+            part.unlink()
+        for path in self.left.glob("*.npy"):
+            keys, rows = self._read(path)
+            new = self.find(keys) < 0
+            self.append(keys[new], rows[new])
+            path.unlink()
+
+    def add_file(self, path: Path) -> None:
+        """Adds what `write_rows` wrote, none of which is here, and removes the file."""
+        self.append(*self._read(path))
+        path.unlink()
+
+    def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        found = np.load(path)  # no pickles
+        if found.dtype != _with_keys(self.dtype):
+            raise ValueError(f"{path} does not hold what {self._path} does: remove it.")
+        return found["key"], found["row"]
+
     def find(self, keys: np.ndarray) -> np.ndarray:
         """The row of each key, -1 where there is none; int64 [n] to int64 [n]."""
         if not len(self):
@@ -64,6 +90,22 @@ class RowStore:
         if not len(self):
             return np.empty(0, self.dtype)
         return np.memmap(self._path, self.dtype, "r", shape=len(self))
+
+
+def write_rows(path: Path, keys: np.ndarray, rows: np.ndarray) -> None:
+    """Writes rows [n] and their keys, int64 [n], for `RowStore.add_file`; several processes may write the same."""
+    whole = np.empty(len(keys), _with_keys(rows.dtype))
+    whole["key"], whole["row"] = keys, rows
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    make_own(temporary)
+    with temporary.open("wb") as file:
+        np.save(file, whole)
+    publish_file(temporary, path)
+
+
+def _with_keys(dtype: np.dtype) -> np.dtype:
+    return np.dtype([("key", "<i8"), ("row", dtype)])
 
 
 def file_keys(paths: Sequence[Path]) -> np.ndarray:

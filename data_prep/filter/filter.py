@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastlt.cores import available_cores
 from fastlt.data_prep.catalog import Catalog
-from fastlt.data_prep.filter.embed import Encoder, embed, open_embeddings
+from fastlt.data_prep.filter.embed import Embedder, embed, open_embeddings
 from fastlt.data_prep.filter.embedding_store import RowStore, file_keys
 from fastlt.data_prep.filter.inputs import SPLITS, held_out_images, read_crawled, require_split, training_images
 from fastlt.data_prep.filter.judgment import BROKEN, LIKE_ANOTHER, NEAR_DUPLICATE, TOO_FAR, TOO_NEAR, Judgment
@@ -32,7 +31,7 @@ from fastlt.data_prep.inputs.images import TargetImages, read_class_images, warn
 from fastlt.messages import listed
 
 
-def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: FilterOptions) -> Judgment:
+def judge(catalog: Catalog, encoder: Embedder, sources: TargetImages, options: FilterOptions) -> Judgment:
     """Embeds what is not embedded yet and decides about every image of the finished shards; writes no states.
 
     Args:
@@ -59,16 +58,17 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
     for what, paths in splits.items():
         warn_of_overlap(targets, paths, f"{what} images")
     folder = catalog.path.with_name(f"{catalog.path.stem}_embeddings")
-    workers = available_cores() if options.workers is None else options.workers
     with open_embeddings(folder, encoder) as store:
         training = [path for files in targets.values() for path in files]
-        readable = set(_embed_whole(encoder, training, store, options.batch_size, workers, "training"))
+        readable = set(_embed_whole(encoder, training, store, options.batch_size, options.workers, "training"))
         targets = {name: [path for path in paths if path in readable] for name, paths in targets.items()}
         if lost := [name for name, paths in targets.items() if not paths]:
             raise ValueError(f"no training image of {listed(lost)} can be read.")
         for what, paths in splits.items():
-            splits[what] = _embed_whole(encoder, paths, store, options.batch_size, workers, what)
-        broken = embed(encoder, images.names, images.keys, store, options.batch_size, workers, "auxiliary")
+            splits[what] = _embed_whole(encoder, paths, store, options.batch_size, options.workers, what)
+        broken = embed(
+            encoder, images.names, images.keys, store, options.batch_size, options.workers, "auxiliary", images.shards
+        )
         rows = store.find(images.keys)
         space = Space(store, encoder.device, [store.find(file_keys(paths)) for paths in targets.values()])
         paths = [path for split in splits.values() for path in split]
@@ -119,7 +119,7 @@ def judge(catalog: Catalog, encoder: Encoder, sources: TargetImages, options: Fi
 
 
 def _embed_whole(
-    encoder: Encoder, paths: Sequence[Path], store: RowStore, batch_size: int, workers: int, what: str
+    encoder: Embedder, paths: Sequence[Path], store: RowStore, batch_size: int, workers: int | None, what: str
 ) -> list[Path]:
     """Embeds images of targets; those that are not broken, of which it says how many there are."""
     broken = embed(encoder, [*map(str, paths)], file_keys(paths), store, batch_size, workers, what)

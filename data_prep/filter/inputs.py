@@ -31,6 +31,7 @@ class CrawledImages:
 
     ids: np.ndarray
     categories: np.ndarray
+    shards: np.ndarray
     keys: np.ndarray
     names: list[str]
 
@@ -41,13 +42,14 @@ def read_crawled(catalog: Catalog) -> CrawledImages:
     Raises:
         ValueError: there are none, or a shard is missing.
     """
-    ids, categories, keys, names, waiting = [], [], [], [], 0
+    ids, categories, shards, keys, names, waiting = [], [], [], [], [], 0
     for row in catalog.images():
         if row["shard_state"] != "done":
             waiting += 1
             continue
         ids.append(row["id"])
         categories.append(row["category"])
+        shards.append(row["shard"])
         # Of the content: ids come back in new catalogs.
         keys.append(int.from_bytes(row["sha256"][:8], "little", signed=True))
         names.append(in_tar(catalog.shard_path(row["shard"]), row["offset"], row["num_bytes"]))
@@ -60,7 +62,7 @@ def read_crawled(catalog: Catalog) -> CrawledImages:
         path = catalog.shard_path(shard["id"])
         if not path.is_file():
             raise ValueError(f"the shard {path} is missing: it moves together with its catalog.")
-    return CrawledImages(np.array(ids), np.array(categories), np.array(keys, np.int64), names)
+    return CrawledImages(np.array(ids), np.array(categories), np.array(shards), np.array(keys, np.int64), names)
 
 
 def training_images(catalog: Catalog, classes: ClassImages) -> dict[str, list[Path]]:

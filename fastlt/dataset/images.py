@@ -77,6 +77,12 @@ def in_tar(shard: Path, offset: int, num_bytes: int) -> str:
     return f"{shard}#{offset}+{num_bytes}"
 
 
+def file_of(name: ImageName) -> Path:
+    """The file that an image is, or lies in."""
+    inside = _IN_TAR.fullmatch(str(name))
+    return Path(inside[1] if inside else name)
+
+
 def read_bytes(name: ImageName) -> bytes:
     """The file that an image is named by, as it lies on disk.
 

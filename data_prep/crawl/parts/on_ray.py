@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from fastlt.data_prep.crawl.parts.lease import InUseError
 from fastlt.data_prep.crawl.parts.shares import Share
+from fastlt.data_prep.ray_cluster import ray_cluster
 from fastlt.messages import one_line
 
 _AGAIN = 5.0  # seconds until a part is tried again that another process works on, or seemed to
@@ -26,20 +27,12 @@ def crawl_on_ray(fetch: Callable[[Share], None], parts: int, address: str) -> No
     Args:
         fetch: fetches one part, on any machine; can be pickled.
         parts: how many; 0 for one on each machine.
-        address: of the cluster, "auto" for the one that this machine belongs to, or "local" for a new one here.
+        address: see `ray_cluster`.
 
     Raises:
         ValueError: there is no Ray or no cluster, or parts failed; the others are done.
     """
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("--ray needs Ray: pip install 'fastlt[ray]' on each machine.") from None
-    try:
-        ray.init(address=address, log_to_driver=False)
-    except Exception as error:  # of many kinds: no cluster, another version of Ray or Python
-        raise ValueError(f"there is no Ray cluster at {address}: {one_line(error, 300)}") from None
-    try:
+    with ray_cluster(address) as ray:
         parts = parts or sum(node["Alive"] for node in ray.nodes())
         run = ray.remote(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")(_run)
         tasks = {run.remote(fetch, share): share for share in (Share(n + 1, parts) for n in range(parts))}
@@ -51,8 +44,6 @@ def crawl_on_ray(fetch: Callable[[Share], None], parts: int, address: str) -> No
                 tqdm.write(said, end="")
                 failed += [f"{tasks[done]}: {wrong}"] if wrong else []
                 bar.update()
-    finally:
-        ray.shutdown()
     if failed:
         raise ValueError(f"{len(failed):,} of {parts:,} parts failed ({'; '.join(failed[:3])}); the others are done.")
 

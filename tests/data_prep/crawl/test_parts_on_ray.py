@@ -30,17 +30,6 @@ def images() -> dict[str, bytes]:
         return {name.replace("/", "_"): archive.read(name) for name in chosen}
 
 
-@pytest.fixture
-def cluster():
-    """Three nodes, each a raylet process with room for two parts."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
-    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    made.add_node(num_cpus=2)
-    made.add_node(num_cpus=2)
-    yield made
-    made.shutdown()
-
-
 @pytest.mark.slow
 def test_nodes_are_killed_and_every_url_has_one_outcome(tmp_path, cluster):
     content = images()

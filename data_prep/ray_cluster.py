@@ -1,0 +1,64 @@
+"""A cluster of Ray, where a stage runs on several machines: met, or one sentence why not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from fastlt.dataset.images import ImageName, file_of
+from fastlt.messages import listed, one_line
+
+
+@contextmanager
+def ray_cluster(address: str) -> Iterator[Any]:
+    """Ray, as a client of a cluster until the block ends; what runs there for it ends with it.
+
+    Args:
+        address: of the cluster, "auto" for the one that this machine belongs to, or "local" for a new one here.
+
+    Raises:
+        ValueError: there is no Ray or no cluster, or the two are of other versions.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("--ray needs Ray: pip install 'fastlt[ray]' on each machine.") from None
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # of many kinds: no cluster, another version of Ray or Python
+        raise ValueError(f"there is no Ray cluster at {address}: {one_line(error, 300)}") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def unseen(images: Sequence[ImageName]) -> list[ImageName]:
+    """Those whose files this machine does not have."""
+    return [image for image in images if not file_of(image).exists()]
+
+
+def require_shared(host: str, lacking: Sequence[ImageName]) -> None:
+    """Takes an image that a machine found broken for broken only where no machine has it.
+
+    Args:
+        host: the machine.
+        lacking: what is `unseen` there.
+
+    Raises:
+        ValueError: this machine has some of these images.
+    """
+    if here := [str(image) for image in lacking if file_of(image).exists()]:
+        raise ValueError(
+            f"{host} does not see {listed(here, 1)}, which {socket.gethostname()} has: with --ray all machines share a "
+            "file system with the images and the folder of the results, under the same paths."
+        )
+
+
+def with_whole_paths(images: Sequence[ImageName]) -> list[str]:
+    """The same, for processes that work in other folders."""
+    return [os.path.abspath(image) for image in images]

@@ -156,9 +156,9 @@ class Crawl:
         from fastlt.data_prep.crawl.plan import plan
         from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
         from fastlt.data_prep.crawl.sources import SOURCES
-        from fastlt.data_prep.crawl.sources.licenses import allowed
         from fastlt.data_prep.dumps.folder import folder_of, remove
         from fastlt.data_prep.status import shown
+        from fastlt.licenses import allowed
 
         search = self.search
         if not self.crawl.politeness.contact and not self.plan:

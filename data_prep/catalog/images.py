@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,6 +10,15 @@ from typing import NamedTuple
 
 from fastlt.data_prep.catalog.database import Database
 from fastlt.dataset.images import in_tar
+
+# Images for an encoded data set, in its order. Parameters: whether those that were not filtered are taken too, and a
+# JSON list of licenses that are not.
+_TAKEN = (
+    " FROM image_in_use AS image JOIN category ON category.id = image.category"
+    " JOIN candidate ON candidate.id = image.id"
+    " WHERE category.state = 'kept' AND (? OR image.state = 'kept')"
+    " AND license NOT IN (SELECT value FROM json_each(?)) ORDER BY category.name, image.id"
+)
 
 
 class ImageRow(NamedTuple):
@@ -125,11 +135,12 @@ class Images(Database):
             "UPDATE image SET state = ?, reason = ?, similarity = ?, nearest = ? WHERE id = ?", rows
         )
 
-    def kept_images(self, unfiltered: bool = False) -> dict[str, list[str]]:
+    def kept_images(self, unfiltered: bool = False, refused: Iterable[str] = ()) -> dict[str, list[str]]:
         """{category: [image, ...]} of the images that filter kept, as `read_image` takes them; no empty lists.
 
         Args:
             unfiltered: take every image that was crawled.
+            refused: licenses, as candidates have them, that are not taken.
 
         Raises:
             ValueError: no image, or none that was filtered, or a crawl that did not end.
@@ -145,14 +156,26 @@ class Images(Database):
         if self.shards("open"):
             raise ValueError(f"a crawl of {self.path} was interrupted: run `fastlt crawl` again to finish it.")
         classes: dict[str, list[str]] = {}
-        query = (
-            "SELECT category.name, shard, offset, num_bytes FROM image_in_use AS image"
-            " JOIN category ON category.id = image.category"
-            " WHERE category.state = 'kept' AND (? OR image.state = 'kept') ORDER BY category.name, image.id"
-        )
-        for row in self._run(query, [unfiltered]):
-            place = in_tar(self.shard_path(row["shard"]).absolute(), row["offset"], row["num_bytes"])
-            classes.setdefault(row["name"], []).append(place)
+        refused = [*refused]
+        query = f"SELECT category.name, shard, offset, num_bytes{_TAKEN}"
+        for row in self._run(query, [unfiltered, json.dumps(refused)]):
+            classes.setdefault(row["name"], []).append(self._place(row))
+        if not classes and refused:
+            raise ValueError(f"no image of {self.path} has a license that is allowed: see --licenses.")
         if not classes:
             raise ValueError(f"no image of {self.path} was kept: run `fastlt filter` with other thresholds.")
         return classes
+
+    def licenses_of_kept(self, unfiltered: bool = False) -> dict[str, int]:
+        """{license: images} of what `kept_images` takes; "" for none."""
+        query = f"SELECT license, count(*) AS number FROM (SELECT license{_TAKEN}) GROUP BY 1"
+        return {row["license"]: row["number"] for row in self._run(query, [unfiltered, "[]"])}
+
+    def credits(self, unfiltered: bool = False, refused: Iterable[str] = ()) -> Iterator[tuple[str, sqlite3.Row]]:
+        """(image, what is known of where it comes from) of what `kept_images` takes, in its order, one at a time."""
+        about = "category.name, shard, offset, num_bytes, url, page, attribution, license, source"
+        for row in self._run(f"SELECT {about}{_TAKEN}", [unfiltered, json.dumps([*refused])]):
+            yield self._place(row), row
+
+    def _place(self, row: sqlite3.Row) -> str:
+        return in_tar(self.shard_path(row["shard"]).absolute(), row["offset"], row["num_bytes"])

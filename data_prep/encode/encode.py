@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from fastlt.data_prep.encode.credits import credit
 from fastlt.data_prep.encode.estimate import announce
 from fastlt.data_prep.encode.inputs import EncodeInputs, Inputs, read_inputs
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.encode.partial_folder import PartialFolder
 from fastlt.data_prep.encode.stored_image import too_large_images
 from fastlt.data_prep.encode.writer import SplitWriter
+from fastlt.dataset.card import write_card
 from fastlt.dataset.encoded import FORMATS, Split, manifest_json
 from fastlt.dataset.images import ImageName
 from fastlt.label_space import LabelSpace
@@ -50,7 +52,9 @@ def encode(out: Path, sources: EncodeInputs, options: EncodeOptions | None = Non
         with partial.lock():
             if not partial.is_complete:
                 writers += _writers(partial.path, inputs, options)
-                _write(partial, inputs, options, writers, digest)
+                _write(partial, inputs, sources, options, writers, digest)
+            if sources.catalog:
+                write_card(partial.path)
             partial.publish()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -79,7 +83,12 @@ def _writers(folder: Path, inputs: Inputs, options: EncodeOptions) -> list[Split
 
 
 def _write(
-    partial: PartialFolder, inputs: Inputs, options: EncodeOptions, writers: list[SplitWriter], digest: str
+    partial: PartialFolder,
+    inputs: Inputs,
+    sources: EncodeInputs,
+    options: EncodeOptions,
+    writers: list[SplitWriter],
+    digest: str,
 ) -> None:
     """Everything but the rename."""
     for writer, (name, classes) in zip(writers, inputs.splits.items(), strict=True):
@@ -109,7 +118,12 @@ def _write(
         with writer.file.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         splits[name] = Split(writer.file.name, counts, writer.file.stat().st_size, sha256)
-    partial.complete(manifest_json(options.format, splits, _settings(options, digest, sorted(broken))))
+    settings = _settings(options, digest, sorted(broken))
+    if sources.own_license:
+        settings["own_license"] = sources.own_license
+    if sources.catalog:
+        settings["catalog"] = credit(partial.path, kept, sources)
+    partial.complete(manifest_json(options.format, splits, settings))
 
 
 def _refuse_too_large(images: list[ImageName], options: EncodeOptions, pool: Executor) -> None:

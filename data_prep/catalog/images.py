@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fastlt.atomic import write_text
+from fastlt.data_prep.catalog import schema
 from fastlt.data_prep.catalog.database import Database
 from fastlt.dataset.images import in_tar
 
@@ -36,10 +38,11 @@ class ImageRow(NamedTuple):
 
 
 class SameBytes(NamedTuple):
-    """An image that was made of certain bytes, and whether its candidate has been dropped since."""
+    """An image that was made of certain bytes, and whether its candidate has been dropped since, or was removed."""
 
     id: int
     is_dropped: bool
+    is_removed: bool
 
 
 class Images(Database):
@@ -53,6 +56,10 @@ class Images(Database):
     def shard_path(self, shard: int) -> Path:
         """The file of a finished shard."""
         return self.shards_folder / f"{shard:05d}.tar"
+
+    def open_shard_path(self, shard: int) -> Path:
+        """The file of a shard that is not finished."""
+        return self.shards_folder / f".{shard:05d}.tar.partial"
 
     def shards(self, state: str) -> list[sqlite3.Row]:
         """The shards of a state, "open" or "done", by id."""
@@ -76,10 +83,18 @@ class Images(Database):
         for name, column in (("licenses", "license"), ("sources", "source"), ("categories", "category.name")):
             query = (
                 f"SELECT {column}, count(*) FROM image JOIN candidate USING (id) JOIN category"
-                " ON category.id = image.category WHERE shard = ? GROUP BY 1 ORDER BY 2 DESC"
+                " ON category.id = image.category WHERE shard = ?"
+                f" AND candidate.reason NOT LIKE '{schema.REMOVED}%' GROUP BY 1 ORDER BY 2 DESC"
             )
             found[name] = dict(self._run(query, [shard]).fetchall())
         return found
+
+    def write_shard_statistics(self, shard: int) -> None:
+        """Writes what a shard holds into a file beside it."""
+        (row,) = self._run("SELECT num_bytes FROM shard WHERE id = ?", [shard])
+        counts = self.shard_counts(shard)
+        statistics = {"images": sum(counts["licenses"].values()), "bytes": row["num_bytes"]} | counts
+        write_text(self.shards_folder / f"{shard:05d}_stats.json", json.dumps(statistics, indent=1))
 
     def add_images(self, rows: Iterable[ImageRow]) -> None:
         """Adds images that lie in shards."""
@@ -91,9 +106,12 @@ class Images(Database):
 
     def image_of_bytes(self, sha256: bytes) -> SameBytes | None:
         """The image that was made of these bytes."""
-        query = "SELECT id, candidate.state != 'fetched' FROM image JOIN candidate USING (id) WHERE sha256 = ?"
-        row = self._run(query, [sha256]).fetchone()
-        return SameBytes(row[0], bool(row[1])) if row else None
+        query = (
+            "SELECT id, candidate.state != 'fetched', candidate.reason = ? FROM image JOIN candidate USING (id)"
+            " WHERE sha256 = ?"
+        )
+        row = self._run(query, [schema.REMOVED, sha256]).fetchone()
+        return SameBytes(row[0], bool(row[1]), bool(row[2])) if row else None
 
     def forget_images(self, images: Iterable[int]) -> None:
         """Others are to take the place of these images, whose candidates were dropped."""

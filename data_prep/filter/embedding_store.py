@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from fastlt.atomic import write_text
 from fastlt.ownership import open_own
+
+_NOBODY = -(2**63)  # the key of a row that was erased
 
 
 class RowStore:
@@ -22,6 +25,7 @@ class RowStore:
     def __init__(self, folder: Path, name: str, dtype: np.dtype) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.dtype = dtype
+        write_text(folder / f"{name}.width", f"{dtype.itemsize}\n")  # for who erases rows without knowing what they are
         self._files = tuple(open_own(folder / f"{name}.{part}", "ab") for part in ("rows", "keys"))
         widths = dtype.itemsize, 8
         whole = min(os.fstat(f.fileno()).st_size // width for f, width in zip(self._files, widths, strict=True))
@@ -64,6 +68,40 @@ class RowStore:
         if not len(self):
             return np.empty(0, self.dtype)
         return np.memmap(self._path, self.dtype, "r", shape=len(self))
+
+
+def erase_rows(folder: Path, keys: np.ndarray) -> dict[Path, str]:
+    """Overwrites the rows of these keys in all stores below a folder, which nobody holds; {store: what was done}.
+
+    A store of an older fastlt, which does not say how wide its rows are, is deleted: filter makes it again.
+    """
+    done = {}
+    for file in sorted(folder.rglob("*.keys")):
+        store, rows = file.with_suffix(""), file.with_suffix(".rows")
+        stored = np.fromfile(file, np.int64)
+        at = np.flatnonzero(np.isin(stored, keys))
+        if not len(at):
+            continue
+        if not file.with_suffix(".width").is_file():
+            file.unlink()
+            rows.unlink()
+            done[store] = "deleted, `fastlt filter` embeds again"
+            continue
+        width = int(file.with_suffix(".width").read_text())
+        for path, what, size in ((rows, bytes(width), width), (file, np.int64(_NOBODY).tobytes(), 8)):  # keys last
+            with open_own(path, "r+b") as stream:
+                for row in at.tolist():
+                    stream.seek(row * size)
+                    stream.write(what)
+                stream.flush()
+                os.fsync(stream.fileno())
+        done[store] = f"{len(at):,} rows overwritten"
+    return done
+
+
+def image_keys(sha256: Iterable[bytes]) -> np.ndarray:
+    """Keys int64 [N] of crawled images: of the content, as ids come back in new catalogs."""
+    return np.array([int.from_bytes(digest[:8], "little", signed=True) for digest in sha256], np.int64)
 
 
 def file_keys(paths: Sequence[Path]) -> np.ndarray:

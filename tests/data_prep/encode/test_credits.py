@@ -115,7 +115,7 @@ def test_the_card_counts_licenses_and_holds_no_markup_of_others(folder):
         "| train | 12 | 5 | `train.tar` |",
     ):
         assert row in body, body
-    assert "3 pairs of a target" in body
+    assert "3 pairs\nof a target" in body
     assert "Fetched: 6 from test." in body
     assert "gamma2 0.9" in body
     assert "Dates: 20" in body

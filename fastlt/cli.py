@@ -22,6 +22,7 @@ from fastlt.options import (
     Flag,
     OptionalFile,
     OptionalFolder,
+    OptionalText,
     OptionError,
     RunFolder,
     RunFolders,
@@ -147,7 +148,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Export:
-    """Write the target classes of a run as a model that plain timm loads, with the lines that load it."""
+    """Write the target classes of a run as a model that plain timm loads, with the lines that load it and a card."""
 
     run_folder: RunFolder
     """The folder of the run."""
@@ -155,6 +156,10 @@ class Export:
     """The folder to make (default: RUN/export)."""
     weights: Literal["last", "best"] = "last"
     """Which weights to export."""
+    license: OptionalText = None
+    """The license of the model, for its card."""
+    onnx: Flag = False
+    """Write model.onnx too, and compare what onnxruntime makes of it with what torch does."""
 
     def run(self) -> None:
         from fastlt import run_folder
@@ -163,7 +168,12 @@ class Export:
         from fastlt.evaluation.export import export  # imports torch, which takes seconds
         from fastlt.evaluation.finished_run import FinishedRun
 
-        files = export(FinishedRun(self.run_folder, self.weights), self.out or self.run_folder / "export")
+        files = export(
+            FinishedRun(self.run_folder, self.weights),
+            self.out or self.run_folder / "export",
+            self.license or "",
+            self.onnx,
+        )
         print(f"written: {', '.join(map(str, files))} ({self.weights} weights)")
         print(f"try it:  python {files[-1]} IMAGE")
 

@@ -179,6 +179,32 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Publish:
+    """Push an exported model or an encoded data set to a hub, with its card, after asking.
+
+    Refuses what is not whole, and images whose licenses forbid it. The token comes from HF_TOKEN.
+    """
+
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """What `fastlt export` or `fastlt encode` made."""
+    to: Annotated[str, arg(metavar="OWNER/NAME")]
+    """The repository, made if there is none."""
+    endpoint: Annotated[str, arg(metavar="URL", help_behavior_hint="")] = ""
+    """The hub (default: $HF_ENDPOINT, or Hugging Face)."""
+    private: Flag = False
+    """Have nobody else see it."""
+    own_license: Annotated[str, arg(metavar="NAME", help_behavior_hint="")] = ""
+    """The license of the images of a data set that you brought yourself, unless encode was told."""
+    yes: Flag = False
+    """Do not ask."""
+
+    def run(self) -> None:
+        from fastlt.publish import publish
+
+        print(publish(self.folder, self.to, self.endpoint, self.private, self.own_license, self.yes))
+
+
+@dataclass(frozen=True)
 class Report:
     """Draw a page about one run or several: classes, curves, accuracy, mistakes, calibration, speed.
 
@@ -302,6 +328,7 @@ COMMANDS: dict[str, dict[str, type[Command]]] = {
         "train": Train,
         "evaluate": Evaluate,
         "export": Export,
+        "publish": Publish,
         "report": Report,
     },
     "to find out what helps": {"study": Study, "granularity": Granularity},

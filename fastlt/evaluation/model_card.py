@@ -121,8 +121,8 @@ def _accuracies(run: FinishedRun) -> list[str]:
         "",
         f"In percent: means of the accuracies of all classes, of those with more than {MANY_SHOT_ABOVE} training",
         f"images, with {FEW_SHOT_BELOW} to {MANY_SHOT_ABOVE}, and with fewer; and the accuracy over all images. ECE",
-        "and MCE are the expected and the largest difference between what the softmax says and how often that is right,",
-        "in 15 bins.",
+        "and MCE are the expected and the largest difference between what the softmax says and how often that is",
+        "right, in 15 bins.",
     ]
 
 

@@ -93,7 +93,8 @@ class Hub:
             files = [self._mode(file) for file in json.loads(body)["files"]]
             return self._json({"files": files})
         if rest[:1] == ["commit"]:
-            return self._commit(repository, body)
+            where = f"{self.url}/{'datasets/' * (kind == 'datasets')}{name}"
+            return self._commit(repository, where, body)
         return self._json({"id": name, "private": repository["private"], "sha": "a" * 40, "siblings": []})
 
     def _json(self, value: Any) -> tuple[int, bytes, dict[str, str]]:
@@ -111,7 +112,7 @@ class Hub:
             else found | {"actions": {"upload": {"href": f"{self.url}/large/{asked['oid']}"}}}
         )
 
-    def _commit(self, repository: dict[str, Any], body: bytes) -> tuple[int, bytes, dict[str, str]]:
+    def _commit(self, repository: dict[str, Any], where: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
         for line in body.decode().splitlines():
             entry = json.loads(line)
             value = entry["value"]
@@ -122,7 +123,7 @@ class Hub:
                 repository["files"][value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 repository["files"][value["path"]] = self._large[value["oid"]]
-        return self._json({"commitUrl": f"{self.url}/commit/1", "commitOid": "b" * 40, "success": True})
+        return self._json({"commitUrl": f"{where}/commit/{'b' * 40}", "commitOid": "b" * 40, "success": True})
 
     def _file(self, parts: list[str]) -> tuple[int, bytes, dict[str, str]]:
         at = parts.index("resolve")

@@ -45,7 +45,6 @@ def _credits(catalog: Catalog, kept: Inputs, sources: EncodeInputs) -> Iterator[
                     f"{catalog.path} has changed since the encoding began, it has no {image} of {name!r} any more: "
                     "remove what is unfinished, and encode again."
                 )
-            said = (row[column] for column in ("url", "page", "attribution"))
             license = normalize(row["license"]) or row["license"]
-            yield Credit(name, index, *said, license, row["source"])
+            yield Credit(name, index, row["url"], row["page"], row["attribution"], license, row["source"])
             index += 1

@@ -72,5 +72,5 @@ def _file_at(file: BinaryIO, start: int) -> tuple[str, int]:
     file.seek(start)
     info = tarfile.TarInfo.frombuf(file.read(_BLOCK), "utf-8", "surrogateescape")
     if info.type != tarfile.REGTYPE or info.size < 0:
-        raise tarfile.InvalidHeaderError("what lies there is no plain file")
+        raise tarfile.HeaderError("what lies there is no plain file")
     return info.name, start + _BLOCK + info.size + -info.size % _BLOCK

@@ -17,10 +17,10 @@ _LONGEST = 10_000  # characters of a cell
 
 
 class Credit(NamedTuple):
-    """A row; `index` counts the training images of the data set from 0."""
+    """A row; `sample` counts the training images of the data set from 0, the column is called index."""
 
     class_name: str
-    index: int
+    sample: int
     url: str
     page: str
     attribution: str

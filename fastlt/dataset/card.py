@@ -51,7 +51,7 @@ def contents(data: EncodedDataset) -> Contents:
     for credit in read_credits(data.path):
         licenses[credit.license] += 1
         sources[credit.source] += 1
-        last = credit.index
+        last = credit.sample
     if last >= len(labels):
         raise ValueError(f"{data.path / FILE} is of another data set: it has an image {last:,} of {len(labels):,}.")
     number = sum(sum(split.counts) for split in data.splits.values())

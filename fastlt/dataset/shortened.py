@@ -34,7 +34,7 @@ def shorten(path: Path, is_dropped: Callable[[Credit], bool]) -> str:
     path = path.resolve()
     finish_swap(path)
     data = EncodedDataset.open(path)
-    dropped = np.array([credit.index for credit in read_credits(path) if is_dropped(credit)], np.int64)
+    dropped = np.array([credit.sample for credit in read_credits(path) if is_dropped(credit)], np.int64)
     if not len(dropped):
         return f"{path}: holds none of what was removed"
     labels = data.split("train").labels()
@@ -155,8 +155,8 @@ def _stored(data: EncodedDataset, stream: Any, place: Place) -> StoredImage:
 def _kept_credits(path: Path, dropped: np.ndarray) -> Iterator[Credit]:
     gone = set(dropped.tolist())
     for credit in read_credits(path):
-        if credit.index not in gone:
-            yield credit._replace(index=credit.index - int(np.searchsorted(dropped, credit.index)))
+        if credit.sample not in gone:
+            yield credit._replace(sample=credit.sample - int(np.searchsorted(dropped, credit.sample)))
 
 
 def _link(source: Path, target: Path) -> None:

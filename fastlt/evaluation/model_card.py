@@ -56,6 +56,7 @@ def model_card(run: FinishedRun, description: Mapping[str, Any], license: str, o
         "## How good it is",
         "",
         *_accuracies(run),
+        *_calibration(description),
         "",
         "## What it was trained from",
         "",
@@ -123,6 +124,16 @@ def _accuracies(run: FinishedRun) -> list[str]:
         f"images, with {FEW_SHOT_BELOW} to {MANY_SHOT_ABOVE}, and with fewer; and the accuracy over all images. ECE",
         "and MCE are the expected and the largest difference between what the softmax says and how often that is",
         "right, in 15 bins.",
+    ]
+
+
+def _calibration(description: Mapping[str, Any]) -> list[str]:
+    if not (temperature := description.get("temperature")):
+        return []
+    return [
+        "",
+        f"Probabilities are calibrated on validation images: logits are divided by {temperature:.4g} before the"
+        " softmax. `load.py` does that; timm and ONNX give the logits as they are.",
     ]
 
 

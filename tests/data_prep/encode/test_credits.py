@@ -61,8 +61,8 @@ def test_each_crawled_image_has_its_row_in_the_encoded_order(folder, form):
     assert status == 0, said
     rows = list(read_credits(folder / "out"))
     assert [row.class_name for row in rows] == ["fox", "fox", "lynx", "lynx", "wolf", "wolf"]
-    assert [row.index for row in rows] == [6, 7, 8, 9, 10, 11]
-    number = {row.index: int(row.url.rpartition("/")[2]) for row in rows}
+    assert [row.sample for row in rows] == [6, 7, 8, 9, 10, 11]
+    number = {row.sample: int(row.url.rpartition("/")[2]) for row in rows}
     assert [number[index] for index in range(6, 12)] == [5, 6, 1, 2, 3, 4]
     assert rows[1] == Credit("fox", 7, "http://images.test/6", "http://pages.test/7", "'@Eve", "cc-by-4.0", "test")
     data = EncodedDataset.open(folder / "out")
@@ -81,9 +81,9 @@ def test_what_a_broken_image_moves(folder):
     status, said = encode(folder, "out", "--format", "webdataset", "--skip-broken")
     assert status == 0, said
     rows = list(read_credits(folder / "out"))
-    assert [(row.index, row.url[-1]) for row in rows] == [(6, "6"), (7, "1"), (8, "2"), (9, "3"), (10, "4")]
+    assert [(row.sample, row.url[-1]) for row in rows] == [(6, "6"), (7, "1"), (8, "2"), (9, "3"), (10, "4")]
     names = EncodedDataset.open(folder / "out").image_names("train")
-    assert [read_bytes(names[row.index]) for row in rows] == [jpeg(int(row.url[-1])) for row in rows]
+    assert [read_bytes(names[row.sample]) for row in rows] == [jpeg(int(row.url[-1])) for row in rows]
 
 
 def test_no_cell_is_a_formula_and_no_row_more_than_a_line(folder):

@@ -129,9 +129,9 @@ def all_sets(folder: Path) -> dict[str, list[str]]:
             names = data.image_names("train")
             assert len(names) == 2 + len(rows)
             for row in rows:
-                assert data.label_space.names[data.split("train").labels()[row.index]] == row.class_name
+                assert data.label_space.names[data.split("train").labels()[row.sample]] == row.class_name
                 stored = webdataset_sample(folder, row.url)
-                assert read_bytes(names[row.index]) == stored
+                assert read_bytes(names[row.sample]) == stored
     return found
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fastlt.evaluation.export import export
 from fastlt.evaluation.finished_run import FinishedRun
+from fastlt.evaluation.model_card import model_card
 from fastlt.run_folder import RunFolder
 from support.command import run_here
 from support.crawling import photograph
@@ -127,6 +128,13 @@ def test_the_card_tells_what_is_known_and_nothing_of_the_disk(tmp_path):
     recipe = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
     assert recipe["optimizer"]["epochs"] == 3
     assert "path" not in recipe["data"]
+
+
+def test_the_card_says_how_to_calibrate(tmp_path):
+    run = finished(tmp_path / "run", "resnet18", CASES["resnet18"][0], 32)
+    description = {"image_size": 32, "epoch": 3, "weights": "last"}
+    assert "divided by 1.25 before the softmax" in model_card(run, description | {"temperature": 1.25}, "")
+    assert "divided by" not in model_card(run, description | {"temperature": None}, "")
 
 
 def test_adaptformer_is_left_to_its_own_lines(tmp_path):

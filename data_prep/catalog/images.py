@@ -38,7 +38,11 @@ class ImageRow(NamedTuple):
 
 
 class SameBytes(NamedTuple):
-    """An image that was made of certain bytes, and whether its candidate has been dropped since, or was removed."""
+    """An image that was made of certain bytes, and whether its candidate has been dropped since, or was removed.
+
+    One that went for its license or category, and whose bytes are still to be overwritten, counts as there: its row
+    says where they are.
+    """
 
     id: int
     is_dropped: bool
@@ -107,8 +111,8 @@ class Images(Database):
     def image_of_bytes(self, sha256: bytes) -> SameBytes | None:
         """The image that was made of these bytes."""
         query = (
-            "SELECT id, candidate.state != 'fetched', candidate.reason = ? FROM image JOIN candidate USING (id)"
-            " WHERE sha256 = ?"
+            f"SELECT id, candidate.state != 'fetched' AND candidate.reason NOT LIKE '{schema.REMOVED} (%',"
+            " candidate.reason = ? FROM image JOIN candidate USING (id) WHERE sha256 = ?"
         )
         row = self._run(query, [schema.REMOVED, sha256]).fetchone()
         return SameBytes(row[0], bool(row[1]), bool(row[2])) if row else None

@@ -300,6 +300,22 @@ def _kill_at(steps: int) -> None:
     Catalog.mark_removed, Catalog.reject_category = counted(Catalog.mark_removed), counted(Catalog.reject_category)
 
 
+def test_what_is_still_to_be_overwritten_is_not_forgotten(folder):
+    """Remove was killed after it marked an image; a crawl meets the same bytes elsewhere; remove again."""
+    keep_before(folder)
+    with Catalog(folder / "c.sqlite") as catalog, catalog.transaction():
+        catalog.mark_removed([6], "license")
+    with Web(site) as web:
+        write_list(folder / "list.csv", [(f"http://{web.hosts[0]}/again5.jpg", "wolf", "cc0-1.0", "Dan")])
+        words = command(folder / "c.sqlite", "--urls", folder / "list.csv")
+        assert subprocess.run(words, capture_output=True, timeout=120).returncode == 0
+        assert outcomes(folder / "c.sqlite")["again5.jpg"] == "dropped: duplicate"
+        assert type_here(folder, "remove", "c.sqlite")[0] == 0
+        assert not [name for name in bytes_left(folder, 5) if name.startswith("c_shards")]
+        assert subprocess.run(words, capture_output=True, timeout=120).returncode == 0
+        assert outcomes(folder / "c.sqlite")["again5.jpg"] == "fetched"
+
+
 def test_an_unfinished_shard(folder):
     """A crawl that was killed left it open, with bytes at its end that were not committed."""
     shard = folder / "c_shards" / "00002.tar"

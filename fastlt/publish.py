@@ -183,32 +183,24 @@ def _pushed(parcel: Parcel, folder: Path, repository: str, endpoint: str, privat
     secrets = Secrets([token])
     api = HfApi(endpoint=endpoint, token=token)
 
-    def tried(call: Callable[[], Any]) -> Any:
+    def tried(call: Callable[[], Any], may_be_missing: bool = False) -> Any:
         try:
             return call()
         except Exception as error:  # of many kinds, by versions of huggingface_hub
-            if _status(error) == 404:
-                raise FileNotFoundError from None
-            why = secrets.hide(one_line(error, 400)).rstrip(".")
+            if may_be_missing and getattr(getattr(error, "response", None), "status_code", 0) == 404:
+                return None
+            why = one_line(secrets.hide(str(error)), 400).rstrip(".")
             raise ValueError(f"{shown_url(endpoint)} did not take {repository}: {why}.") from None
 
-    try:
-        found = tried(lambda: api.repo_info(repository, repo_type=parcel.kind))
-        if private and not found.private:
-            raise ValueError(f"{repository} is there, and everybody sees it: make it private first, or take another.")
-    except FileNotFoundError:
+    found = tried(lambda: api.repo_info(repository, repo_type=parcel.kind), may_be_missing=True)
+    if found is None:
         tried(lambda: api.create_repo(repository, repo_type=parcel.kind, private=private, exist_ok=True))
+    elif private and not found.private:
+        raise ValueError(f"{repository} is there, and everybody sees it: make it private first, or take another.")
     operations = [CommitOperationAdd(name, what) for name, what in _openable(parcel.files).items()]
     message = f"{folder.absolute().name}, by fastlt publish"
-    try:
-        done = tried(lambda: api.create_commit(repository, operations, commit_message=message, repo_type=parcel.kind))
-    except FileNotFoundError:
-        raise ValueError(f"{shown_url(endpoint)} has no {repository} that this token may write to.") from None
+    done = tried(lambda: api.create_commit(repository, operations, commit_message=message, repo_type=parcel.kind))
     return f"published: {secrets.hide(str(done.commit_url))}"
-
-
-def _status(error: Exception) -> int:
-    return getattr(getattr(error, "response", None), "status_code", 0)
 
 
 def _openable(files: Mapping[str, Path | bytes]) -> dict[str, str | bytes]:

@@ -1,4 +1,4 @@
-"""The data stages as commands: discover, crawl, merge, push, pull, filter, status, encode."""
+"""The data stages as commands: discover, crawl, merge, push, pull, filter, status, encode, remove."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from fastlt.data_prep.encode.inputs import EncodeInputs
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.filter.options import EncoderOptions, FilterOptions
 from fastlt.data_prep.inputs.images import TargetImages
+from fastlt.data_prep.remove.wanted import Wanted
 from fastlt.messages import listed
 from fastlt.options import CatalogFile, Flag, OptionalAddress, OptionalFile, OptionalSource, OptionError, typed_options
 from fastlt.places import is_url
@@ -157,9 +158,9 @@ class Crawl:
         from fastlt.data_prep.crawl.plan import plan
         from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
         from fastlt.data_prep.crawl.sources import SOURCES
-        from fastlt.data_prep.crawl.sources.licenses import allowed
         from fastlt.data_prep.dumps.folder import folder_of, remove
         from fastlt.data_prep.status import shown
+        from fastlt.licenses import allowed
 
         search = self.search
         if not self.crawl.politeness.contact and not self.plan:
@@ -484,6 +485,32 @@ class Encode:
         )
 
 
+@dataclass(frozen=True)
+class Remove:
+    """Take images out for good: by URL, author, license or category, from catalog, shards and encoded data sets.
+
+    What is removed is overwritten, and not fetched again. If it is interrupted, run the same command again.
+    """
+
+    catalog: CatalogFile
+    """The catalog file."""
+    wanted: Annotated[OmitArgPrefixes[Wanted], arg(name="")] = field(default_factory=Wanted)
+    encoded: Annotated[tuple[Path, ...], arg(metavar="FOLDER [FOLDER ...]", help_behavior_hint="")] = ()
+    """Encoded data sets that were made from this catalog: each is written anew without all that was ever removed."""
+    dry_run: Flag = False
+    """Only say what would be removed."""
+
+    def run(self) -> None:
+        from fastlt.data_prep.catalog import Catalog
+        from fastlt.data_prep.remove.remove import remove
+
+        with Catalog(self.catalog) as catalog, catalog.lock("remove"):
+            said, left = remove(catalog, self.wanted, self.encoded, self.dry_run)
+        print("\n".join(said))
+        if left:
+            raise ValueError(f"left to do: {'; '.join(left)}.")
+
+
 COMMANDS = {
     "discover": Discover,
     "crawl": Crawl,
@@ -493,4 +520,5 @@ COMMANDS = {
     "filter": Filter,
     "status": Status,
     "encode": Encode,
+    "remove": Remove,
 }

@@ -22,6 +22,7 @@ from fastlt.options import (
     Flag,
     OptionalFile,
     OptionalFolder,
+    OptionalText,
     OptionError,
     RunFolder,
     RunFolders,
@@ -149,7 +150,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Export:
-    """Write the target classes of a run as a model that plain timm loads, with the lines that load it."""
+    """Write the target classes of a run as a model that plain timm loads, with the lines that load it and a card."""
 
     run_folder: RunFolder
     """The folder of the run."""
@@ -157,6 +158,10 @@ class Export:
     """The folder to make (default: RUN/export)."""
     weights: Literal["last", "best"] = "last"
     """Which weights to export."""
+    license: OptionalText = None
+    """The license of the model, for its card."""
+    onnx: Flag = False
+    """Write model.onnx too, and compare what onnxruntime makes of it with what torch does."""
 
     def run(self) -> None:
         from fastlt import run_folder
@@ -165,9 +170,40 @@ class Export:
         from fastlt.evaluation.export import export  # imports torch, which takes seconds
         from fastlt.evaluation.finished_run import FinishedRun
 
-        files = export(FinishedRun(self.run_folder, self.weights), self.out or self.run_folder / "export")
+        files = export(
+            FinishedRun(self.run_folder, self.weights),
+            self.out or self.run_folder / "export",
+            self.license or "",
+            self.onnx,
+        )
         print(f"written: {', '.join(map(str, files))} ({self.weights} weights)")
         print(f"try it:  python {files[-1]} IMAGE")
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Push an exported model or an encoded data set to a hub, with its card, after asking.
+
+    Refuses what is not whole, and images whose licenses forbid it. The token comes from HF_TOKEN.
+    """
+
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """What `fastlt export` or `fastlt encode` made."""
+    to: Annotated[str, arg(metavar="OWNER/NAME")]
+    """The repository, made if there is none."""
+    endpoint: Annotated[str, arg(metavar="URL", help_behavior_hint="")] = ""
+    """The hub (default: $HF_ENDPOINT, or Hugging Face)."""
+    private: Flag = False
+    """Have nobody else see it."""
+    own_license: Annotated[str, arg(metavar="NAME", help_behavior_hint="")] = ""
+    """The license of the images of a data set that you brought yourself, unless encode was told."""
+    yes: Flag = False
+    """Do not ask."""
+
+    def run(self) -> None:
+        from fastlt.publish import publish
+
+        print(publish(self.folder, self.to, self.endpoint, self.private, self.own_license, self.yes))
 
 
 @dataclass(frozen=True)
@@ -285,7 +321,8 @@ class Demo:
 # In the order in which they are used.
 COMMANDS: dict[str, dict[str, type[Command]]] = {
     "from class names to images that look like your classes": {
-        name: data_prep.COMMANDS[name] for name in ("discover", "crawl", "merge", "push", "pull", "filter", "status")
+        name: data_prep.COMMANDS[name]
+        for name in ("discover", "crawl", "merge", "push", "pull", "filter", "status", "remove")
     },
     "from images to a classifier": {
         "encode": data_prep.COMMANDS["encode"],
@@ -294,6 +331,7 @@ COMMANDS: dict[str, dict[str, type[Command]]] = {
         "train": Train,
         "evaluate": Evaluate,
         "export": Export,
+        "publish": Publish,
         "report": Report,
     },
     "to find out what helps": {"study": Study, "granularity": Granularity},

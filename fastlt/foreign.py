@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from fastlt.messages import harmless
+from fastlt.messages import harmless, one_line
 
 DEPTH = 64  # lists and objects inside each other; what people exchange has ten at most
 MOST_VALUES = 2**20  # of a server's answer: a megabyte of {}, takes 25 in memory
@@ -191,3 +191,8 @@ def require_class_name(name: object) -> None:
 def table_cell(text: str) -> str:
     """A text for a CSV file: with an apostrophe before what a spreadsheet would take for a formula."""
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+
+
+def markdown(text: str, most: int = 100) -> str:
+    """A text on one line of a Markdown page or in a cell of its tables, in which nothing is a mark or a tag."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~$&:@/])", lambda found: f"&#{ord(found[0])};", one_line(text, most))

@@ -15,13 +15,14 @@ from fastlt.data_prep.catalog.classes import Classes
 from fastlt.data_prep.catalog.database import held_catalog, require_catalog
 from fastlt.data_prep.catalog.images import ImageRow, Images, SameBytes
 from fastlt.data_prep.catalog.lists import Lists
+from fastlt.data_prep.catalog.removals import Removals
 from fastlt.data_prep.catalog.searches import Searches
 from fastlt.data_prep.catalog.usage import Usage
 
 __all__ = ["Candidate", "Catalog", "ImageRow", "SameBytes", "held_catalog", "require_catalog"]
 
 
-class Catalog(Classes, Answers, Searches, Lists, Usage, Images):
+class Catalog(Classes, Answers, Searches, Lists, Usage, Images, Removals):
     """An open catalog: all of its tables, and what concerns several of them."""
 
     def retry_failed(self) -> None:

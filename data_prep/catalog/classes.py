@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fastlt.data_prep.catalog import schema
 from fastlt.data_prep.catalog.database import Database
 from fastlt.foreign import parse_json
 
@@ -56,9 +57,9 @@ class Classes(Database):
         return self._number("SELECT id FROM category WHERE name = ?", name)
 
     def keep_category(self, category: int) -> bool:
-        """Takes a category in again that was rejected; whether it was."""
-        query = "UPDATE category SET state = 'kept', reason = '' WHERE id = ? AND state != 'kept'"
-        return self._run(query, [category]).rowcount > 0
+        """Takes a category in again that was rejected, but not on request; whether it was."""
+        query = "UPDATE category SET state = 'kept', reason = '' WHERE id = ? AND state != 'kept' AND reason != ?"
+        return self._run(query, [category, schema.REMOVED]).rowcount > 0
 
     def reject_category(self, category: int, reason: str) -> None:
         """Takes a category out; it stays there, so that it is not named again."""

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from fastlt.atomic import write_text
+from fastlt.data_prep.catalog import schema
 from fastlt.data_prep.catalog.database import Database
 from fastlt.dataset.images import in_tar
+
+# Images for an encoded data set, in its order. Parameters: whether those that were not filtered are taken too, and a
+# JSON list of licenses that are not.
+_TAKEN = (
+    " FROM image_in_use AS image JOIN category ON category.id = image.category"
+    " JOIN candidate ON candidate.id = image.id"
+    " WHERE category.state = 'kept' AND (? OR image.state = 'kept')"
+    " AND license NOT IN (SELECT value FROM json_each(?)) ORDER BY category.name, image.id"
+)
 
 
 class ImageRow(NamedTuple):
@@ -26,10 +38,15 @@ class ImageRow(NamedTuple):
 
 
 class SameBytes(NamedTuple):
-    """An image that was made of certain bytes, and whether its candidate has been dropped since."""
+    """An image that was made of certain bytes, and whether its candidate has been dropped since, or was removed.
+
+    One that went for its license or category, and whose bytes are still to be overwritten, counts as there: its row
+    says where they are.
+    """
 
     id: int
     is_dropped: bool
+    is_removed: bool
 
 
 class Images(Database):
@@ -43,6 +60,10 @@ class Images(Database):
     def shard_path(self, shard: int) -> Path:
         """The file of a finished shard."""
         return self.shards_folder / f"{shard:05d}.tar"
+
+    def open_shard_path(self, shard: int) -> Path:
+        """The file of a shard that is not finished."""
+        return self.shards_folder / f".{shard:05d}.tar.partial"
 
     def shards(self, state: str) -> list[sqlite3.Row]:
         """The shards of a state, "open" or "done", by id."""
@@ -66,10 +87,18 @@ class Images(Database):
         for name, column in (("licenses", "license"), ("sources", "source"), ("categories", "category.name")):
             query = (
                 f"SELECT {column}, count(*) FROM image JOIN candidate USING (id) JOIN category"
-                " ON category.id = image.category WHERE shard = ? GROUP BY 1 ORDER BY 2 DESC"
+                " ON category.id = image.category WHERE shard = ?"
+                f" AND candidate.reason NOT LIKE '{schema.REMOVED}%' GROUP BY 1 ORDER BY 2 DESC"
             )
             found[name] = dict(self._run(query, [shard]).fetchall())
         return found
+
+    def write_shard_statistics(self, shard: int) -> None:
+        """Writes what a shard holds into a file beside it."""
+        (row,) = self._run("SELECT num_bytes FROM shard WHERE id = ?", [shard])
+        counts = self.shard_counts(shard)
+        statistics = {"images": sum(counts["licenses"].values()), "bytes": row["num_bytes"]} | counts
+        write_text(self.shards_folder / f"{shard:05d}_stats.json", json.dumps(statistics, indent=1))
 
     def add_images(self, rows: Iterable[ImageRow]) -> None:
         """Adds images that lie in shards."""
@@ -81,9 +110,12 @@ class Images(Database):
 
     def image_of_bytes(self, sha256: bytes) -> SameBytes | None:
         """The image that was made of these bytes."""
-        query = "SELECT id, candidate.state != 'fetched' FROM image JOIN candidate USING (id) WHERE sha256 = ?"
-        row = self._run(query, [sha256]).fetchone()
-        return SameBytes(row[0], bool(row[1])) if row else None
+        query = (
+            f"SELECT id, candidate.state != 'fetched' AND candidate.reason NOT LIKE '{schema.REMOVED} (%',"
+            " candidate.reason = ? FROM image JOIN candidate USING (id) WHERE sha256 = ?"
+        )
+        row = self._run(query, [schema.REMOVED, sha256]).fetchone()
+        return SameBytes(row[0], bool(row[1]), bool(row[2])) if row else None
 
     def forget_images(self, images: Iterable[int]) -> None:
         """Others are to take the place of these images, whose candidates were dropped."""
@@ -125,11 +157,12 @@ class Images(Database):
             "UPDATE image SET state = ?, reason = ?, similarity = ?, nearest = ? WHERE id = ?", rows
         )
 
-    def kept_images(self, unfiltered: bool = False) -> dict[str, list[str]]:
+    def kept_images(self, unfiltered: bool = False, refused: Iterable[str] = ()) -> dict[str, list[str]]:
         """{category: [image, ...]} of the images that filter kept, as `read_image` takes them; no empty lists.
 
         Args:
             unfiltered: take every image that was crawled.
+            refused: licenses, as candidates have them, that are not taken.
 
         Raises:
             ValueError: no image, or none that was filtered, or a crawl that did not end.
@@ -145,14 +178,26 @@ class Images(Database):
         if self.shards("open"):
             raise ValueError(f"a crawl of {self.path} was interrupted: run `fastlt crawl` again to finish it.")
         classes: dict[str, list[str]] = {}
-        query = (
-            "SELECT category.name, shard, offset, num_bytes FROM image_in_use AS image"
-            " JOIN category ON category.id = image.category"
-            " WHERE category.state = 'kept' AND (? OR image.state = 'kept') ORDER BY category.name, image.id"
-        )
-        for row in self._run(query, [unfiltered]):
-            place = in_tar(self.shard_path(row["shard"]).absolute(), row["offset"], row["num_bytes"])
-            classes.setdefault(row["name"], []).append(place)
+        refused = [*refused]
+        query = f"SELECT category.name, shard, offset, num_bytes{_TAKEN}"
+        for row in self._run(query, [unfiltered, json.dumps(refused)]):
+            classes.setdefault(row["name"], []).append(self._place(row))
+        if not classes and refused:
+            raise ValueError(f"no image of {self.path} has a license that is allowed: see --licenses.")
         if not classes:
             raise ValueError(f"no image of {self.path} was kept: run `fastlt filter` with other thresholds.")
         return classes
+
+    def licenses_of_kept(self, unfiltered: bool = False) -> dict[str, int]:
+        """{license: images} of what `kept_images` takes; "" for none."""
+        query = f"SELECT license, count(*) AS number FROM (SELECT license{_TAKEN}) GROUP BY 1"
+        return {row["license"]: row["number"] for row in self._run(query, [unfiltered, "[]"])}
+
+    def credits(self, unfiltered: bool = False, refused: Iterable[str] = ()) -> Iterator[tuple[str, sqlite3.Row]]:
+        """(image, what is known of where it comes from) of what `kept_images` takes, in its order, one at a time."""
+        about = "category.name, shard, offset, num_bytes, url, page, attribution, license, source"
+        for row in self._run(f"SELECT {about}{_TAKEN}", [unfiltered, json.dumps([*refused])]):
+            yield self._place(row), row
+
+    def _place(self, row: sqlite3.Row) -> str:
+        return in_tar(self.shard_path(row["shard"]).absolute(), row["offset"], row["num_bytes"])

@@ -93,7 +93,8 @@ class Lists(Candidates):
         )
         dropped = self._run(
             "UPDATE candidate SET state = 'dropped', reason = ?, twin = NULL WHERE source = 'list'"
-            " AND id IN (SELECT value FROM json_each(?)) AND id NOT IN (SELECT candidate FROM listed)",
+            " AND id IN (SELECT value FROM json_each(?)) AND id NOT IN (SELECT candidate FROM listed)"
+            f" AND reason NOT LIKE '{schema.REMOVED}%'",
             [schema.UNLISTED, found],
         ).rowcount
         back = self._take_back(schema.UNLISTED, "id IN (SELECT candidate FROM listed)")

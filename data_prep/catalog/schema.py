@@ -14,6 +14,8 @@ from functools import cache
 VERSION = 5
 UNLISTED = "no longer in its list"
 """Why a candidate is dropped that a list brought once and has no more."""
+REMOVED = "removed on request"
+"""Why a candidate is dropped that `fastlt remove` took out; what it was asked for may follow in parentheses."""
 _THIRD = f"""
 -- Lists of URLs that people brought, and which candidates stand in them.
 CREATE TABLE list (

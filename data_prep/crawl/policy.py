@@ -13,7 +13,7 @@ from typing import Any
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.options import CrawlOptions, SearchOptions
-from fastlt.data_prep.crawl.sources.licenses import allowed, family
+from fastlt.licenses import allowed, family
 
 ANY_LICENSE = "any"
 _REMEMBERED = {

@@ -1,5 +1,7 @@
 """Why a candidate is dropped, where several rooms must know; what an option decides names it."""
 
+from fastlt.data_prep.catalog import schema
+
 NOT_PUBLIC = "not a public address (--allow-private)"
 ROBOTS = "robots.txt forbids it (--ignore-robots)"
 TOO_MANY_RULES = "robots.txt has too many rules for so long a URL (--ignore-robots)"
@@ -14,6 +16,7 @@ TOO_SMALL = "too small (--min-side)"
 NEAR_DUPLICATE = "near-duplicate (--duplicates)"
 DUPLICATE = "duplicate"
 ANOTHER_PART = "redirects to a host of another part"
+REMOVED = schema.REMOVED
 LICENSE = "license is not allowed (--licenses)"
 
 COSTLY = frozenset({TOO_LARGE_TO_DECODE, TOO_SLOW_TO_DECODE, CRASHES})

@@ -6,14 +6,13 @@ off. A finished one is `00000.tar` with statistics beside it.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from fastlt.atomic import new_file, publish_file, write_text
+from fastlt.atomic import new_file, publish_file
 from fastlt.data_prep.catalog import Catalog
 from fastlt.dataset.tar_members import TAR_END, append_member, member_bytes
 from fastlt.ownership import open_own
@@ -63,7 +62,7 @@ class ShardWriter:
 
     @property
     def _partial(self) -> Path:
-        return self._catalog.shard_path(self.shard).with_name(f".{self.shard:05d}.tar.partial")
+        return self._catalog.open_shard_path(self.shard)
 
     @property
     def room(self) -> int:
@@ -93,8 +92,7 @@ class ShardWriter:
         with self._catalog.transaction():
             pass  # but for the fence: another process may go on with this shard
         final = self._catalog.shard_path(self.shard)
-        statistics = {"images": self.num_images, "bytes": self.num_bytes} | self._catalog.shard_counts(self.shard)
-        write_text(final.with_name(f"{final.stem}_stats.json"), json.dumps(statistics, indent=1))
+        self._catalog.write_shard_statistics(self.shard)
         self._file.write(TAR_END)
         self.close()
         publish_file(self._partial, final)

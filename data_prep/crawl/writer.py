@@ -108,8 +108,8 @@ class ImageWriter:
             if outcome.prepared is not None:
                 same = self._catalog.image_of_bytes(outcome.prepared.sha256)
                 twin, reason = self._twin(outcome.prepared, first_of, same)
-                state = "fetched" if twin is None else "dropped"
-                if twin is None:
+                state = "dropped" if reason else "fetched"
+                if not reason:
                     first_of[outcome.prepared.sha256] = outcome.candidate
                     images.append(self._add(outcome, outcome.prepared, rows[outcome.candidate]))
                     replaced += [same.id] if same else []
@@ -139,11 +139,13 @@ class ImageWriter:
         self._shards.close()
 
     def _twin(self, image: Prepared, first_of: dict[bytes, int], same: SameBytes | None) -> tuple[int | None, str]:
-        """The image that this one is a duplicate of, if any, and what that is called."""
+        """The image that this one is a duplicate of, if any, and why it is none to be kept, "" where it is one."""
         if image.sha256 in first_of:
             return first_of[image.sha256], reasons.DUPLICATE
         if same and not same.is_dropped:
             return same.id, reasons.DUPLICATE
+        if same and same.is_removed:
+            return None, reasons.REMOVED
         near = self._near(image.hash)
         return near, reasons.NEAR_DUPLICATE if near is not None else ""
 

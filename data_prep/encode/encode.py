@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastlt.cores import available_cores
+from fastlt.data_prep.encode.credits import credit
 from fastlt.data_prep.encode.estimate import announce
 from fastlt.data_prep.encode.inputs import EncodeInputs, Inputs, read_inputs
 from fastlt.data_prep.encode.on_ray import pool_on_ray
@@ -24,6 +25,7 @@ from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.data_prep.encode.partial_folder import PartialFolder
 from fastlt.data_prep.encode.stored_image import too_large_images
 from fastlt.data_prep.encode.writer import SplitWriter
+from fastlt.dataset.card import write_card
 from fastlt.dataset.encoded import FORMATS, MANIFEST, EncodedDataset, Split, manifest_json
 from fastlt.dataset.images import ImageName
 from fastlt.foreign import load_json
@@ -58,7 +60,9 @@ def encode(
             if not partial.is_complete:
                 writers += _writers(partial.path, inputs, options)
                 with _processes(options, ray) as processes:
-                    _write(partial, inputs, options, writers, digest, processes)
+                    _write(partial, inputs, sources, options, writers, digest, processes)
+            if sources.catalog:
+                write_card(partial.path)
             partial.publish()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -114,6 +118,7 @@ def _processes(options: EncodeOptions, ray: str | None) -> Iterator[_Processes]:
 def _write(
     partial: PartialFolder,
     inputs: Inputs,
+    sources: EncodeInputs,
     options: EncodeOptions,
     writers: list[SplitWriter],
     digest: str,
@@ -146,7 +151,12 @@ def _write(
         with writer.file.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         splits[name] = Split(writer.file.name, counts, writer.file.stat().st_size, sha256)
-    partial.complete(manifest_json(options.format, splits, _settings(options, digest, sorted(broken))))
+    settings = _settings(options, digest, sorted(broken))
+    if sources.own_license:
+        settings["own_license"] = sources.own_license
+    if sources.catalog:
+        settings["catalog"] = credit(partial.path, kept, sources)
+    partial.complete(manifest_json(options.format, splits, settings))
 
 
 def _refuse_too_large(images: list[ImageName], options: EncodeOptions, pool: Executor) -> None:

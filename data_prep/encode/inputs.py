@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.encode.neighbors import read_neighbors
@@ -15,8 +18,9 @@ from fastlt.data_prep.inputs.images import ClassImages, TargetImages, read_class
 from fastlt.data_prep.inputs.split_files import is_json, read_rows, text_classes
 from fastlt.data_prep.names import all_keys, class_name, plain_names
 from fastlt.label_space import LabelSpace, Neighbors
+from fastlt.licenses import chosen, counted, family, normalize
 from fastlt.messages import listed
-from fastlt.options import Flag, OptionalFile, OptionalSource, OptionError
+from fastlt.options import Flag, Names, OptionalFile, OptionalSource, OptionError
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,15 @@ class EncodeInputs(TargetImages):
     there under their names or as the list of URLs had them."""
     unfiltered: Flag = False
     """Take all images of the catalog."""
+    licenses: Names = ()
+    """Take only images of these licenses from the catalog: families such as cc0 pdm cc-by, and two words that narrow
+    them, commercial (without NC) and redistributable (without ND)."""
+    own_license: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """The license of your own images, for the card and `fastlt publish`."""
 
     def __post_init__(self) -> None:
+        if self.licenses and not self.catalog:
+            raise OptionError("--licenses is about the images of a catalog: give --catalog too.")
         if self.catalog and self.auxiliary:
             raise OptionError("--catalog has the auxiliary images: leave out --auxiliary.")
         if self.auxiliary and not self.neighbors:
@@ -126,13 +137,35 @@ def read_inputs(sources: EncodeInputs) -> Inputs:
 
 def _of_catalog(catalog: Catalog, sources: EncodeInputs, targets: list[str]) -> tuple[ClassImages, Neighbors]:
     """Images of the auxiliary classes, and the neighbors that the catalog or the user's file has."""
-    images = _without_targets(catalog, catalog.kept_images(sources.unfiltered), targets)
+    refused = refused_licenses(catalog, sources)
+    kept = catalog.kept_images(sources.unfiltered, refused)
+    if refused:
+        _tell_refused(catalog.path, refused)
+    images = _without_targets(catalog, kept, targets)
     tell_taken(catalog.path, "auxiliary images", images)
     if not sources.neighbors:
         return images, {class_name(target, str(catalog.path)): names for target, names in catalog.neighbors().items()}
     titles = {row["name"]: [row["title"]] for row in catalog.categories()}
     target_titles = {class_name(row["name"], str(catalog.path)): [row["title"]] for row in catalog.targets()}
     return images, read_neighbors(sources.neighbors, {name: target_titles.get(name, []) for name in targets}, titles)
+
+
+def refused_licenses(catalog: Catalog, sources: EncodeInputs) -> dict[str, int]:
+    """{license: images} of what `--licenses` leaves out; a license that nobody knows is none that is allowed."""
+    families = chosen(sources.licenses)
+    if families is None:
+        return {}
+    found = catalog.licenses_of_kept(sources.unfiltered)
+    return {said: number for said, number in found.items() if family(normalize(said)) not in families}
+
+
+def _tell_refused(path: Path, refused: Mapping[str, int]) -> None:
+    known, unknown = counted(refused)
+    parts = [listed([f"{number:,} {name}" for name, number in known.items()])] if known else []
+    if unknown:
+        said = listed([f"{number:,} {repr(name) if name else 'none told'}" for name, number in unknown.items()])
+        parts.append(f"of licenses that nobody knows: {said}")
+    print(f"{path}: {sum(refused.values()):,} images are left out by --licenses: {'; '.join(parts)}", flush=True)
 
 
 def _without_targets(catalog: Catalog, images: ClassImages, targets: list[str]) -> ClassImages:

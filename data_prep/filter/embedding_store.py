@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fastlt.atomic import publish_file
+from fastlt.atomic import publish_file, write_text
 from fastlt.ownership import make_own, open_own
+
+_NOBODY = -(2**63)  # the key of a row that was erased
 
 
 class RowStore:
@@ -27,6 +29,7 @@ class RowStore:
     def __init__(self, folder: Path, name: str, dtype: np.dtype) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.dtype = dtype
+        write_text(folder / f"{name}.width", f"{dtype.itemsize}\n")  # for who erases rows without knowing what they are
         self._files = tuple(open_own(folder / f"{name}.{part}", "ab") for part in ("rows", "keys"))
         widths = dtype.itemsize, 8
         whole = min(os.fstat(f.fileno()).st_size // width for f, width in zip(self._files, widths, strict=True))
@@ -106,6 +109,42 @@ def write_rows(path: Path, keys: np.ndarray, rows: np.ndarray) -> None:
 
 def _with_keys(dtype: np.dtype) -> np.dtype:
     return np.dtype([("key", "<i8"), ("row", dtype)])
+
+
+def erase_rows(folder: Path, keys: np.ndarray) -> dict[Path, str]:
+    """Overwrites the rows of these keys in all stores below a folder, which nobody holds; {store: what was done}.
+
+    A store of an older fastlt, which does not say how wide its rows are, is deleted: filter makes it again.
+    """
+    done = {}
+    for left in folder.rglob("*_left/*.npy"):  # of a filter that was killed, which embeds these images again
+        left.unlink()
+    for file in sorted(folder.rglob("*.keys")):
+        store, rows = file.with_suffix(""), file.with_suffix(".rows")
+        stored = np.fromfile(file, np.int64)
+        at = np.flatnonzero(np.isin(stored, keys))
+        if not len(at):
+            continue
+        if not file.with_suffix(".width").is_file():
+            file.unlink()
+            rows.unlink()
+            done[store] = "deleted, `fastlt filter` embeds again"
+            continue
+        width = int(file.with_suffix(".width").read_text())
+        for path, what, size in ((rows, bytes(width), width), (file, np.int64(_NOBODY).tobytes(), 8)):  # keys last
+            with open_own(path, "r+b") as stream:
+                for row in at.tolist():
+                    stream.seek(row * size)
+                    stream.write(what)
+                stream.flush()
+                os.fsync(stream.fileno())
+        done[store] = f"{len(at):,} rows overwritten"
+    return done
+
+
+def image_keys(sha256: Iterable[bytes]) -> np.ndarray:
+    """Keys int64 [N] of crawled images: of the content, as ids come back in new catalogs."""
+    return np.array([int.from_bytes(digest[:8], "little", signed=True) for digest in sha256], np.int64)
 
 
 def file_keys(paths: Sequence[Path]) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.filter.embedding_store import image_keys
 from fastlt.data_prep.inputs.class_folders import images_below
 from fastlt.data_prep.inputs.images import ClassImages, TargetImages, read_class_images
 from fastlt.data_prep.inputs.split_files import is_json
@@ -42,7 +43,7 @@ def read_crawled(catalog: Catalog) -> CrawledImages:
     Raises:
         ValueError: there are none, or a shard is missing.
     """
-    ids, categories, shards, keys, names, waiting = [], [], [], [], [], 0
+    ids, categories, shards, digests, names, waiting = [], [], [], [], [], 0
     for row in catalog.images():
         if row["shard_state"] != "done":
             waiting += 1
@@ -50,8 +51,7 @@ def read_crawled(catalog: Catalog) -> CrawledImages:
         ids.append(row["id"])
         categories.append(row["category"])
         shards.append(row["shard"])
-        # Of the content: ids come back in new catalogs.
-        keys.append(int.from_bytes(row["sha256"][:8], "little", signed=True))
+        digests.append(row["sha256"])
         names.append(in_tar(catalog.shard_path(row["shard"]), row["offset"], row["num_bytes"]))
     if not ids:
         where = f"in a finished shard ({waiting:,} wait in an unfinished one)" if waiting else "in it"
@@ -62,7 +62,7 @@ def read_crawled(catalog: Catalog) -> CrawledImages:
         path = catalog.shard_path(shard["id"])
         if not path.is_file():
             raise ValueError(f"the shard {path} is missing: it moves together with its catalog.")
-    return CrawledImages(np.array(ids), np.array(categories), np.array(shards), np.array(keys, np.int64), names)
+    return CrawledImages(np.array(ids), np.array(categories), np.array(shards), image_keys(digests), names)
 
 
 def training_images(catalog: Catalog, classes: ClassImages) -> dict[str, list[Path]]:

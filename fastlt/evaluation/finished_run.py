@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -89,6 +89,11 @@ class FinishedRun:
         finally:
             hook.remove()
         return torch.cat(features), torch.cat(logits)
+
+    def batches(self, split: str, batch_size: int = 16) -> Iterator[Tensor]:
+        """The images of a split in its order, float32 [B, 3, H, W], as the model takes them."""
+        _, loader = self._ready(split, eval_transform(self.recipe), batch_size=batch_size)
+        return (images for images, _ in loader)
 
     def _ready(
         self, split: str, transform: Transform, data: Place | None = None, batch_size: int = 256

@@ -29,13 +29,14 @@ def test_help_tells_the_whole_path_in_order(capsys):
         "pull",
         "filter",
         "status",
+        "remove",
         "encode",
         "class-embeddings",
         "recipe",
         "train",
         "evaluate",
     ]
-    path += ["export", "report", "study", "granularity", "demo", "draw"]
+    path += ["export", "publish", "report", "study", "granularity", "demo", "draw"]
     assert shown == path
     assert said(capsys)[1] == out
 

@@ -18,7 +18,7 @@ from fastlt.data_prep.crawl.addresses import place_of
 from fastlt.data_prep.crawl.captions.draw import Captioned, Draw
 from fastlt.data_prep.crawl.captions.files import AskedOfCaptions, Captions, files_of, open_captions, readable
 from fastlt.data_prep.crawl.captions.matcher import Found, TitleMatcher
-from fastlt.data_prep.crawl.sources.licenses import normalize
+from fastlt.licenses import normalize
 from fastlt.messages import listed
 from fastlt.options import OptionError
 

@@ -19,10 +19,10 @@ from fastlt.data_prep.crawl.dumps import gbif, inaturalist, parquet
 from fastlt.data_prep.crawl.dumps.asked import AskedOfDump, Joined
 from fastlt.data_prep.crawl.policy import ANY_LICENSE
 from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
-from fastlt.data_prep.crawl.sources.licenses import allowed, family, normalize
 from fastlt.data_prep.dumps.database import Database
 from fastlt.data_prep.dumps.folder import folder_of
 from fastlt.data_prep.dumps.names import ANY_NUMBER_OF_NAMES, enter_names
+from fastlt.licenses import allowed, family, normalize
 from fastlt.messages import listed
 from fastlt.options import OptionError
 

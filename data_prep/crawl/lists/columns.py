@@ -13,7 +13,7 @@ from typing import Any
 
 from fastlt.data_prep.crawl.lists.cells import as_text, image_urls, is_url, looks_like_image, looks_like_page
 from fastlt.data_prep.crawl.lists.table import NoListError, Table
-from fastlt.data_prep.crawl.sources.licenses import normalize
+from fastlt.licenses import normalize
 from fastlt.messages import listed, one_line
 
 _OPEN_DATA, _OPEN_DATA_HOST = "photo_id+extension", "inaturalist-open-data.s3.amazonaws.com"

@@ -23,8 +23,8 @@ from fastlt.data_prep.crawl.lists.columns import NONE, Asked, Columns, choose, l
 from fastlt.data_prep.crawl.lists.opening import open_table
 from fastlt.data_prep.crawl.lists.table import NoListError, Table
 from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
-from fastlt.data_prep.crawl.sources.licenses import normalize
 from fastlt.data_prep.names import clean_title, normalized
+from fastlt.licenses import normalize
 from fastlt.messages import listed, one_line
 
 BATCH = 4096  # URLs

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastlt.data_prep.crawl.sources import answers
-from fastlt.data_prep.crawl.sources.licenses import allowed, family, normalize
 from fastlt.data_prep.crawl.sources.source import Found, GetJson, Page, SourceError
+from fastlt.licenses import allowed, family, normalize
 
 NAME = "inaturalist"
 PER_PAGE = 200  # the API's limit

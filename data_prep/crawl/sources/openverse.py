@@ -8,8 +8,8 @@ from typing import Any
 
 from fastlt.data_prep.crawl.sources import answers
 from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
-from fastlt.data_prep.crawl.sources.licenses import allowed, family, normalize
 from fastlt.data_prep.crawl.sources.source import Found, GetJson, Page
+from fastlt.licenses import allowed, family, normalize
 
 NAME = "openverse"
 PER_PAGE = 20  # more are for registered applications

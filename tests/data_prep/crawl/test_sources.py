@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fastlt.data_prep.crawl.sources import SOURCES, SourceError
-from fastlt.data_prep.crawl.sources.licenses import FAMILIES, family, normalize
+from fastlt.licenses import FAMILIES, family, normalize
 
 pytest.importorskip("aiohttp")
 from support import source_servers as servers

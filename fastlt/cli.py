@@ -283,7 +283,7 @@ class Demo:
 # In the order in which they are used.
 COMMANDS: dict[str, dict[str, type[Command]]] = {
     "from class names to images that look like your classes": {
-        name: data_prep.COMMANDS[name] for name in ("discover", "crawl", "merge", "filter", "status")
+        name: data_prep.COMMANDS[name] for name in ("discover", "crawl", "merge", "filter", "status", "review")
     },
     "from images to a classifier": {
         "encode": data_prep.COMMANDS["encode"],

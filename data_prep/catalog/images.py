@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastlt.data_prep.catalog.database import Database
 from fastlt.dataset.images import in_tar
@@ -125,11 +125,44 @@ class Images(Database):
             "UPDATE image SET state = ?, reason = ?, similarity = ?, nearest = ? WHERE id = ?", rows
         )
 
+    def images_by_hand(self) -> dict[int, str]:
+        """{image: "keep" or "drop"} of those that people decided about, whether or not the image is in use."""
+        return dict(self._run("SELECT id, verdict FROM by_hand").fetchall())
+
+    def place_of_image(self, image: int) -> tuple[Path, int, int] | None:
+        """(file, offset, bytes) of an image in use, in a finished shard or in one that is written; None if it is gone."""
+        query = "SELECT shard, offset, num_bytes FROM image_in_use WHERE id = ?"
+        row = self._run(query, [image]).fetchone()
+        if row is None:
+            return None
+        done = self.shard_path(row["shard"])
+        return done if done.exists() else done.with_name(f".{done.name}.partial"), row["offset"], row["num_bytes"]
+
+    def image_columns(self) -> Iterator[tuple[tuple[Any, ...], ...]]:
+        """Columns (id, category, state, reason, similarity, nearest) of all images by id, some rows at a time.
+
+        Their kinds are not looked at, which would take longer than reading them.
+        """
+        cursor = self.connection.cursor()
+        cursor.row_factory = None
+        found = cursor.execute("SELECT id, category, state, reason, similarity, nearest FROM image ORDER BY id")
+        while rows := found.fetchmany(50_000):
+            yield tuple(zip(*rows, strict=True))
+
+    def images_not_in_use(self) -> list[int]:
+        """Images whose candidates were dropped since."""
+        query = (  # SQLite would look each image's candidate up
+            "SELECT image.id FROM candidate INDEXED BY candidate_outcome CROSS JOIN image ON image.id = candidate.id"
+            " WHERE candidate.state IN ('new', 'dropped', 'failed')"
+        )
+        return [row[0] for row in self._run(query)]
+
     def kept_images(self, unfiltered: bool = False) -> dict[str, list[str]]:
-        """{category: [image, ...]} of the images that filter kept, as `read_image` takes them; no empty lists.
+        """{category: [image, ...]} of the images that filter or a person kept, as `read_image` takes them; no empty
+        lists.
 
         Args:
-            unfiltered: take every image that was crawled.
+            unfiltered: take every image that was crawled and that no person dropped.
 
         Raises:
             ValueError: no image, or none that was filtered, or a crawl that did not end.
@@ -145,12 +178,14 @@ class Images(Database):
         if self.shards("open"):
             raise ValueError(f"a crawl of {self.path} was interrupted: run `fastlt crawl` again to finish it.")
         classes: dict[str, list[str]] = {}
+        dropped = "image.id IN (SELECT id FROM by_hand WHERE verdict = 'drop')"
         query = (
-            "SELECT category.name, shard, offset, num_bytes FROM image_in_use AS image"
+            "SELECT category.name, shard, offset, num_bytes"
+            f" FROM {'image_in_use' if unfiltered else 'image_taken'} AS image"
             " JOIN category ON category.id = image.category"
-            " WHERE category.state = 'kept' AND (? OR image.state = 'kept') ORDER BY category.name, image.id"
+            f" WHERE category.state = 'kept' AND NOT ({dropped}) ORDER BY category.name, image.id"
         )
-        for row in self._run(query, [unfiltered]):
+        for row in self._run(query):
             place = in_tar(self.shard_path(row["shard"]).absolute(), row["offset"], row["num_bytes"])
             classes.setdefault(row["name"], []).append(place)
         if not classes:

@@ -67,7 +67,7 @@ def _doubt(rows: list[Row], are_crawled: bool) -> None:
             row.doubts.append("no target")
         if are_crawled and row.taken < _FEW:
             row.doubt += 1 - row.taken / _FEW
-            row.doubts.append(f"{row.taken:,} of {row.images:,} images are taken")
+            row.doubts.append("few images" if row.taken else "no image")
         if spread and not math.isnan(row.similarity) and abs(row.similarity - mean) > _FAR * spread:
             row.doubt += min(abs(row.similarity - mean) / spread / 4, 1)
             row.doubts.append(f"similarity {row.similarity:.2f}, of others {mean:.2f} ± {spread:.2f}")

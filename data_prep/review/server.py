@@ -23,7 +23,7 @@ from fastlt.foreign import parse_json
 from fastlt.messages import one_line
 
 _FILES = Path(__file__).parent / "page"
-_KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _AGE = {"cache-control": "private, max-age=86400"}
 
 

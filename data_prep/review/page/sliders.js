@@ -52,8 +52,8 @@ function update() {
   parts.push(`${count(all(plain) - below(plain, high) + (labels.checked ? 0 : all(like) - below(like, high)))} too near`);
   find("preview").textContent = parts.join(", ");
   gamma1.disabled = labels.checked;
-  find("gamma1").textContent = labels.checked ? "–" : Number(chosen().gamma1).toFixed(3);
-  find("gamma2").textContent = chosen().gamma2.toFixed(3);
+  find("told1").textContent = labels.checked ? "–" : Number(chosen().gamma1).toFixed(3);
+  find("told2").textContent = chosen().gamma2.toFixed(3);
   const same = labels.checked === about.labels && closeTo(chosen().gamma2, about.gamma2) && (labels.checked || closeTo(chosen().gamma1, about.gamma1));
   find("apply").disabled = same || (!labels.checked && Number(gamma1.value) >= Number(gamma2.value));
 }

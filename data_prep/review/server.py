@@ -37,6 +37,7 @@ def serve(desk: Desk, port: int) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
+        listener.listen(128)  # who reads the address may ask at once
     except OSError as error:
         listener.close()
         raise ValueError(f"port {port} cannot be used: {error.strerror}; --port 0 takes one that is free.") from None

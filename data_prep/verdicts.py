@@ -21,9 +21,7 @@ def is_banned(reason: str) -> bool:
     return reason.startswith(NEAR_DUPLICATE.partition("{")[0]) or reason == BROKEN
 
 
-def by_thresholds(
-    similarity: np.ndarray, gamma1: float, gamma2: float, unlike: np.ndarray | None = None
-) -> np.ndarray:
+def by_thresholds(similarity: np.ndarray, gamma1: float, gamma2: float, unlike: np.ndarray | None = None) -> np.ndarray:
     """Why each image is dropped, "" of kept ones; object [N].
 
     Args:

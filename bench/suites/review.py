@@ -80,7 +80,9 @@ def run(device: torch.device, quick: bool, results: Path) -> None:
     except ModuleNotFoundError:
         chromium = None
     if not chromium:
-        print("skipped: the page is opened by Chromium, through Playwright: apt install chromium, pip install playwright.")
+        print(
+            "skipped: the page is opened by Chromium, through Playwright: apt install chromium, pip install playwright."
+        )
         return
     images = QUICK if quick else IMAGES
     BUILD.mkdir(exist_ok=True)
@@ -104,7 +106,7 @@ def _make(path: Path, images: int) -> None:
             catalog.enter_targets((f"species_{n}", f"Genus species {n}", "[]", 20) for n in range(targets))
             ids = [catalog.add_category(f"kin_{n}", f"Genus kin {n}") for n in range(categories)]
             catalog.add_neighbors([(1 + n % targets, category) for n, category in enumerate(ids)])
-        catalog.mark_categories({category: "in no taxonomy" for category in ids[::50]})
+        catalog.mark_categories(dict.fromkeys(ids[::50], "in no taxonomy"))
         for start in range(0, images, _BATCH):
             numbers = range(start, min(start + _BATCH, images))
             with catalog.transaction():
@@ -147,9 +149,13 @@ def _add(
     about = ("images.test:443", "inaturalist")
     catalog.add_candidates(
         Candidate(
-            category, f"https://images.test/photos/{n}/large.jpg", *about, f"https://www.images.test/observations/{n}",
-            "CC BY-NC 4.0", f"(c) Observer {n % 9973}, some rights reserved (CC BY-NC)",
-        )  # fmt: skip
+            category,
+            f"https://images.test/photos/{n}/large.jpg",
+            *about,
+            f"https://www.images.test/observations/{n}",
+            "CC BY-NC 4.0",
+            f"(c) Observer {n % 9973}, some rights reserved (CC BY-NC)",
+        )
         for n, category in zip(numbers, of, strict=True)
     )
     rows = [
@@ -243,10 +249,14 @@ def _decide(page: Any, repetitions: int) -> list[float]:
 def _tell(found: list[Record]) -> None:
     console = Console(width=120)
     for row in found:
-        console.print(f"{row['case']:<55}{row['median_ms']:>9,.0f} ms, slowest {row['slowest_ms']:,.0f}", highlight=False)
+        console.print(
+            f"{row['case']:<55}{row['median_ms']:>9,.0f} ms, slowest {row['slowest_ms']:,.0f}", highlight=False
+        )
     by = {row["what"]: row for row in found}
     for what in ("images open", "categories open"):
         tables.print_target(console, f"{what}, seconds", by[what]["slowest_ms"] / 1000, OPEN_GOAL, at_most=True)
     tables.print_target(console, "a slider moved, ms", by["a slider moved"]["slowest_ms"], SLIDER_GOAL, at_most=True)
-    tables.print_target(console, "a screen further, ms", by["a screen further"]["slowest_ms"], SCROLL_GOAL, at_most=True)
+    tables.print_target(
+        console, "a screen further, ms", by["a screen further"]["slowest_ms"], SCROLL_GOAL, at_most=True
+    )
     tables.print_target(console, "MB of memory", found[0]["peak_bytes"] / 1e6, BYTES_GOAL / 1e6, at_most=True)

@@ -85,8 +85,8 @@ class Classes(Database):
     def remove_empty_categories(self) -> None:
         """Removes categories that nothing refers to: those of labels that a list had once."""
         self._run(
-            f"DELETE FROM category WHERE state = 'kept' AND {_NOT_BY_HAND} AND id NOT IN (SELECT category FROM candidate"
-            " UNION SELECT category FROM neighbor UNION SELECT category FROM search UNION SELECT category FROM image)"
+            f"DELETE FROM category WHERE state = 'kept' AND {_NOT_BY_HAND} AND id NOT IN ("
+            "SELECT category FROM candidate UNION SELECT category FROM neighbor UNION SELECT category FROM search UNION SELECT category FROM image)"
         )
 
     def category_rows(self) -> sqlite3.Cursor:
@@ -117,7 +117,9 @@ class Classes(Database):
         """Replaces the (target, category) pairs that filter found; a category with given ones has no place for them."""
         self._run("DELETE FROM neighbor WHERE origin = 'found'")
         pairs = self._without_dropped(pairs)
-        self.connection.executemany("INSERT OR IGNORE INTO neighbor (target, category, origin) VALUES (?, ?, 'found')", pairs)
+        self.connection.executemany(
+            "INSERT OR IGNORE INTO neighbor (target, category, origin) VALUES (?, ?, 'found')", pairs
+        )
 
     def _without_dropped(self, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """The (target, category) pairs but for those that a person dropped."""

@@ -1,4 +1,4 @@
-"""What people decided about images, categories and pairs: written with time, undone at once, stronger than the stages."""
+"""What people decided about images, categories and pairs: kept with its time, undone, and stronger than the stages."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class Images(Database):
         return dict(self._run("SELECT id, verdict FROM by_hand").fetchall())
 
     def place_of_image(self, image: int) -> tuple[Path, int, int] | None:
-        """(file, offset, bytes) of an image in use, in a finished shard or in one that is written; None if it is gone."""
+        """(file, offset, bytes) of an image in use, in a finished shard or one that is written; None if it is gone."""
         query = "SELECT shard, offset, num_bytes FROM image_in_use WHERE id = ?"
         row = self._run(query, [image]).fetchone()
         if row is None:

@@ -73,7 +73,12 @@ WHERE CASE ifnull(verdict, '') WHEN 'drop' THEN 0 WHEN 'keep' THEN NOT ({verdict
 ELSE image.state = 'kept' END;
 """
 # {version: what makes the next one of it}; each step is run once, when a catalog of that version is opened.
-MIGRATIONS = {1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'", 2: _THIRD, 3: _FOURTH, 4: _DECISIONS}
+MIGRATIONS = {
+    1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'",
+    2: _THIRD,
+    3: _FOURTH,
+    4: _DECISIONS,
+}
 SCHEMA = f"""
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 

@@ -168,7 +168,9 @@ def summary(catalog: Catalog, judgment: Judgment) -> str:
     by_hand = judgment.kept != (judgment.reasons == "")
     if by_hand.any():
         kept = int((by_hand & judgment.kept).sum())
-        lines.append(f"people decided otherwise of {by_hand.sum():,}: {kept:,} are kept, {by_hand.sum() - kept:,} dropped")
+        lines.append(
+            f"people decided otherwise of {by_hand.sum():,}: {kept:,} are kept, {by_hand.sum() - kept:,} dropped"
+        )
     if judgment.labels and len(set(judgment.categories.tolist())) == 1:
         lines.append("warning: all images are of one category, so that no label could be judged by the others")
     elif judgment.labels:

@@ -91,22 +91,23 @@ def arranged(rows: list[Row], order: str, show: str, text: str) -> list[tuple[Ro
             if any(wanted in said.casefold() for said in (row.title, row.name, *(title for *_, title in row.targets)))
         ]
     if order == "target":
-        beside: dict[tuple[int, str, str] | None, list[Row]] = defaultdict(list)
+        beside: dict[tuple[int, str, str], list[Row]] = defaultdict(list)
         for row in chosen:
-            for target in row.targets or [None]:
+            for target in row.targets:
                 beside[target].append(row)
-        last = (math.inf, "", "")
-        return [
-            (row, target)
-            for target in sorted(beside, key=lambda target: target or last)
-            for row in sorted(beside[target], key=lambda row: (-row.doubt, row.title))
-        ]
-    keys = {
-        "doubt": lambda row: (-row.doubt, row.title),
-        "images": lambda row: (row.taken, row.title),
-        "title": lambda row: row.title.casefold(),
-    }
-    return [(row, row.targets[0] if row.targets else None) for row in sorted(chosen, key=keys[order])]
+        found = [(row, target) for target in sorted(beside) for row in _doubtful_first(beside[target])]
+        return [*found, *((row, None) for row in _doubtful_first([row for row in chosen if not row.targets]))]
+    if order == "images":
+        chosen.sort(key=lambda row: (row.taken, row.title))
+    elif order == "title":
+        chosen.sort(key=lambda row: row.title.casefold())
+    else:
+        chosen = _doubtful_first(chosen)
+    return [(row, row.targets[0] if row.targets else None) for row in chosen]
+
+
+def _doubtful_first(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (-row.doubt, row.title))
 
 
 def _is_shown(row: Row, show: str) -> bool:

@@ -172,7 +172,9 @@ class Desk:
             below = _number(settings.get("labels_below")) or _number(settings.get("gamma2"))
             if low is None:
                 if settings.get("gamma1") != "auto":
-                    raise ValueError("labels were not judged, or thresholds took their place: `fastlt filter` does that.")
+                    raise ValueError(
+                        "labels were not judged, or thresholds took their place: `fastlt filter` does that."
+                    )
                 if below is None or high > below:
                     raise ValueError(f"what lies above {below} was not judged by its label: `fastlt filter` does that.")
                 settings["labels_below"] = below
@@ -200,7 +202,11 @@ class Desk:
         for url in followed:
             self._columns().set_hand(ids[url], verdict)
         self._rows = None
-        answer = {"done": decided.done, "refused": [_text(why) for why in refused], "gone": [_text(why) for why in gone]}
+        answer = {
+            "done": decided.done,
+            "refused": [_text(why) for why in refused],
+            "gone": [_text(why) for why in gone],
+        }
         with self._reading:
             rows = self._reader.images_shown(images)
         return answer | {"images": [_shown_image(row) for row in rows.values()], **self._state()}
@@ -237,7 +243,10 @@ class Desk:
             return [Decision("title", what, "rename", title=title)]
         if verdict == "add":
             name = self._writer.name_of_title(title)
-            return [Decision("category", name, "add", title=title), *(Decision("pair", name, "keep", t) for t in targets)]
+            return [
+                Decision("category", name, "add", title=title),
+                *(Decision("pair", name, "keep", t) for t in targets),
+            ]
         if verdict != "move":
             raise ValueError("accept, reject, rename, add or move a category.")
         before = [name for category, (_, name, _) in self._writer.pairs_with_targets() if category == self._id(what)]

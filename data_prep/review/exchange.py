@@ -28,7 +28,7 @@ def write_decisions(catalog: Catalog, file: Path) -> int:
 
 
 def apply_decisions(catalog: Catalog, file: Path) -> list[str]:
-    """Follows the decisions of a file, all at once, but for those about which the catalog has newer ones; lines to print.
+    """Follows the decisions of a file at once, but for those about which the catalog has newer ones; lines to print.
 
     Raises:
         ValueError: the file is none, or a line of it.

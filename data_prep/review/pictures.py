@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -84,8 +86,7 @@ class TargetPictures:
             return _of_encoded(source)
         classes = read_class_images(source, "training images", self._root)
         return {
-            name: [lambda image=image: read_image(image) for image in images[:_OF_A_TARGET]]
-            for name, images in classes.items()
+            name: [partial(read_image, image) for image in images[:_OF_A_TARGET]] for name, images in classes.items()
         }
 
 
@@ -95,18 +96,16 @@ def _of_encoded(folder: Path) -> dict[str, list[Callable[[], Image.Image]]]:
 
     data = EncodedDataset.open(folder)
     read = single_images(data, "train")
-    found, start = {}, 0
+    found: dict[str, list[Callable[[], Image.Image]]] = {}
+    start = 0
     for name, number in zip(data.label_space.names, data.split("train").counts, strict=False):
-        few = range(start, start + min(number, _OF_A_TARGET))
-        found[name] = [lambda place=place: read(place) for place in few]
+        found[name] = [partial(read, place) for place in range(start, start + min(number, _OF_A_TARGET))]
         start += number
     return {name: found[name] for name in data.label_space.target_names}
 
 
 def why_near_duplicate(report: Path, image: int) -> str:
     """What filter's table says that an image repeats, "" for nothing."""
-    import csv
-
     with suppress(OSError, csv.Error, UnicodeDecodeError), report.open(newline="") as file:
         for row in csv.DictReader(file):
             if row.get("image") == str(image) and (row.get("reason") or "").startswith("near-duplicate"):

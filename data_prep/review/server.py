@@ -52,7 +52,9 @@ def serve(desk: Desk, port: int) -> None:
         timeout_graceful_shutdown=2,
     )
     print(f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/\nCtrl-C ends it.", flush=True)
-    threading.Thread(target=_quietly(desk.overview), daemon=True).start()  # or the first page would wait for the columns
+    threading.Thread(
+        target=_quietly(desk.overview), daemon=True
+    ).start()  # or the first page would wait for the columns
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import count
 
 import numpy as np
 
@@ -21,7 +20,6 @@ STEP = 2_000
 NONE = -(2**31)
 """The similarity of an image that has none."""
 _HANDS = {"keep": 1, "drop": 2}
-_versions = count(1)
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,6 @@ class Snapshot:
     """The columns.
 
     Attributes:
-        version: another number for each.
         ids, categories, nearest: int64, int32 and int32 [N]; 0 is nearest to none.
         similarity: int32 [N], see `MILLION`.
         reasons: of `reason`, with "kept" for "" of those that filter has seen, and "not filtered" for others.
@@ -55,7 +52,6 @@ class Snapshot:
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        self.version = next(_versions)
         codes: dict[tuple[str, str], int] = {}
         parts = []
         for ids, categories, states, reasons, similarities, nearest in catalog.image_columns():
@@ -71,7 +67,8 @@ class Snapshot:
                 )
             )
         kinds = (np.int64, np.int32, np.int32, np.int32, np.int32)
-        columns = [np.concatenate(part) for part in zip(*parts, strict=True)] or [np.empty(0, kind) for kind in kinds]
+        columns: list[np.ndarray] = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        columns = columns or [np.empty(0, kind) for kind in kinds]
         gone = catalog.images_not_in_use()
         if gone:
             used = ~np.isin(columns[0], gone)
@@ -83,6 +80,7 @@ class Snapshot:
         self.hand = np.zeros(len(self.ids), np.uint8)
         for image, verdict in catalog.images_by_hand().items():
             self.set_hand(image, verdict)
+        self._by_category = np.argsort(self.categories, kind="stable").astype(np.int32)
         self._by_similarity = np.lexsort((self.ids, self.similarity)).astype(np.int32)
 
     def set_hand(self, image: int, verdict: str) -> None:
@@ -140,16 +138,17 @@ class Snapshot:
         order, begin, end = self._by_similarity, 0, len(self.ids)
         if asked.after:
             sorted_values = self.similarity[order]
-            low, high = (int(np.searchsorted(sorted_values, asked.after[0], side)) for side in ("left", "right"))
-            side = "right" if asked.order == "far" else "left"
-            at = low + int(np.searchsorted(self.ids[order[low:high]], asked.after[1], side))
+            similarity, image = asked.after
+            low = int(np.searchsorted(sorted_values, similarity, "left"))
+            alike = self.ids[order[low : int(np.searchsorted(sorted_values, similarity, "right"))]]
+            at = low + int(np.searchsorted(alike, image, "right" if asked.order == "far" else "left"))
             begin, end = (at, end) if asked.order == "far" else (0, at)
         return order[begin:end] if asked.order == "far" else order[begin:end][::-1]
 
     def histogram(self, rejected: set[int]) -> dict[str, object]:
         """What sliders count by, without asking again.
 
-        Of a threshold at place t (t * STEP millionths), images on it and between it and the next have bins of their own,
+        Of a threshold at place t (t * STEP millionths), images on it and those up to the next have bins of their own,
         2 t and 2 t + 1, so that counts are exact. `plain` has those that similarity alone judges, `like_another` those
         whose label filter doubts; others are `kept` or dropped wherever the thresholds are.
         """
@@ -212,10 +211,11 @@ class Snapshot:
         return {at: (int(images[at]), int(taken[at]), float(means[at])) for at in chosen}
 
     def samples(self, categories: list[int], number: int, rejected: set[int]) -> dict[int, list[int]]:
-        """A few images of each category, from the most to the least alike: of those that are taken, if there are any."""
+        """A few images of each category, from the most to the least alike: taken ones, if there are any."""
         taken, found = self.taken(rejected), {}
+        ordered = self.categories[self._by_category]
         for category in categories:
-            places = np.flatnonzero(self.categories == category)
+            places = self._by_category[slice(*np.searchsorted(ordered, [category, category + 1]))]
             places = places[taken[places]] if taken[places].any() else places
             places = places[np.argsort(-self.similarity[places], kind="stable")]
             few = np.linspace(0, len(places) - 1, min(number, len(places))).round().astype(int)

@@ -129,7 +129,9 @@ def test_decisions_are_exported_and_fit_another_catalog(judged, tmp_path):
     with Catalog(judged) as catalog:
         catalog.decide([image(1, "drop"), image(2, "drop"), image(7, "drop")])
         catalog.decide([image(2, "keep")])
-        catalog.decide([Decision("category", "", "add", title="Red kite"), Decision("pair", "red_kite", "keep", "hawk")])
+        catalog.decide(
+            [Decision("category", "", "add", title="Red kite"), Decision("pair", "red_kite", "keep", "hawk")]
+        )
         catalog.decide([Decision("category", "stone", "reject"), Decision("title", "gull", "rename", title="big gull")])
     file = tmp_path / "decisions.jsonl"
     done = run_here(["review", str(judged), "--export", str(file)])

@@ -84,7 +84,9 @@ def test_pictures_of_targets_stand_beside_those_of_their_categories(page, served
     for source in (targets / "train", tmp_path / "encoded"):
         page.goto(served(judged, "--train", source))
         page.wait_for_selector("article .beside img")
-        page.wait_for_function("() => [...document.images].length > 5 && [...document.images].every(i => i.naturalWidth > 0)")
+        page.wait_for_function(
+            "() => [...document.images].length > 5 && [...document.images].every(i => i.naturalWidth > 0)"
+        )
         assert page.locator("article", has_text="gull").locator(".beside").inner_text() == "tern"
     page.goto(served(judged))
     page.wait_for_selector("#no-pictures:not([hidden])")
@@ -118,7 +120,9 @@ def test_doubtful_categories_come_first_and_before_a_crawl_too(page, served, jud
 def test_keys_alone_rename_move_and_add(page, served, judged):
     page.goto(served(judged))
     page.locator("[name=order]").first.select_option("title")
-    page.wait_for_function("() => document.querySelector('article h3, article .own h3') && location.hash.includes('title')")
+    page.wait_for_function(
+        "() => document.querySelector('article h3, article .own h3') && location.hash.includes('title')"
+    )
     page.wait_for_selector("article:first-of-type[tabindex='0']")
     page.locator("[name=order]").first.evaluate("e => e.blur()")
     page.keyboard.press("j")  # gull

@@ -86,7 +86,8 @@ class Classes(Database):
         """Removes categories that nothing refers to: those of labels that a list had once."""
         self._run(
             f"DELETE FROM category WHERE state = 'kept' AND {_NOT_BY_HAND} AND id NOT IN ("
-            "SELECT category FROM candidate UNION SELECT category FROM neighbor UNION SELECT category FROM search UNION SELECT category FROM image)"
+            "SELECT category FROM candidate UNION SELECT category FROM neighbor UNION SELECT category FROM search"
+            " UNION SELECT category FROM image)"
         )
 
     def category_rows(self) -> sqlite3.Cursor:

@@ -132,7 +132,8 @@ class Decisions(Classes, Candidates, Images):
         """Images in use by id, with what people see of them: the columns of `image`, of candidate and category, and
         what was decided as `verdict`."""
         query = (
-            "SELECT image.*, candidate.url, page, license, attribution, source, category.title, category.name,"
+            "SELECT image.*, candidate.url, page, license, attribution, category.title,"
+            " category.state AS category_state,"
             " (SELECT verdict FROM decision WHERE kind = 'image' AND what = candidate.url ORDER BY decision.id DESC"
             " LIMIT 1) AS verdict, target.title AS nearest_title"
             " FROM image_in_use AS image JOIN candidate USING (id) JOIN category ON category.id = image.category"

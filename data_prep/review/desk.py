@@ -325,11 +325,14 @@ def _shown_image(row: Any) -> dict[str, Any]:
     link = row["page"] or row["url"]
     banned = is_banned(row["reason"])
     kept = {"drop": False, "keep": not banned}.get(row["verdict"] or "", row["state"] == "kept")
+    reason = _text(row["reason"]) or ("kept" if row["state"] == "kept" else "not filtered")
+    if row["category_state"] != "kept":
+        kept, reason = False, f"{reason}, but its category is rejected"
     return {
         "id": row["id"],
         "category": row["category"],
         "title": _text(row["title"]),
-        "reason": _text(row["reason"]) or ("kept" if row["state"] == "kept" else "not filtered"),
+        "reason": reason,
         "hand": row["verdict"] or "",
         "kept": kept,
         "banned": banned,

@@ -155,7 +155,16 @@ class Desk:
             self._columns().set_hand(image, by_hand.get(image, ""))
         self._rows = None
         failed = "" if undone else "another decision was made since, in another tab perhaps: undo that one first"
-        return {"done": len(undone), "error": failed, **self._state()}
+        with self._reading:
+            images = self._reader.images_shown(filter(None, ids))
+        names = dict.fromkeys(d.what for d in undone if d.kind != "image")
+        return {
+            "done": len(undone),
+            "error": failed,
+            "images": [_shown_image(row) for row in images.values()],
+            "categories": [{"name": name, "category": self._category_now(name)} for name in names],
+            **self._state(),
+        }
 
     def set_thresholds(self, gamma1: object, gamma2: object) -> dict[str, Any]:
         """Judges the images anew by their similarities; decisions of people and repeats stay what they are.
@@ -228,13 +237,17 @@ class Desk:
         self._rows = None
         failed = [_text(f"{d.what or d.title}: {why}") for d, why in (*decided.refused, *decided.unknown)]
         name = next((d.what for d in self._last()[1] if d.kind != "image"), "") if verdict == "add" else what
-        row = next((row for row in self._category_rows() if row.name == name), None)
-        shown = None
-        if row:
-            samples = self._columns().samples([row.id], _SAMPLES, self._rejected())
-            beside = next((target for target in row.targets if target[1] == body.get("beside")), None)
-            shown = self._shown_category(row, beside or (row.targets[0] if row.targets else None), samples[row.id])
+        shown = self._category_now(name or "", body.get("beside"))
         return {"done": decided.done, "refused": failed, "gone": [], "category": shown, **self._state()}
+
+    def _category_now(self, name: str, beside: object = None) -> dict[str, Any] | None:
+        """A category as it is shown, beside a target of that name if it still is; None where it is gone."""
+        row = next((row for row in self._category_rows() if row.name == name), None)
+        if row is None:
+            return None
+        targets = [target for target in row.targets if target[1] == beside] or row.targets
+        samples = self._columns().samples([row.id], _SAMPLES, self._rejected())
+        return self._shown_category(row, targets[0] if targets else None, samples[row.id])
 
     def _category_decisions(self, what: str, verdict: object, title: str, targets: Sequence[str]) -> list[Decision]:
         if verdict in ("accept", "reject"):

@@ -86,6 +86,16 @@ function fill(element, category) {
       make("div", { class: "actions" }, ...ACTIONS.map(([key, name]) => make("button", { type: "button", "data-key": key, title: key }, name)))));
 }
 
+// Shows categories as they are now, where they are; whether all of them are there.
+export function refill(changed) {
+  const articles = [...list.querySelectorAll("article")];
+  return changed.map(({ name, category }) => {
+    const found = articles.filter((element) => about.get(element).name === name);
+    found.forEach((element) => (category ? fill(element, category) : element.remove()));
+    return found.length > 0 || !category;
+  }).every(Boolean);
+}
+
 async function send(element, body, done) {
   const beside = element ? about.get(element).beside?.name : null;
   const answer = await trying(() => post("decide", { ...body, beside }));
@@ -126,6 +136,7 @@ function askFor(heading, title, targets) {
     return exact;
   };
   dialog.showModal();
+  form.elements[title === null ? "target" : "title"].focus(); // and not a target, which a key would take away
   return new Promise((resolve) => {
     const end = (value) => { form.onsubmit = form.oninput = dialog.onclose = null; dialog.close(); resolve(value); };
     form.oninput = (event) => { if (event.target.name === "target") suggest(); };

@@ -82,9 +82,17 @@ function fill(element, image) {
   const old = element.querySelector("img, .missing");
   element.replaceChildren(
     old ?? picture(`image/${image.id}`, "", 150),
-    make("b", {}, said),
-    make("span", {}, `${image.title}${similarity}`),
+    make("b", {}, `${said}${similarity}`),
+    make("span", {}, image.title),
     make("span", { class: "quiet" }, image.license || "no license"));
+}
+
+// Shows images as they are now, where they are; whether all of them are there.
+export function refill(changed) {
+  const elements = changed.map((image) => grid.querySelector(`.tile[data-id="${Number(image.id)}"]`));
+  elements.forEach((element, at) => element && fill(element, changed[at]));
+  tellAbout(focused());
+  return elements.every(Boolean);
 }
 
 function tellAbout(element) {

@@ -31,7 +31,9 @@ async function undo() {
   const answer = await trying(() => post("undo", { batch }));
   if (!answer) return;
   tell(answer, `Undone: ${told}`);
-  await refresh();
+  await overview();
+  const isShown = answer.done && (shown === "images" ? answer.images.length && images.refill(answer.images) : answer.categories.length && categories.refill(answer.categories));
+  if (!isShown) VIEWS[shown].reload();
 }
 
 async function refresh(words = {}) {

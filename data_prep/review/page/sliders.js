@@ -14,8 +14,9 @@ export function setOverview(found) {
   form.hidden = histogram.plain.length + histogram.like_another.length === 0;
   if (form.hidden) return;
   const bins = Math.max(histogram.plain.length, histogram.like_another.length);
-  const low = Math.floor(histogram.low / 2) - 1;
-  const high = Math.ceil((histogram.low + bins) / 2) + 1;
+  const places = [found.gamma1, found.gamma2].filter((value) => value !== null).map((value) => Math.round(value / histogram.step));
+  const low = Math.min(Math.floor(histogram.low / 2) - 1, ...places);
+  const high = Math.max(Math.ceil((histogram.low + bins) / 2) + 1, ...places);
   for (const slider of [gamma1, gamma2]) { slider.min = low; slider.max = high; slider.step = 1; }
   if (isNew) {
     labels.checked = found.labels;

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from fastlt.data_prep.catalog import Candidate, Catalog, Decision
 from fastlt.data_prep.verdicts import are_kept
 from support.command import run_here
+from support.crawling import command, jpeg, write_list
+from support.web import Answer, Web
 
 
 def image(number: int, verdict: str) -> Decision:
@@ -103,6 +106,23 @@ def test_decisions_about_categories_survive_the_stages(judged):
         assert found["gull"][2] == "in no taxonomy"
         assert "red_kite" in found
         assert catalog.neighbors() == {"hawk": ["gull", "stone"]}
+
+
+@pytest.mark.medium
+def test_decisions_survive_another_crawl(tmp_path):
+    path, listed = tmp_path / "c.sqlite", tmp_path / "list.csv"
+    with Web(lambda host, path: None if path == "/robots.txt" else Answer(jpeg(int(path[1])))) as web:
+        rows = [(f"http://{web.hosts[0]}/{n}.jpg", "kite" if n < 3 else "gull", "CC0", "me") for n in range(5)]
+        write_list(listed, rows[:4])
+        crawl = command(path, "--urls", listed)
+        subprocess.run(crawl, check=True, capture_output=True, timeout=120)
+        with Catalog(path) as catalog:
+            catalog.decide([Decision("image", rows[0][0], "drop"), Decision("category", "gull", "reject")])
+        write_list(listed, rows)
+        subprocess.run(crawl, check=True, capture_output=True, timeout=120)
+    with Catalog(path) as catalog:
+        assert catalog.status()["candidate"] == {"fetched": {"": 5}}
+        assert taken(catalog, unfiltered=True) == {"kite": 2}
 
 
 @pytest.mark.parametrize(

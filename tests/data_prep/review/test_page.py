@@ -133,6 +133,7 @@ def test_keys_alone_rename_move_and_add(page, served, judged):
     page.get_by_text("herring gull").first.wait_for()
     page.keyboard.press("m")
     page.wait_for_selector("dialog[open] .chip")
+    page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")  # takes tern away
     page.wait_for_selector("dialog[open] .chip", state="detached")
     page.keyboard.type("hawk")

@@ -55,6 +55,10 @@ class Classes(Database):
         query = "SELECT * FROM category WHERE state = 'kept' AND id NOT IN (SELECT category FROM abandoned) ORDER BY id"
         return self._run(query).fetchall()
 
+    def rejected_categories(self) -> set[int]:
+        """The categories that are not kept."""
+        return {row[0] for row in self._run("SELECT id FROM category WHERE state != 'kept'")}
+
     def category(self, category: int) -> sqlite3.Row:
         """The category of that id."""
         return self._run("SELECT * FROM category WHERE id = ?", [category]).fetchone()

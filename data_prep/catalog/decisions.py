@@ -136,8 +136,9 @@ class Decisions(Classes, Candidates, Images):
             " category.state AS category_state,"
             " (SELECT verdict FROM decision WHERE kind = 'image' AND what = candidate.url ORDER BY decision.id DESC"
             " LIMIT 1) AS verdict, target.title AS nearest_title"
-            " FROM image_in_use AS image JOIN candidate USING (id) JOIN category ON category.id = image.category"
-            " LEFT JOIN target ON target.id = nearest WHERE image.id IN (SELECT value FROM json_each(?))"
+            " FROM json_each(?) AS asked CROSS JOIN image ON image.id = asked.value"  # not by all that are in use
+            " CROSS JOIN candidate ON candidate.id = image.id JOIN category ON category.id = image.category"
+            " LEFT JOIN target ON target.id = nearest WHERE candidate.state = 'fetched'"
         )
         return {row["id"]: row for row in self._run(query, [json.dumps([*ids])])}
 

@@ -146,7 +146,7 @@ class Images(Database):
         cursor = self.connection.cursor()
         cursor.row_factory = None
         found = cursor.execute("SELECT id, category, state, reason, similarity, nearest FROM image ORDER BY id")
-        while rows := found.fetchmany(50_000):
+        while rows := found.fetchmany(1_000):  # more at once take longer
             yield tuple(zip(*rows, strict=True))
 
     def images_not_in_use(self) -> list[int]:

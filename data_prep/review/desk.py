@@ -63,7 +63,6 @@ class Desk:
         rejected = self._rejected()
         with self._reading:
             settings = self._reader.json_setting("filter")
-            targets = len(self._reader.targets())
         gamma1, gamma2 = (_number(settings.get(name)) for name in ("gamma1", "gamma2"))
         has_labels = settings.get("gamma1") == "auto"
         return {
@@ -74,8 +73,6 @@ class Desk:
             "gamma2": gamma2,
             "labels": has_labels,
             "below": (_number(settings.get("labels_below")) or gamma2) if has_labels else None,
-            "categories": len(self._category_rows()),
-            "targets": targets,
             "no_pictures": self._targets.why_not,
             **self._state(),
         }
@@ -187,13 +184,15 @@ class Desk:
                 if below is None or high > below:
                     raise ValueError(f"what lies above {below} was not judged by its label: `fastlt filter` does that.")
                 settings["labels_below"] = below
-            self._load(again=True)
+            if self._is_changed():  # nobody writes any more
+                self._load(again=True)
             changes = self._columns().judged_by(low, high)
-            with self._writer.transaction():
+            with self._own_write(), self._writer.transaction():
                 self._writer.judge_images(changes)
                 settings |= {"gamma1": "auto" if low is None else low, "gamma2": high}
                 self._writer.remember_json("filter", settings)
-            self._load(again=True)
+            self._columns().set_reasons(changes)
+            self._rows = None
         return {"changed_images": len(changes), "now": dict(reasons_of(changes)), **self._state()}
 
     def _decide_images(self, images: object, verdict: object) -> dict[str, Any]:
@@ -322,7 +321,8 @@ class Desk:
         return rows
 
     def _rejected(self) -> set[int]:
-        return {row.id for row in self._category_rows() if row.state != "kept"}
+        with self._reading:
+            return self._reader.rejected_categories()
 
     def _last(self) -> tuple[int, list[Decision]]:
         with self._reading:

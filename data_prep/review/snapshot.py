@@ -5,8 +5,10 @@ N is the number of images that were in use when the columns were read. What a pa
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
 
 import numpy as np
 
@@ -52,19 +54,14 @@ class Snapshot:
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        codes: dict[tuple[str, str], int] = {}
-        parts = []
-        for ids, categories, states, reasons, similarities, nearest in catalog.image_columns():
-            code = [codes.setdefault(pair, len(codes)) for pair in zip(states, reasons, strict=True)]
-            values = np.array([np.nan if value is None else value for value in similarities], np.float64)
-            parts.append(
-                (
-                    np.array(ids, np.int64),
-                    np.array(categories, np.int32),
-                    np.array([value or 0 for value in nearest], np.int32),
-                    np.where(np.isnan(values), NONE, np.rint(values * MILLION)).astype(np.int32),
-                    np.array(code, np.int32),
-                )
+        codes: defaultdict[tuple[str, str], int] = defaultdict(count().__next__)
+        try:
+            parts = [_columns(part, codes) for part in catalog.image_columns()]
+        except (TypeError, ValueError, OverflowError):
+            parts = None
+        if parts is None or not all(isinstance(text, str) for pair in codes for text in pair):
+            raise ValueError(
+                f"{catalog.path} cannot be used as a catalog: some of its images say what no fastlt writes."
             )
         kinds = (np.int64, np.int32, np.int32, np.int32, np.int32)
         columns: list[np.ndarray] = [np.concatenate(part) for part in zip(*parts, strict=True)]
@@ -198,6 +195,13 @@ class Snapshot:
             for at in changed
         ]
 
+    def set_reasons(self, rows: list[tuple[str, str, float, int | None, int]]) -> None:
+        """Takes over what `judged_by` has found."""
+        reasons = [reason or KEPT for _, reason, *_ in rows]
+        self.reasons += [reason for reason in dict.fromkeys(reasons) if reason not in self.reasons]
+        places = np.searchsorted(self.ids, np.array([image for *_, image in rows], np.int64))
+        self.reason[places] = [self.reasons.index(reason) for reason in reasons]
+
     def by_category(self, rejected: set[int]) -> dict[int, tuple[int, int, float]]:
         """{category: (images, taken ones, mean similarity or NaN)}."""
         most = int(self.categories.max()) + 1 if len(self.ids) else 0
@@ -221,6 +225,19 @@ class Snapshot:
             few = np.linspace(0, len(places) - 1, min(number, len(places))).round().astype(int)
             found[category] = self.ids[places[few]].tolist()
         return found
+
+
+def _columns(part: tuple[tuple[Any, ...], ...], codes: defaultdict[tuple[str, str], int]) -> tuple[np.ndarray, ...]:
+    """Some rows of `Catalog.image_columns` as arrays."""
+    ids, categories, states, reasons, similarities, nearest = part
+    values = np.array(similarities, np.float64)  # NaN for None
+    return (
+        np.array(ids, np.int64),
+        np.array(categories, np.int32),
+        np.nan_to_num(np.array(nearest, np.float64)).astype(np.int32),
+        np.where(np.isnan(values), NONE, np.rint(np.nan_to_num(values) * MILLION)).astype(np.int32),
+        np.array([*map(codes.__getitem__, zip(states, reasons, strict=True))], np.int32),
+    )
 
 
 def asked_of(words: dict[str, str]) -> Asked:

@@ -16,6 +16,7 @@ examples:
   python bench/run.py dump --rows 200000       a hundredth of the whole
   python bench/run.py captions
   python bench/run.py scale                    simulates crawls on up to 256 machines from the other records
+  python bench/run.py review                   opens a page in Chromium; --quick for 20,000 images
   python bench/run.py filter                   needs shared/data; --run RUN adds a run's backbone
   python bench/run.py embed                    the same
   python bench/run.py loaders                  the same; DALI where it is installed
@@ -48,6 +49,7 @@ SUITES = {
     "dump": ("a made dump of iNaturalist's form, joined to categories out of core", ("cpu",)),
     "captions": ("names in captions of web images, sought by `crawl --captions`", ("cpu",)),
     "scale": ("a crawl on machines that are not there, simulated from the records of those that are", ("cpu",)),
+    "review": ("the page of `fastlt review` on a catalog of 1.2 million images, in Chromium", ("cpu",)),
     "filter": ("what filter keeps of mislabeled images, by default", ("cpu", "cuda")),
     "embed": ("filter's embedding beside its bare model", ("cpu", "cuda")),
     "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),

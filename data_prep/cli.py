@@ -1,4 +1,4 @@
-"""The data stages as commands: discover, crawl, merge, push, pull, filter, status, encode, remove."""
+"""The data stages as commands: discover, crawl, merge, push, pull, filter, status, review, encode, remove."""
 
 from __future__ import annotations
 
@@ -25,7 +25,16 @@ from fastlt.data_prep.filter.options import EncoderOptions, FilterOptions
 from fastlt.data_prep.inputs.images import TargetImages
 from fastlt.data_prep.remove.wanted import Wanted
 from fastlt.messages import listed
-from fastlt.options import CatalogFile, Flag, OptionalAddress, OptionalFile, OptionalSource, OptionError, typed_options
+from fastlt.options import (
+    CatalogFile,
+    Flag,
+    OptionalAddress,
+    OptionalFile,
+    OptionalFolder,
+    OptionalSource,
+    OptionError,
+    typed_options,
+)
 from fastlt.places import is_url
 
 if TYPE_CHECKING:
@@ -511,6 +520,60 @@ class Remove:
             raise ValueError(f"left to do: {'; '.join(left)}.")
 
 
+@dataclass(frozen=True)
+class Review:
+    """Look at categories and images in a browser on this machine, and decide otherwise than the stages did.
+
+    Decisions are kept in the catalog, win over filter's, and are what encode takes. Prints the page's address.
+    """
+
+    catalog: CatalogFile
+    """The catalog file, before a crawl or after."""
+    train: OptionalSource = None
+    """Training images of the target classes, to be shown beside their categories: class folders, a split file, or an
+    encoded data set."""
+    images: OptionalFolder = None
+    """The folder that the paths of a split file are relative to."""
+    port: int = 0
+    """The port of the page's server; 0 takes one that is free."""
+    export: OptionalFile = None
+    """Write all decisions to this file, a JSON object a line, and stop."""
+    apply: OptionalFile = None
+    """Follow the decisions of such a file, also of another catalog, and stop."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 2**16:
+            raise OptionError(f"--port is {self.port}; give a number below 65,536, or 0 for one that is free.")
+        if (self.export or self.apply) and (self.train or self.images or self.port or (self.export and self.apply)):
+            raise OptionError("--export and --apply show no page: give one of them, alone.")
+
+    def run(self) -> None:
+        from fastlt.data_prep.catalog import Catalog
+        from fastlt.data_prep.review.exchange import apply_decisions, write_decisions
+
+        if self.export or self.apply:
+            with Catalog(self.catalog) as catalog:
+                if self.apply:
+                    print("\n".join(apply_decisions(catalog, self.apply)))
+                elif self.export:
+                    print(f"written: {self.export}, {write_decisions(catalog, self.export):,} decisions")
+            return
+        from fastlt.data_prep.review.desk import Desk
+        from fastlt.data_prep.review.pictures import TargetPictures
+
+        try:
+            from fastlt.data_prep.review.server import serve
+        except ModuleNotFoundError as error:
+            raise ValueError(f"the page needs {error.name}: pip install 'fastlt[review]'.") from None
+        if self.train and not self.train.exists():
+            raise ValueError(f"there is no {self.train}: --train says where the training images are.")
+        desk = Desk(self.catalog, TargetPictures(self.train, self.images))
+        try:
+            serve(desk, self.port)
+        finally:
+            desk.close()
+
+
 COMMANDS = {
     "discover": Discover,
     "crawl": Crawl,
@@ -519,6 +582,7 @@ COMMANDS = {
     "pull": Pull,
     "filter": Filter,
     "status": Status,
+    "review": Review,
     "encode": Encode,
     "remove": Remove,
 }

@@ -51,6 +51,9 @@ def status_text(found: dict[str, Any]) -> str:
             tokens = f"{answer['prompt_tokens']:,} tokens asked, {answer['completion_tokens']:,} answered"
             lines.append(f"{'answers of the LLM':<21}{answer['answers']:>10,}   {tokens}")
             lines += [f"{'':<21}{number:>10,}     unusable: {why}" for why, number in answer["unusable"].items()]
+    if decided := found.get("decision"):
+        counts = ", ".join(f"{number:,} {kind}" for kind, number in decided.items())
+        lines.append(f"{'decided by people':<21}{sum(decided.values()):>10,}   {counts}")
     shards = ", ".join(f"{number:,} {state}" for state, number in found["shard"].items()) or "none"
     lines.append(f"{'shards':<21}{sum(found['shard'].values()):>10,}   {shards}")
     return "\n".join(lines)

@@ -322,7 +322,7 @@ class Demo:
 COMMANDS: dict[str, dict[str, type[Command]]] = {
     "from class names to images that look like your classes": {
         name: data_prep.COMMANDS[name]
-        for name in ("discover", "crawl", "merge", "push", "pull", "filter", "status", "remove")
+        for name in ("discover", "crawl", "merge", "push", "pull", "filter", "status", "review", "remove")
     },
     "from images to a classifier": {
         "encode": data_prep.COMMANDS["encode"],

@@ -36,7 +36,7 @@ def test_every_module_and_file_is_in_the_wheel(wheel):
     expected = set()
     for folder in ("fastlt", "kernels", "configs", "data_prep"):
         for file in (ROOT / folder).rglob("*"):
-            if file.suffix in (".py", ".c", ".yaml") or file.name == "prompt.md":
+            if file.suffix in (".py", ".c", ".yaml", ".html", ".css", ".js", ".svg") or file.name == "prompt.md":
                 name = file.relative_to(ROOT).as_posix()
                 expected.add(name if folder == "fastlt" else f"fastlt/{name}")
     assert expected <= inside, sorted(expected - inside)

@@ -33,6 +33,7 @@ HEADLINES = {  # suite: {field of its records: unit}
     "embed": {**_SPEEDS, "over_bare": "of bare"},
     "loaders": _SPEEDS,
     "captions": _SPEEDS,
+    "review": _SPEEDS,
     "tuning": {**_SPEEDS, "over_full": "of full"},
     "train": {**_SPEEDS, "over_resident": "of resident", "mfu": "MFU"},
     "counts": records.COUNTED,

@@ -11,18 +11,18 @@ from typing import Any
 
 from fastlt.data_prep.catalog.answers import Answers
 from fastlt.data_prep.catalog.candidates import Candidate
-from fastlt.data_prep.catalog.classes import Classes
 from fastlt.data_prep.catalog.database import held_catalog, require_catalog
-from fastlt.data_prep.catalog.images import ImageRow, Images, SameBytes
+from fastlt.data_prep.catalog.decisions import Decision, Decisions
+from fastlt.data_prep.catalog.images import ImageRow, SameBytes
 from fastlt.data_prep.catalog.lists import Lists
 from fastlt.data_prep.catalog.removals import Removals
 from fastlt.data_prep.catalog.searches import Searches
 from fastlt.data_prep.catalog.usage import Usage
 
-__all__ = ["Candidate", "Catalog", "ImageRow", "SameBytes", "held_catalog", "require_catalog"]
+__all__ = ["Candidate", "Catalog", "Decision", "ImageRow", "SameBytes", "held_catalog", "require_catalog"]
 
 
-class Catalog(Classes, Answers, Searches, Lists, Usage, Images, Removals):
+class Catalog(Decisions, Answers, Searches, Lists, Usage, Removals):
     """An open catalog: all of its tables, and what concerns several of them."""
 
     def retry_failed(self) -> None:
@@ -52,4 +52,6 @@ class Catalog(Classes, Answers, Searches, Lists, Usage, Images, Removals):
         found["answer"] = {name: costs[name] for name in ("answers", "prompt_tokens", "completion_tokens")}
         found["answer"]["unusable"] = self.unusable_answers()
         found["shard"] = dict(self._run("SELECT state, count(*) FROM shard GROUP BY state").fetchall())
+        if decisions := self.num_decisions():
+            found["decision"] = decisions
         return found

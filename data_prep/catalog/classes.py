@@ -11,6 +11,8 @@ from fastlt.data_prep.catalog import schema
 from fastlt.data_prep.catalog.database import Database
 from fastlt.foreign import parse_json
 
+_NOT_BY_HAND = "NOT EXISTS (SELECT 1 FROM decision WHERE kind = 'category' AND what = category.name)"
+
 
 class Classes(Database):
     """The tables `target`, `category` and `neighbor`."""
@@ -47,6 +49,10 @@ class Classes(Database):
         query = "SELECT * FROM category WHERE state = 'kept' AND id NOT IN (SELECT category FROM abandoned) ORDER BY id"
         return self._run(query).fetchall()
 
+    def rejected_categories(self) -> set[int]:
+        """The categories that are not kept."""
+        return {row[0] for row in self._run("SELECT id FROM category WHERE state != 'kept'")}
+
     def category(self, category: int) -> sqlite3.Row:
         """The category of that id."""
         return self._run("SELECT * FROM category WHERE id = ?", [category]).fetchone()
@@ -57,20 +63,25 @@ class Classes(Database):
         return self._number("SELECT id FROM category WHERE name = ?", name)
 
     def keep_category(self, category: int) -> bool:
-        """Takes a category in again that was rejected, but not on request; whether it was."""
-        query = "UPDATE category SET state = 'kept', reason = '' WHERE id = ? AND state != 'kept' AND reason != ?"
+        """Takes a category in again that was rejected, but not by a person or on request; whether it was."""
+        query = (
+            "UPDATE category SET state = 'kept', reason = ''"
+            f" WHERE id = ? AND state != 'kept' AND reason != ? AND {_NOT_BY_HAND}"
+        )
         return self._run(query, [category, schema.REMOVED]).rowcount > 0
 
     def reject_category(self, category: int, reason: str) -> None:
-        """Takes a category out; it stays there, so that it is not named again."""
-        self._run("UPDATE category SET state = 'rejected', reason = ? WHERE id = ?", [reason, category])
+        """Takes a category out, but for one that a person accepted; it stays there, so that it is not named again."""
+        query = f"UPDATE category SET state = 'rejected', reason = ? WHERE id = ? AND {_NOT_BY_HAND}"
+        self._run(query, [reason, category])
 
     def mark_categories(self, reasons: Mapping[int, str]) -> None:
         """Writes {category: what is doubtful about it} of kept ones, in the place of all that was written before."""
         with self.transaction():
             self._run("UPDATE category SET reason = '' WHERE state = 'kept' AND reason != ''")
             rows = ((reason, category) for category, reason in reasons.items())
-            self.connection.executemany("UPDATE category SET reason = ? WHERE id = ? AND state = 'kept'", rows)
+            query = f"UPDATE category SET reason = ? WHERE id = ? AND state = 'kept' AND {_NOT_BY_HAND}"
+            self.connection.executemany(query, rows)
 
     def synonyms(self) -> dict[int, list[str]]:
         """{category: its other names} of those that have some."""
@@ -87,8 +98,9 @@ class Classes(Database):
     def remove_empty_categories(self) -> None:
         """Removes categories that nothing refers to: those of labels that a list had once."""
         self._run(
-            "DELETE FROM category WHERE state = 'kept' AND id NOT IN (SELECT category FROM candidate"
-            " UNION SELECT category FROM neighbor UNION SELECT category FROM search UNION SELECT category FROM image)"
+            f"DELETE FROM category WHERE state = 'kept' AND {_NOT_BY_HAND} AND id NOT IN ("
+            "SELECT category FROM candidate UNION SELECT category FROM neighbor UNION SELECT category FROM search"
+            " UNION SELECT category FROM image)"
         )
 
     def category_rows(self) -> sqlite3.Cursor:
@@ -112,12 +124,25 @@ class Classes(Database):
         categories = json.dumps(sorted({category for _, category in pairs}))
         found = "origin = 'found' AND category IN (SELECT value FROM json_each(?))"
         self._run(f"DELETE FROM neighbor WHERE {found}", [categories])
+        pairs = self._without_dropped(pairs)
         self.connection.executemany("INSERT OR IGNORE INTO neighbor (target, category) VALUES (?, ?)", pairs)
 
     def set_found_neighbors(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Replaces the (target, category) pairs that filter found; a category with given ones has no place for them."""
         self._run("DELETE FROM neighbor WHERE origin = 'found'")
-        self.connection.executemany("INSERT INTO neighbor (target, category, origin) VALUES (?, ?, 'found')", pairs)
+        pairs = self._without_dropped(pairs)
+        self.connection.executemany(
+            "INSERT OR IGNORE INTO neighbor (target, category, origin) VALUES (?, ?, 'found')", pairs
+        )
+
+    def _without_dropped(self, pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The (target, category) pairs but for those that a person dropped."""
+        query = (
+            "SELECT target.id, category.id FROM decided JOIN target ON target.name = target_name"
+            " JOIN category ON category.name = what WHERE kind = 'pair' AND verdict = 'drop'"
+        )
+        dropped = {tuple(row) for row in self._run(query)}
+        return [pair for pair in pairs if pair not in dropped]
 
     def neighbors_of(self, target: int) -> list[sqlite3.Row]:
         """The categories that were named for a target, by title."""
@@ -142,6 +167,14 @@ class Classes(Database):
         """(category id, target name) of the neighbors that a person or discover gave."""
         query = "SELECT category, name FROM neighbor JOIN target ON target.id = target WHERE origin = 'given'"
         return [tuple(row) for row in self._run(query)]
+
+    def pairs_with_targets(self) -> list[tuple[int, tuple[int, str, str]]]:
+        """(category id, (target's id, name, title)) of all neighbors, whoever gave them, by target."""
+        query = (
+            "SELECT category, target.id, target.name, target.title FROM neighbor JOIN target ON target.id = target"
+            " ORDER BY target.id"
+        )
+        return [(row[0], tuple(row)[1:]) for row in self._run(query)]
 
 
 def _texts_in(synonyms: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sqlite3
 import sys
@@ -94,6 +95,10 @@ class Database:
             raise ValueError(f"{path} cannot be used as a catalog: {one_line(error, 300)}.") from None
 
     def _create_or_migrate(self, create: bool) -> None:
+        if self._number("PRAGMA user_version") == schema.VERSION:  # and nobody who writes is in the way
+            schema.require_no_others(self.connection)
+            schema.require_columns(self.connection)
+            return
         with self.transaction():  # two processes may open the same old catalog
             version = self._number("PRAGMA user_version")
             if not 0 <= version <= schema.VERSION:
@@ -176,6 +181,14 @@ class Database:
     def remember(self, name: str, value: str) -> None:
         """Keeps a value under a name."""
         self._run("INSERT OR REPLACE INTO setting VALUES (?, ?)", [name, value])
+
+    def remember_json(self, name: str, value: dict[str, Any]) -> None:
+        """Keeps an object under a name, as `json_setting` has it."""
+        self.remember(name, json.dumps(value))
+
+    def data_version(self) -> int:
+        """Another number each time that somebody else has written, as far as this connection sees."""
+        return self._number("PRAGMA data_version")
 
     def _number(self, query: str, *values: object) -> int:
         return self._run(query, values).fetchone()[0]

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastlt.atomic import write_text
 from fastlt.data_prep.catalog import schema
@@ -18,7 +18,9 @@ from fastlt.dataset.images import in_tar
 _TAKEN = (
     " FROM image_in_use AS image JOIN category ON category.id = image.category"
     " JOIN candidate ON candidate.id = image.id"
-    " WHERE category.state = 'kept' AND (? OR image.state = 'kept')"
+    " WHERE category.state = 'kept'"
+    " AND CASE WHEN ? THEN image.id NOT IN (SELECT id FROM by_hand WHERE verdict = 'drop')"
+    " ELSE image.id IN (SELECT id FROM image_taken) END"
     " AND license NOT IN (SELECT value FROM json_each(?)) ORDER BY category.name, image.id"
 )
 
@@ -157,11 +159,44 @@ class Images(Database):
             "UPDATE image SET state = ?, reason = ?, similarity = ?, nearest = ? WHERE id = ?", rows
         )
 
+    def images_by_hand(self) -> dict[int, str]:
+        """{image: "keep" or "drop"} of those that people decided about, whether or not the image is in use."""
+        return dict(self._run("SELECT id, verdict FROM by_hand").fetchall())
+
+    def place_of_image(self, image: int) -> tuple[Path, int, int] | None:
+        """(file, offset, bytes) of an image in use, in a finished shard or one that is written; None if it is gone."""
+        query = "SELECT shard, offset, num_bytes FROM image_in_use WHERE id = ?"
+        row = self._run(query, [image]).fetchone()
+        if row is None:
+            return None
+        done = self.shard_path(row["shard"])
+        return done if done.exists() else done.with_name(f".{done.name}.partial"), row["offset"], row["num_bytes"]
+
+    def image_columns(self) -> Iterator[tuple[tuple[Any, ...], ...]]:
+        """Columns (id, category, state, reason, similarity, nearest) of all images by id, some rows at a time.
+
+        Their kinds are not looked at, which would take longer than reading them.
+        """
+        cursor = self.connection.cursor()
+        cursor.row_factory = None
+        found = cursor.execute("SELECT id, category, state, reason, similarity, nearest FROM image ORDER BY id")
+        while rows := found.fetchmany(1_000):  # more at once take longer
+            yield tuple(zip(*rows, strict=True))
+
+    def images_not_in_use(self) -> list[int]:
+        """Images whose candidates were dropped since."""
+        query = (  # SQLite would look each image's candidate up
+            "SELECT image.id FROM candidate INDEXED BY candidate_outcome CROSS JOIN image ON image.id = candidate.id"
+            " WHERE candidate.state IN ('new', 'dropped', 'failed')"
+        )
+        return [row[0] for row in self._run(query)]
+
     def kept_images(self, unfiltered: bool = False, refused: Iterable[str] = ()) -> dict[str, list[str]]:
-        """{category: [image, ...]} of the images that filter kept, as `read_image` takes them; no empty lists.
+        """{category: [image, ...]} of the images that filter or a person kept, as `read_image` takes them; no empty
+        lists.
 
         Args:
-            unfiltered: take every image that was crawled.
+            unfiltered: take every image that was crawled and that no person dropped.
             refused: licenses, as candidates have them, that are not taken.
 
         Raises:

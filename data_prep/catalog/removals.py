@@ -54,6 +54,11 @@ class Removals(Database):
             [reason, json.dumps([*candidates]), reason, schema.REMOVED],
         ).rowcount
 
+    def reject_on_request(self, categories: Iterable[int]) -> None:
+        """Takes categories out for good, whatever people decided about them."""
+        query = "UPDATE category SET state = 'rejected', reason = ? WHERE id IN (SELECT value FROM json_each(?))"
+        self._run(query, [schema.REMOVED, json.dumps([*categories])])
+
     def images_to_erase(self) -> list[sqlite3.Row]:
         """Images of removed candidates whose bytes are still in shards: id, shard, shard_state, offset, sha256."""
         return self._run(

@@ -11,7 +11,9 @@ import sqlite3
 from collections.abc import Iterator
 from functools import cache
 
-VERSION = 5
+from fastlt.data_prep import verdicts
+
+VERSION = 6
 UNLISTED = "no longer in its list"
 """Why a candidate is dropped that a list brought once and has no more."""
 REMOVED = "removed on request"
@@ -47,12 +49,38 @@ CREATE TABLE used (
     PRIMARY KEY (host, slot)
 ) WITHOUT ROWID;
 """
+_DECISIONS = f"""
+-- What people decided; of several about one thing the last holds. Kind: image (what is its URL: keep, drop), category
+-- (its name: accept, reject, add), title (of a category: rename), pair (of a category and a target: keep, drop).
+CREATE TABLE decision (
+    id INTEGER PRIMARY KEY,
+    batch INTEGER NOT NULL,                -- what was decided at once, and is undone at once
+    kind TEXT NOT NULL,
+    what TEXT NOT NULL,
+    target_name TEXT NOT NULL DEFAULT '',
+    verdict TEXT NOT NULL,
+    title TEXT NOT NULL DEFAULT '',        -- that was given
+    before TEXT NOT NULL DEFAULT '',       -- JSON: what it was, for undoing
+    made TEXT NOT NULL                     -- UTC
+);
+CREATE INDEX decision_last ON decision (kind, what, target_name, id);
+CREATE VIEW decided AS
+SELECT kind, what, target_name, verdict, title, made, max(id) AS id FROM decision GROUP BY kind, what, target_name;
+CREATE VIEW by_hand AS
+SELECT candidate.id, verdict, made FROM decided JOIN candidate ON candidate.url = what WHERE kind = 'image';
+-- Images that encode takes: what filter kept and people did not drop, and what people kept, but for repeats of
+-- validation and test images and what cannot be read.
+CREATE VIEW image_taken AS SELECT image.* FROM image_in_use AS image LEFT JOIN by_hand ON by_hand.id = image.id
+WHERE CASE ifnull(verdict, '') WHEN 'drop' THEN 0 WHEN 'keep' THEN NOT ({verdicts.BANNED_SQL})
+ELSE image.state = 'kept' END;
+"""
 # {version: what makes the next one of it}; each step is run once, when a catalog of that version is opened.
 MIGRATIONS = {
     1: "ALTER TABLE neighbor ADD COLUMN origin TEXT NOT NULL DEFAULT 'given'",
     2: _THIRD,
     3: _FOURTH,
     4: "ALTER TABLE category ADD COLUMN synonyms TEXT NOT NULL DEFAULT '[]'",
+    5: _DECISIONS,
 }
 SCHEMA = f"""
 CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -149,7 +177,7 @@ CREATE TABLE image (
 );
 CREATE INDEX image_outcome ON image (state, reason);
 CREATE INDEX image_category ON image (category, state);
-{_THIRD}{_FOURTH}"""
+{_THIRD}{_FOURTH}{_DECISIONS}"""
 
 
 _EVERYTHING = """

@@ -15,7 +15,8 @@ from PIL import Image
 
 from fastlt.atomic import write_text
 from fastlt.data_prep.catalog import Catalog
-from fastlt.data_prep.filter.judgment import KEPT, LIKE_ANOTHER, TOO_FAR, TOO_NEAR, Judgment
+from fastlt.data_prep.filter.judgment import Judgment
+from fastlt.data_prep.verdicts import KEPT, LIKE_ANOTHER, TOO_FAR, TOO_NEAR
 from fastlt.dataset.images import BrokenImageError, read_image
 
 SHEET_BYTES = 20_000_000

@@ -15,7 +15,7 @@ from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.filter.embed import Embedder, embed, open_embeddings
 from fastlt.data_prep.filter.embedding_store import RowStore, file_keys
 from fastlt.data_prep.filter.inputs import SPLITS, held_out_images, read_crawled, require_split, training_images
-from fastlt.data_prep.filter.judgment import BROKEN, LIKE_ANOTHER, NEAR_DUPLICATE, TOO_FAR, TOO_NEAR, Judgment
+from fastlt.data_prep.filter.judgment import Judgment
 from fastlt.data_prep.filter.labels import Labels, judge_labels
 from fastlt.data_prep.filter.options import FilterOptions
 from fastlt.data_prep.filter.similarity import (
@@ -28,6 +28,7 @@ from fastlt.data_prep.filter.similarity import (
     strengths_of_pairs,
 )
 from fastlt.data_prep.inputs.images import TargetImages, read_class_images, warn_of_overlap
+from fastlt.data_prep.verdicts import BROKEN, LIKE_ANOTHER, NEAR_DUPLICATE, are_kept, by_thresholds
 from fastlt.messages import listed
 
 
@@ -94,7 +95,8 @@ def judge(catalog: Catalog, encoder: Embedder, sources: TargetImages, options: F
     for at, (reference, cosine) in duplicates.items():
         reasons[at] = NEAR_DUPLICATE.format(references.splits[reference])
         likes[int(whole[at])] = str(references.paths[reference]), cosine
-    kept = reasons == ""
+    by_hand = catalog.images_by_hand()
+    kept = are_kept(reasons, images.ids[whole], by_hand)
     lonely = np.isin(categories, neighbors.without()) & kept
     found_pairs = nearest_targets(space, rows[lonely], categories[lonely], options.neighbors)
     pairs = [*neighbors.pairs(), *found_pairs]
@@ -107,6 +109,7 @@ def judge(catalog: Catalog, encoder: Embedder, sources: TargetImages, options: F
         similarity=_spread(similarity, whole, len(images.ids), np.nan),
         nearest=_spread(nearest, whole, len(images.ids), -1),
         reasons=_spread(reasons, whole, len(images.ids), BROKEN),
+        kept=_spread(kept, whole, len(images.ids), False),
         likes=likes,
         broken={at: broken[images.names[at]] for at in np.setdiff1d(np.arange(len(images.ids)), whole).tolist()},
         options=options,
@@ -133,15 +136,11 @@ def _embed_whole(
 
 def _reasons(similarity: np.ndarray, gamma2: float, labels: Labels | None, options: FilterOptions) -> np.ndarray:
     """Why each image is dropped, "" of kept ones."""
-    reasons = np.full(len(similarity), "", object)
     if labels:
-        reasons[labels.right < 0.5] = LIKE_ANOTHER
-    elif options.gamma1 != "auto" and options.gamma1 < gamma2:
-        reasons[similarity <= options.gamma1] = TOO_FAR
-    else:
+        return by_thresholds(similarity, -np.inf, gamma2, labels.right < 0.5)
+    if options.gamma1 == "auto" or options.gamma1 >= gamma2:
         raise ValueError(f"--gamma1 {options.gamma1} must be below --gamma2, which is {gamma2:.3f} for this encoder.")
-    reasons[similarity >= gamma2] = TOO_NEAR
-    return reasons
+    return by_thresholds(similarity, options.gamma1, gamma2)
 
 
 def _spread(values: np.ndarray, positions: np.ndarray, size: int, fill: object) -> np.ndarray:

@@ -18,12 +18,10 @@ from fastlt.atomic import new_file, write_text
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.filter.labels import Labels
 from fastlt.data_prep.filter.options import FilterOptions
+from fastlt.data_prep.verdicts import KEPT
 from fastlt.foreign import table_cell
 from fastlt.messages import listed
 
-KEPT = "kept"
-BROKEN, TOO_FAR, TOO_NEAR, LIKE_ANOTHER = "broken", "too far", "too near", "looks like another category"
-NEAR_DUPLICATE = "near-duplicate of a {} image"
 _LEAST_KEPT = 0.2  # of the images; less is a mistake somewhere
 
 
@@ -37,6 +35,7 @@ class Judgment:
         targets: {name: training images}, whose order `nearest` counts in.
         similarity, nearest: to which prototype; float32 [N] (NaN of broken images) and int64 [N] (-1).
         reasons: why an image is dropped, "" of kept ones; object [N].
+        kept: which images stay, as people decided otherwise of some; bool [N].
         likes: {position: (what it is like, cosine)}: a path for near-duplicates, or the title of another category.
         broken: {position: why}.
         gamma2: as given or found.
@@ -53,6 +52,7 @@ class Judgment:
     similarity: np.ndarray
     nearest: np.ndarray
     reasons: np.ndarray
+    kept: np.ndarray
     likes: dict[int, tuple[str, float]]
     broken: dict[int, str]
     options: FilterOptions
@@ -78,7 +78,7 @@ class Judgment:
 
     @property
     def num_kept(self) -> int:
-        return int((self.reasons == "").sum())
+        return int(self.kept.sum())
 
     def require_kept(self) -> None:
         """Is loud about a filter that drops nearly everything.
@@ -165,6 +165,12 @@ def summary(catalog: Catalog, judgment: Judgment) -> str:
     """What became of the images, for a terminal."""
     lines = [f"{len(judgment.ids):,} images, {judgment.encoder}; {judgment.thresholds()}"]
     lines += [f"{number:>10,}  {reason}" for reason, number in judgment.counts().items()]
+    by_hand = judgment.kept != (judgment.reasons == "")
+    if by_hand.any():
+        kept = int((by_hand & judgment.kept).sum())
+        lines.append(
+            f"people decided otherwise of {by_hand.sum():,}: {kept:,} are kept, {by_hand.sum() - kept:,} dropped"
+        )
     if judgment.labels and len(set(judgment.categories.tolist())) == 1:
         lines.append("warning: all images are of one category, so that no label could be judged by the others")
     elif judgment.labels:
@@ -193,6 +199,6 @@ def _label_line(labels: Labels) -> str:
 
 
 def _emptied_categories(catalog: Catalog, judgment: Judgment) -> list[str]:
-    left = set(judgment.categories[judgment.reasons == ""].tolist())
+    left = set(judgment.categories[judgment.kept].tolist())
     emptied = set(judgment.categories.tolist()) - left
     return [row["name"] for row in catalog.categories() if row["id"] in emptied]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from fastlt.data_prep.catalog import Catalog, schema
+from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.crawl.parts.part import parts_of
 from fastlt.data_prep.filter.embedding_store import erase_rows, image_keys
 from fastlt.data_prep.remove.holes import erase_samples
@@ -52,8 +52,7 @@ def remove(catalog: Catalog, wanted: Wanted, encoded: Sequence[Path], dry_run: b
         number = catalog.mark_removed([*found.images, *duplicates])
         number += catalog.mark_removed(found.of_license, "license")
         number += catalog.mark_removed(found.of_category, "category")
-        for category in sorted(found.categories):
-            catalog.reject_category(category, schema.REMOVED)
+        catalog.reject_on_request(found.categories)
     rejected = f", {len(found.categories):,} categories rejected" if found.categories else ""
     said.append(f"{catalog.path}: {number:,} URLs dropped, which are not fetched again{rejected}")
     said += _erase(catalog)

@@ -54,7 +54,9 @@ def test_neighbors_of_the_first_version_were_given(tmp_path):
         catalog.enter_targets([("hawk", "hawk", "[]", 1)])
         catalog.add_neighbor(1, catalog.add_category("kite", "kite"))
         for later in schema.MIGRATIONS:  # what it did not have yet
-            assert later in (1, 2, 3, 4), "take back what that step adds, too"
+            assert later in (1, 2, 3, 4, 5), "take back what that step adds, too"
+        for what in ("VIEW image_taken", "VIEW by_hand", "VIEW decided", "TABLE decision"):
+            catalog.connection.execute(f"DROP {what}")
         for what in ("VIEW abandoned", "VIEW image_in_use", "TABLE listed", "TABLE list", "TABLE used"):
             catalog.connection.execute(f"DROP {what}")
         catalog.connection.execute("ALTER TABLE neighbor DROP COLUMN origin")
@@ -137,6 +139,6 @@ def test_a_transaction_is_all_or_nothing(old):
         catalog.set_open_shard(0, 1, 10)
         write(0)
         assert catalog.num_waiting() == 0
-        assert catalog.image_of_bytes(b"x") == (1, False)
+        assert catalog.image_of_bytes(b"x")[:2] == (1, False)
         with pytest.raises(ValueError, match=r"1 images of .* were not filtered"):
             catalog.kept_images()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,11 @@ from safetensors.torch import save_file
 from timm.data import create_transform
 from torch import nn
 
-from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.catalog import Catalog, Decision
 from fastlt.data_prep.filter.contact_sheet import write_sheet
 from fastlt.data_prep.filter.embed import EmbeddedImages, Encoder, RowStore, timm_encoder
 from fastlt.data_prep.filter.filter import judge
-from fastlt.data_prep.filter.judgment import write_report, write_states
+from fastlt.data_prep.filter.judgment import summary, write_report, write_states
 from fastlt.data_prep.filter.options import FilterOptions
 from fastlt.data_prep.inputs.images import TargetImages
 from fastlt.data_prep.perceptual.hash import perceptual_hash
@@ -111,6 +112,36 @@ def judged(path: Path, encoder: Encoder, paintings: Path, options: FilterOptions
         write_states(catalog, judgment)
         write_report(catalog, judgment, path.with_suffix(".csv"))
     return judgment
+
+
+def test_what_people_decided_wins_and_survives_another_run(tmp_path, colors, paintings):
+    rng = np.random.default_rng(3)
+    images = [("crimson", jpeg(painted(shade, rng))) for shade in ("red", "red", "red", "cyan", "cyan")]
+    images.append(("crimson", jpeg(Image.open(paintings / "val" / "red" / "0.png").convert("RGB"), 95)))
+    path = make_catalog(tmp_path / "c.db", images, {"red": ["crimson"], "green": [], "blue": []})
+    options = FilterOptions(gamma1=0.0, gamma2=1.1, duplicate=1.0, hash_radius=4, workers=0)
+
+    def taken() -> list[str]:
+        with Catalog(path) as catalog:
+            return [row["url"][-1] for row in catalog.connection.execute(
+                "SELECT url FROM image_taken JOIN candidate USING (id) ORDER BY candidate.id"
+            )]  # fmt: skip
+
+    by_hand = (("0", "drop"), ("3", "keep"), ("5", "keep"))
+    with Catalog(path) as catalog:  # before any filter, when no repeat is known
+        found = catalog.decide([Decision("image", f"http://images.test/{n}", verdict) for n, verdict in by_hand])
+        assert found.done == 3
+    judgment = judged(path, colors, paintings, options)
+    assert judgment.reasons.tolist()[:5] == ["", "", "", "too far", "too far"]
+    assert judgment.reasons[5] == "near-duplicate of a validation image"
+    assert judgment.kept.tolist() == [False, True, True, True, False, False]
+    assert taken() == ["1", "2", "3"]
+    judged(path, colors, paintings, replace(options, gamma1=-1.0))
+    assert taken() == ["1", "2", "3", "4"]
+    assert [row[1] for row in states(path)] == ["kept"] * 5 + ["dropped"]  # what filter says stays beside it
+    with Catalog(path) as catalog:
+        text = summary(catalog, judgment)
+        assert "people decided otherwise of 2: 1 are kept, 1 dropped" in text
 
 
 def test_thresholds_neighbors_and_reasons(tmp_path, colors, paintings):

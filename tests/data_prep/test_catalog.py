@@ -137,6 +137,6 @@ def test_a_transaction_is_all_or_nothing(old):
         catalog.set_open_shard(0, 1, 10)
         write(0)
         assert catalog.num_waiting() == 0
-        assert catalog.image_of_bytes(b"x") == (1, False)
+        assert catalog.image_of_bytes(b"x") == (1, False, False)
         with pytest.raises(ValueError, match=r"1 images of .* were not filtered"):
             catalog.kept_images()

@@ -97,3 +97,20 @@ def test_what_is_not_a_shard_of_this_catalog_is_one_sentence(catalog, tmp_path):
             push(ours, url)
     for words in (["push", str(catalog), "birds"], ["pull", str(catalog), "birds"]):
         assert "birds is no URL such as s3://" in run_here(words, tmp_path).stderr
+
+
+def test_a_shard_is_sent_again_after_images_were_removed_from_it(catalog, tmp_path):
+    url, tar = f"file://{tmp_path}/store", tmp_path / "store" / "00000.tar"
+    with Catalog(catalog) as ours, Catalog(moved(catalog, tmp_path / "elsewhere")) as theirs:
+        push(ours, url)
+        assert jpeg(2) in tar.read_bytes()
+        done = run_here(["remove", str(catalog), "--url", "http://images.test/2"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        push(ours, url)
+        assert jpeg(2) not in tar.read_bytes()
+        assert jpeg(1) in tar.read_bytes()
+        sent = tar.stat().st_mtime_ns
+        push(ours, url)
+        assert tar.stat().st_mtime_ns == sent
+        pull(theirs, url)
+        assert theirs.shard_path(0).read_bytes() == ours.shard_path(0).read_bytes()

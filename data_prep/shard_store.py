@@ -1,7 +1,8 @@
 """The finished shards of a catalog, in an object store: sent there, and brought back beside the catalog.
 
 A shard there is `00000.tar` with `00000.tar.sha256` (as sha256sum writes it), which comes last: without it, it is not
-whole. Finished shards never change, so what is there is not sent again.
+whole. Finished shards do not change, so what is there is not sent again, but for those in which `fastlt remove` has
+overwritten images.
 """
 
 from __future__ import annotations
@@ -25,10 +26,14 @@ def push(catalog: Catalog, url: str) -> int:
     Raises:
         ValueError: the store cannot be written to, has shards of another catalog, or one is missing here.
     """
-    store, paths = writable_store(url), [catalog.shard_path(row["id"]) for row in catalog.shards("done")]
+    store, shards = writable_store(url), [row["id"] for row in catalog.shards("done")]
     missing = []
-    for path in paths:
-        is_whole = store.size(_checksum_of(path)) is not None
+    for shard in shards:
+        path = catalog.shard_path(shard)
+        said = store.read_small(_checksum_of(path))
+        is_whole = said is not None
+        if said and path.exists() and catalog.erased_mark(shard).exists():
+            is_whole = said.startswith(_sha256(path).encode())
         if not path.exists():
             if not is_whole:
                 raise ValueError(f"{path} is neither here nor at {store.url}: restore it.")
@@ -47,11 +52,9 @@ def push(catalog: Catalog, url: str) -> int:
         if statistics.exists():
             store.put(statistics, statistics.name, lambda _: None)
         store.put(path, path.name, transfer.add)
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        store.write_small(_checksum_of(path), f"{digest}  {path.name}\n".encode())
+        store.write_small(_checksum_of(path), f"{_sha256(path)}  {path.name}\n".encode())
     transfer.end()
-    return len(paths)
+    return len(shards)
 
 
 def pull(catalog: Catalog, url: str) -> int:
@@ -87,6 +90,11 @@ def _whole(store: ObjectStore, path: Path, num_bytes: int) -> tuple[int, str]:
     if not checksum or there is None or there < num_bytes:
         raise ValueError(f"{store.url} has no whole {path.name}: `fastlt push` the catalog from where its shards are.")
     return there, checksum[0].decode()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _checksum_of(path: Path) -> str:

@@ -67,6 +67,10 @@ class Images(Database):
         """The file of a shard that is not finished."""
         return self.shards_folder / f".{shard:05d}.tar.partial"
 
+    def erased_mark(self, shard: int) -> Path:
+        """A file that is there where images of a shard were overwritten, so that it is not what it once was."""
+        return self.shards_folder / f"{shard:05d}_erased"
+
     def shards(self, state: str) -> list[sqlite3.Row]:
         """The shards of a state, "open" or "done", by id."""
         return self._run("SELECT * FROM shard WHERE state = ? ORDER BY id", [state]).fetchall()

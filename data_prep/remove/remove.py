@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+<<<<<<< HEAD
 from fastlt.data_prep.catalog import Catalog
+=======
+from fastlt.atomic import write_text
+from fastlt.data_prep.catalog import Catalog, schema
+>>>>>>> 8a9011cb7c315d45c09f1b52ced48ddf970077b0
 from fastlt.data_prep.crawl.parts.part import parts_of
 from fastlt.data_prep.filter.embedding_store import erase_rows, image_keys
 from fastlt.data_prep.remove.holes import erase_samples
@@ -97,6 +102,7 @@ def _erase(catalog: Catalog) -> list[str]:
     for (shard, state), images in groupby(rows, lambda row: (row["shard"], row["shard_state"])):
         finished, unfinished = catalog.shard_path(shard), catalog.open_shard_path(shard)
         path = unfinished if state == "open" and unfinished.exists() else finished
+        write_text(catalog.erased_mark(shard), "")
         erase_samples(path, [row["offset"] for row in images])
         if state == "done":
             catalog.write_shard_statistics(shard)

@@ -43,8 +43,10 @@ def contents(data: EncodedDataset) -> Contents:
     """Counts them.
 
     Raises:
-        ValueError: ATTRIBUTION.csv is damaged, or of another data set.
+        ValueError: ATTRIBUTION.csv is missing, damaged, or of another data set.
     """
+    if settings(data).get("catalog") and not (data.path / FILE).is_file():
+        raise ValueError(f"{data.path} has no {FILE} to credit anybody by: encode again.")
     licenses: Counter[str] = Counter()
     sources: Counter[str] = Counter()
     last, labels = -1, data.split("train").labels()

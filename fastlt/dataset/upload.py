@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from fastlt.dataset import attribution
+from fastlt.dataset.card import CARD
 from fastlt.dataset.encoded import LABEL_SPACE, MANIFEST, EncodedDataset
 from fastlt.dataset.object_store import writable_store
 from fastlt.dataset.transfer import Transfer
@@ -88,8 +90,9 @@ class Upload:
 
 
 def _files(data: EncodedDataset) -> Iterator[Path]:
-    """All files but the manifest, the label space first."""
+    """All files but the manifest, the label space first; whom to credit goes where the images go."""
     yield data.path / LABEL_SPACE
+    yield from (file for name in (attribution.FILE, CARD) if (file := data.path / name).is_file())
     for file in sorted({data.path / split.file for split in data.splits.values()}):
         if data.format == "webdataset":
             yield file.with_suffix(".idx")

@@ -11,7 +11,7 @@ import yaml
 
 from fastlt import __version__
 from fastlt.dataset.card import contents
-from fastlt.dataset.encoded import EncodedDataset
+from fastlt.dataset.staging import copy_of
 from fastlt.evaluation.finished_run import FinishedRun
 from fastlt.foreign import load_json, markdown
 from fastlt.label_space import FEW_SHOT_BELOW, MANY_SHOT_ABOVE
@@ -157,9 +157,9 @@ def _data(recipe: Recipe, run: FinishedRun) -> list[str]:
             f" that look like targets, {len(space.neighbors):,} pairs; the model has no outputs for them."
         )
     try:
-        found = contents(EncodedDataset.open(recipe.data.path))
+        found = contents(copy_of(recipe.data.path, recipe.data.stage_to))
     except ValueError:
-        return [*lines, "Licenses of the images: not known here, the data set is gone."]
+        return [*lines, "Licenses of the images: not known where this was exported."]
     known, unknown = counted(found.licenses)
     said = [f"{number:,} {name}" for name, number in known.items()]
     said += [f"{sum(unknown.values()):,} of licenses that nobody knows"] if unknown else []

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastlt.dataset.encoded import EncodedDataset
+from fastlt.dataset.staging import copy_of
 from fastlt.evaluation.finished_run import FinishedRun
 
 OPSET = 18
@@ -95,7 +95,7 @@ def _compared(file: Path, model: nn.Module, images: Tensor, what: str) -> str:
 def _images(run: FinishedRun, size: int) -> tuple[Tensor, str]:
     """Images float32 [N, 3, size, size] to compare with, and what they are: of the run's data set, if it is there."""
     try:
-        data = EncodedDataset.open(run.recipe.data.path)
+        data = copy_of(run.recipe.data.path, run.recipe.data.stage_to)
         split = data.judged_on
         batches = islice(run.batches(split), -(-_IMAGES // 16))
         images = torch.cat([batch.float().cpu() for batch in batches])[:_IMAGES].contiguous()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.shard_store import pull, push
-from fastlt.dataset.images import read_image
+from fastlt.dataset.images import read_bytes, read_image
 from support.catalogs import make_catalog
 from support.command import run_here
 from support.store import web_store
@@ -97,3 +97,22 @@ def test_what_is_not_a_shard_of_this_catalog_is_one_sentence(catalog, tmp_path):
             push(ours, url)
     for words in (["push", str(catalog), "birds"], ["pull", str(catalog), "birds"]):
         assert "birds is no URL such as s3://" in run_here(words, tmp_path).stderr
+
+
+def test_a_shard_is_sent_again_after_images_were_removed_from_it(catalog, tmp_path):
+    url, tar = f"file://{tmp_path}/store", tmp_path / "store" / "00000.tar"
+    with Catalog(catalog) as ours, Catalog(moved(catalog, tmp_path / "elsewhere")) as theirs:
+        names = [f"{ours.shard_path(0)}#{row['offset']}+{row['num_bytes']}" for row in ours.images()]
+        kept, removed = read_bytes(names[1]), read_bytes(names[2])
+        push(ours, url)
+        assert removed in tar.read_bytes()
+        done = run_here(["remove", str(catalog), "--url", "http://images.test/2"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        push(ours, url)
+        assert removed not in tar.read_bytes()
+        assert kept in tar.read_bytes()
+        sent = tar.stat().st_mtime_ns
+        push(ours, url)
+        assert tar.stat().st_mtime_ns == sent
+        pull(theirs, url)
+        assert theirs.shard_path(0).read_bytes() == ours.shard_path(0).read_bytes()

@@ -130,3 +130,13 @@ def test_encode_uploads(workshop, tmp_path):
     assert astray.returncode == 1
     assert "OUT is a folder on a disk here; --upload URL" in astray.stderr
     assert not (workshop.folder / "s3:").exists()
+
+
+def test_whom_to_credit_goes_where_the_images_go(made, tmp_path, capsys):
+    (made / "ATTRIBUTION.csv").write_text("class,index,url,page,attribution,license,source\n")
+    (made / "README.md").write_text("# Images\n")
+    (made / "notes.txt").write_text("of mine")
+    Upload(made, f"file://{tmp_path}/store/birds").run()
+    there = contents(tmp_path / "store" / "birds")
+    assert there == {name: content for name, content in contents(made).items() if name != "notes.txt"}
+    assert staged(f"file://{tmp_path}/store/birds", tmp_path / "copies").path.name.startswith("birds-")

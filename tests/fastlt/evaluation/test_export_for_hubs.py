@@ -122,7 +122,7 @@ def test_the_card_tells_what_is_known_and_nothing_of_the_disk(tmp_path):
     assert "| test |" not in body, "that was of other weights"
     assert "[c](http" not in body
     assert "1 classes had fewer than 20 training images" in body
-    assert "Licenses of the images: not known here" in body
+    assert "Licenses of the images: not known where" in body
     assert "secret" not in card
     assert str(tmp_path) not in card
     recipe = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])

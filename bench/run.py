@@ -11,7 +11,7 @@ examples:
   python bench/run.py kernels --device cpu --quick
   python bench/run.py sass                     needs Triton and no GPU: what is predicted for some
   python bench/run.py counts                   what CI compares with the last record
-  python bench/run.py crawl                    needs shared/data beside the checkout
+  python bench/run.py crawl                    needs shared/data beside the checkout; installs img2dataset in build/
   python bench/run.py hostile                  needs root or user namespaces; --hosts 1000 for a smaller one
   python bench/run.py dump --rows 200000       a hundredth of the whole
   python bench/run.py captions

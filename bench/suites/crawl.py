@@ -37,7 +37,7 @@ CASES = {
 def run(device: torch.device, quick: bool, results: Path) -> None:
     """Measures everything; appends the records and prints the tables."""
     BUILD.mkdir(exist_ok=True)  # on the disk, as a real crawl is
-    console, found = Console(width=120), []
+    console, found = Console(width=150), []
     peers = ["fastlt", "img2dataset"]
     try:
         if not quick:

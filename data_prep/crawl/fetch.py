@@ -272,7 +272,8 @@ class Fetcher:
         socket = MeteredSocket.of(response.connection.transport if response.connection else None)
         if socket:
             socket.begin()
-        chunks, num_bytes = [], 0
+        chunks: list[bytes] = []
+        num_bytes = 0
         while num_bytes <= min(_SMALL, max_bytes):
             chunk = await _chunk(response, socket, transfer)
             if not chunk:

@@ -11,12 +11,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-<<<<<<< HEAD
-from fastlt.data_prep.catalog import Catalog
-=======
 from fastlt.atomic import write_text
-from fastlt.data_prep.catalog import Catalog, schema
->>>>>>> 8a9011cb7c315d45c09f1b52ced48ddf970077b0
+from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.crawl.parts.part import parts_of
 from fastlt.data_prep.filter.embedding_store import erase_rows, image_keys
 from fastlt.data_prep.remove.holes import erase_samples

@@ -139,10 +139,6 @@ def test_a_transaction_is_all_or_nothing(old):
         catalog.set_open_shard(0, 1, 10)
         write(0)
         assert catalog.num_waiting() == 0
-<<<<<<< HEAD
-        assert catalog.image_of_bytes(b"x")[:2] == (1, False)
-=======
         assert catalog.image_of_bytes(b"x") == (1, False, False)
->>>>>>> 8a9011cb7c315d45c09f1b52ced48ddf970077b0
         with pytest.raises(ValueError, match=r"1 images of .* were not filtered"):
             catalog.kept_images()

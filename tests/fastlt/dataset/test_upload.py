@@ -105,7 +105,7 @@ def test_what_cannot_be_uploaded_is_one_sentence(made, workshop, tmp_path):
     assert contents(tmp_path / "store") == kept
     with pytest.raises(ValueError, match="only names its images"):
         Upload(workshop.folder / "plain", f"file://{tmp_path}/plain").run()
-    for url, why in (("birds", "is no URL"), ("https://host/birds", "web servers are read, not written to")):
+    for url, why in (("birds", "is no URL"), ("https://host/birds", "web servers are only read")):
         with pytest.raises(ValueError, match=why):
             Upload(made, url)
     with pytest.raises(ValueError, match="has a user") as said:

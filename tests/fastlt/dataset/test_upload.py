@@ -123,7 +123,8 @@ def test_encode_uploads(workshop, tmp_path):
     assert contents(staged(f"file://{there}", tmp_path / "disk").path) == contents(there)
     again = workshop.fastlt("encode", "sent", "--upload", f"file://{tmp_path}/elsewhere")  # no inputs: it is there
     assert again.returncode == 0, again.stdout + again.stderr
-    other = workshop.fastlt("encode", "sent", "--train", "species/train", "--upload", f"file://{there}")
+    words = ["--train", "species/train", "--val", "species/val", "--upload", f"file://{there}"]
+    other = workshop.fastlt("encode", "sent", *words, "--format", "webdataset")
     assert other.returncode == 1
     assert "sent was encoded from other images or with other settings" in other.stderr
     astray = workshop.encode("s3://bucket/birds")

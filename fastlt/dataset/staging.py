@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastlt.atomic import publish_folder, write_bytes
+from fastlt.dataset.attribution import FILE as ATTRIBUTION
+from fastlt.dataset.card import CARD
 from fastlt.dataset.encoded import FORMATS, LABEL_SPACE, MANIFEST, Described, EncodedDataset
 from fastlt.dataset.fetch import fetch, part_of
 from fastlt.dataset.object_store import ObjectStore
@@ -139,7 +141,7 @@ class _Source:
         return content
 
     def _found(self) -> Iterator[_File]:
-        """The files of its splits, and of indexes beside them, after a look at what is there."""
+        """The files of its splits, with indexes and whom images are owed to, after a look at what is there."""
         suffix = FORMATS[self.described.format].SUFFIX
         for split in {split.file: split for split in self.described.splits.values()}.values():
             if Path(split.file).suffix != suffix:  # nor is it one of ours, which it would replace
@@ -153,6 +155,9 @@ class _Source:
                 if size is None or not 0 <= size <= split.num_bytes:
                     raise ValueError(f"{self.place}/{index} is not the index of {split.file}: encode again.")
                 yield _File(index, size)
+        for name in (ATTRIBUTION, CARD):
+            if (size := self.store.size(name)) is not None and size >= 0:
+                yield _File(name, size)
 
     @property
     def num_bytes(self) -> int:

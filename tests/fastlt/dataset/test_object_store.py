@@ -32,7 +32,9 @@ print(staging.staged(sys.argv[1], Path(sys.argv[2])).path)
 
 @pytest.fixture
 def made(tmp_path) -> Path:
-    return made_set(tmp_path / "store" / "birds", 3 * MB)
+    made = made_set(tmp_path / "store" / "birds", 3 * MB)
+    (made / "ATTRIBUTION.csv").write_text("whom images are owed to goes along")
+    return made
 
 
 @pytest.fixture

@@ -357,3 +357,11 @@ def test_an_absent_gpu_is_one_clear_sentence(tmp_path):
     done = run("kernels", "--device", "tpu", "--results", tmp_path)
     assert done.returncode == 2
     assert "invalid choice: 'tpu'" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium here")
+def test_quick_review_leaves_records_of_what_a_person_waits_for(tmp_path):
+    done = run("review", "--quick", "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {record["what"] for record in records_of(tmp_path, "review")}
+    assert found >= {"images open", "categories open", "a screen further", "a slider moved", "120 images dropped"}

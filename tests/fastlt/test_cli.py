@@ -29,6 +29,7 @@ def test_help_tells_the_whole_path_in_order(capsys):
         "pull",
         "filter",
         "status",
+        "review",
         "remove",
         "encode",
         "class-embeddings",

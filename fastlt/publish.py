@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from fastlt.atomic import write_text
 from fastlt.dataset.attribution import FILE, read_credits
-from fastlt.dataset.card import CARD, contents, settings, write_card
+from fastlt.dataset.card import CARD, contents, settings, without_run, write_card
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.foreign import Secrets, load_json, shown_url
 from fastlt.licenses import counted, permits
@@ -157,8 +157,8 @@ def _manifest(folder: Path) -> bytes:
     manifest = load_json(folder / "manifest.json")
     told = manifest["settings"]
     told["skipped_broken"] = []
-    if isinstance(filtered := (told.get("catalog") or {}).get("filter"), dict) and "encoder" in filtered:
-        filtered["encoder"] = str(filtered["encoder"]).partition(" of ")[0]
+    if isinstance(filtered := (told.get("catalog") or {}).get("filter"), dict):
+        told["catalog"]["filter"] = without_run(filtered)
     return json.dumps(manifest, indent=1).encode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -165,12 +166,19 @@ def _origin(found: Contents, made: Mapping[str, Any]) -> list[str]:
     if removed := made.get("removed"):
         lines.append(f"{removed:,} images were removed later, on request.")
     filtered = catalog.get("filter")
-    if filtered:
+    if isinstance(filtered, dict) and filtered:
+        filtered = without_run(filtered)
         said = ", ".join(f"{markdown(str(name))} {markdown(str(value))}" for name, value in filtered.items())
         lines.append(f"Filter, which keeps what shows its class and repeats no image to judge by: {said}.")
     else:
         lines.append("No filter has looked at them.")
     return ["\n".join(lines), ""]
+
+
+def without_run(filtered: Mapping[str, Any]) -> dict[str, Any]:
+    """What filter was told, without the place of the run whose backbone was its encoder."""
+    encoder = re.sub(r" of .*, epoch (\d+),", r" of a run, epoch \1,", str(filtered.get("encoder", "")))
+    return {**filtered, "encoder": encoder}
 
 
 def _first(numbers: Mapping[str, int]) -> Iterable[tuple[str, int]]:

@@ -21,7 +21,7 @@ from fastlt.recipe import Recipe, load_recipe
 
 _NUMBERS = {"all": "all", "many": "many", "medium": "medium", "few": "few", "top1": "top-1", "ece": "ECE", "mce": "MCE"}
 # Of a recipe, which name places on somebody's disk.
-_PLACES = ("output", "data.path", "model.class_embeddings", "engine.deepspeed")
+_PLACES = ("output", "data.path", "data.stage_to", "model.class_embeddings", "engine.deepspeed")
 
 
 def model_card(run: FinishedRun, description: Mapping[str, Any], license: str, onnx: str = "") -> str:

@@ -30,17 +30,18 @@ def _run(page: Page, folder) -> None:
     (bin_folder / "fastlt").chmod(0o755)
     path = os.pathsep.join(map(str, [bin_folder, BIN, os.environ["PATH"]]))
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
-    command = ["bash", str(as_script(page, folder))]
-    shell = subprocess.Popen(
-        command, cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    output = folder / "output.txt"  # no pipe: what is left in the background would hold it open
+    with output.open("w") as stream:
+        shell = subprocess.Popen(
+            ["bash", str(as_script(page, folder))], cwd=work, env=environment, stdout=stream, stderr=stream,
+            start_new_session=True,
+        )  # fmt: skip
     try:
-        said, _ = shell.communicate(timeout=1500)
+        shell.wait(timeout=1500)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(shell.pid, signal.SIGKILL)  # what it left in the background
-    assert shell.returncode == 0, said[-6000:]
+            os.killpg(shell.pid, signal.SIGKILL)
+    assert shell.returncode == 0, output.read_text()[-6000:]
 
 
 def _marked(page: Page):

@@ -11,6 +11,7 @@ import io
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
@@ -99,7 +100,8 @@ def _commands() -> Iterator[str]:
             said = io.StringIO()
             with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
                 main([name, "--help"])
-            yield f"### fastlt {name}\n\n```text\n{said.getvalue().strip()}\n```\n"
+            lines = [part for line in said.getvalue().strip().splitlines() for part in textwrap.wrap(line, 94) or [""]]
+            yield "\n".join([f"### fastlt {name}\n\n```text", *lines, "```\n"])
 
 
 def _recipe_keys() -> Iterator[str]:

@@ -142,4 +142,6 @@ def _serve(species: Path, addresses: Path) -> None:
 
 
 if __name__ == "__main__":
-    _serve(*map(Path, sys.argv[1:]))
+    if len(sys.argv) != 3 or not (Path(sys.argv[1]) / "neighbors.json").is_file():
+        sys.exit("usage: python -m fastlt.demo.world SPECIES FILE, where SPECIES is what `fastlt draw` has made")
+    _serve(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -23,7 +23,7 @@ _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE |
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _LINK = re.compile(r"\[[^][]*\]\(([^()\s]+)\)")
 _STARTS = {";", "&&", "||", "|", "(", "&", "do", "then", "else", "until", "while", "if", "!"}
-_HEREDOC = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?(.*?)^\1$", re.MULTILINE | re.DOTALL)
+_HEREDOC = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?([^\n]*)\n.*?^\1$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)

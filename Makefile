@@ -3,7 +3,7 @@ export DS_ACCELERATOR ?= $(if $(wildcard /dev/nvidia0),cuda,cpu)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 pytest := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: install install-dev demo test test-fast test-slow fuzz gpu gpu-tests gpu-kernels gpu-shapes gpu-train lint clean
+.PHONY: install install-dev demo test test-fast test-slow fuzz gpu gpu-tests gpu-kernels gpu-shapes gpu-train lint docs clean
 
 install:
 	@tools/install.sh
@@ -54,6 +54,10 @@ lint: install-dev
 	@ln -s $(CURDIR)/fastlt/* $(CURDIR)/kernels $(CURDIR)/configs $(CURDIR)/data_prep build/lint/fastlt/
 	@cd build/lint && mypy --config-file $(CURDIR)/pyproject.toml -p fastlt
 	@cd build/lint && PYTHONPATH=. lint-imports --no-logo $(CURDIR)/pyproject.toml
+
+# build/site/index.html: the pages of docs/, and the API from docstrings.
+docs: install-dev
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 clean:
 	rm -rf .venv build runs

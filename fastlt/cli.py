@@ -361,10 +361,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"fastlt: error: there is no command {name!r}; {meant}", file=sys.stderr)
         return 2
     try:
-        if name == "train":
-            _require_no_dashes(rest)
-        rest = keys_last(rest) if name == "train" else keys_second(rest) if name == "granularity" else rest
-        command = parse(_BY_NAME[name], f"fastlt {name}", rest)
+        command = command_of(name, rest)
         with contextlib.redirect_stdout(sys.stdout and _Harmless(sys.stdout)):  # None where it is closed
             command.run()
     except (ValueError, OptionError, OSError) as error:
@@ -378,6 +375,18 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def command_of(name: str, words: list[str]) -> Command:
+    """What is typed behind `fastlt`, read and not yet run.
+
+    Raises:
+        SystemExit, OptionError: as `parse` does.
+    """
+    if name == "train":
+        _require_no_dashes(words)
+    words = keys_last(words) if name == "train" else keys_second(words) if name == "granularity" else words
+    return parse(_BY_NAME[name], f"fastlt {name}", words)
 
 
 class _Harmless:

@@ -2,20 +2,28 @@
 
 The model speaks the chat-completions protocol, the site Openverse's API. Both are as bad as real ones: the model names
 targets, too, and among the pictures are noise, copies, broken files, and a validation image.
+
+`python -m fastlt.demo.world SPECIES FILE` serves them until it is stopped, for commands typed by hand; a shell that
+reads FILE (`source FILE`) has their addresses as LLM_URL and OPENVERSE_URL.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import re
+import signal
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 from aiohttp import web
 from PIL import Image
+
+from fastlt.atomic import write_text
 
 _NOISE, _COPIES, _BROKEN = 5, 3, 3  # of each species
 
@@ -122,3 +130,18 @@ def _jpeg(coarse: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=95)
     return stream.getvalue()
+
+
+def _serve(species: Path, addresses: Path) -> None:
+    """Serves until SIGINT or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with DemoWorld(species) as world, contextlib.suppress(KeyboardInterrupt):
+        write_text(addresses, f"export LLM_URL={world.llm_url} OPENVERSE_URL={world.openverse_url}\n")
+        while True:
+            signal.pause()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or not (Path(sys.argv[1]) / "neighbors.json").is_file():
+        sys.exit("usage: python -m fastlt.demo.world SPECIES FILE, where SPECIES is what `fastlt draw` has made")
+    _serve(Path(sys.argv[1]), Path(sys.argv[2]))

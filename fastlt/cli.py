@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import os
 import sqlite3
 import sys
 from dataclasses import dataclass, field
@@ -146,6 +147,65 @@ class Evaluate:
         data = as_place(self.data) if self.data else None
         for path in self.runs:
             print(evaluate_run(path, self.split, self.weights, data, self.ensemble))
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Say what images show: the most probable target classes of each, as a table, CSV or JSON lines.
+
+    What cannot be read is named in its place, with the reason, and counted. Status 0: all images were read; 3: some
+    were not; 1: none was, or nothing could be done.
+    """
+
+    run_folder: RunFolder
+    """The folder of a run, or one that `fastlt export` wrote."""
+    images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES [IMAGES ...]", help_behavior_hint="")]
+    """Files; folders, which are walked; or - for paths on standard input, one a line."""
+    top_k: int = 1
+    """How many classes to name for each image."""
+    threshold: float = 0.0
+    """Say "unsure" instead of a class that is less probable than this, 0 to 1."""
+    format: Literal["auto", "table", "csv", "jsonl"] = "auto"
+    """Of the output; auto takes what FILE ends with, else a table. The tables of CSV have no formulas in them."""
+    out: OptionalFile = None
+    """The file to write instead of printing; it appears when all is done."""
+    weights: Literal["last", "best"] = "last"
+    """Which weights of a run."""
+    workers: int = 0
+    """Processes that read images; 0 starts one for each core."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise OptionError(f"--top-k is {self.top_k}; give a number of classes, at least 1.")
+        if not 0 <= self.threshold <= 1:
+            raise OptionError(f"--threshold is {self.threshold:g}; give a probability, 0 to 1.")
+        if self.workers < 0:
+            raise OptionError(f"--workers is {self.workers}; give a number of processes, or 0 for one on each core.")
+        if self.out and self.out.exists() and not self.out.is_file():
+            raise OptionError(f"--out {self.out} is no file; to print, leave it out.")
+
+    def run(self) -> None:
+        from fastlt.prediction.folders import require_predictor
+
+        require_predictor(self.run_folder)
+        if not self.images:
+            raise OptionError("name images, folders of them, or - for paths on standard input.")
+        from fastlt.prediction.predict import predict  # imports torch, which takes seconds
+        from fastlt.prediction.predictor import open_predictor
+
+        ending = self.out.suffix[1:] if self.out else ""
+        form = self.format if self.format != "auto" else "csv" if ending == "csv" else "table"
+        form = "jsonl" if self.format == "auto" and ending in ("jsonl", "ndjson") else form
+        predictor = open_predictor(self.run_folder, self.weights)
+        try:
+            counted = predict(predictor, self.images, self.out, form, self.top_k, self.threshold, self.workers)
+        except BrokenPipeError:  # as `head` ends what it reads; nothing is left to be flushed at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None
+        written = f"; written: {self.out}" if self.out else ""
+        print(f"{predictor.title}: {counted.sentence()}{written}", file=sys.stderr)
+        if counted.broken:
+            raise SystemExit(1 if counted.broken == counted.images else 3)
 
 
 @dataclass(frozen=True)
@@ -330,6 +390,7 @@ COMMANDS: dict[str, dict[str, type[Command]]] = {
         "recipe": Recipe,
         "train": Train,
         "evaluate": Evaluate,
+        "predict": Predict,
         "export": Export,
         "publish": Publish,
         "report": Report,

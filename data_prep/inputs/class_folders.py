@@ -9,17 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastlt.data_prep.names import class_name
+from fastlt.dataset.folders import holds, is_hidden
 from fastlt.dataset.images import EXTENSIONS, ImageName, is_image
 from fastlt.messages import listed
 
 _HIDDEN = "hidden (dot files, @eaDir, Thumbs.db and the like)"
 _LOOP = "links to a folder above them"
 _OUTSIDE = "images outside of class folders"
-# What systems leave in folders of images; all else of theirs begins with a dot.
-_OF_SYSTEMS = frozenset(
-    {"@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db"}
-    | {"ehthumbs.db", "desktop.ini"}
-)
 _SPLITS = {  # what a split's folder is called, by how messages call its images
     "training": ("train", "training"),
     "validation": ("val", "valid", "validation"),
@@ -93,9 +89,9 @@ def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, Path]:
     """{class name: folder}; counts what else lies in `root`."""
     folders: dict[str, Path] = {}
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        if _is_hidden(entry.name):
+        if is_hidden(entry.name):
             skipped[_HIDDEN] += _num_files(entry.path)
-        elif entry.is_symlink() and _holds(os.path.realpath(entry.path), os.path.realpath(root)):
+        elif entry.is_symlink() and holds(os.path.realpath(entry.path), os.path.realpath(root)):
             skipped[_LOOP] += 1
         elif not os.path.isdir(entry.path):
             kind = _kind_unless_image(entry.path)
@@ -114,13 +110,13 @@ def _class_folders(root: Path, skipped: Counter[str]) -> dict[str, Path]:
 def _walk(folder: str, above: tuple[str, ...], images: list[Path], skipped: Counter[str]) -> None:
     """Adds what lies below a folder; `above` has the true places of it and of all through which it was reached."""
     for entry in os.scandir(folder):
-        if _is_hidden(entry.name):
+        if is_hidden(entry.name):
             skipped[_HIDDEN] += _num_files(entry.path)
         elif entry.is_dir(follow_symlinks=False):
             _walk(entry.path, (*above, os.path.join(above[-1], entry.name)), images, skipped)
         elif entry.is_symlink() and os.path.isdir(entry.path):
             place = os.path.realpath(entry.path)
-            if any(_holds(place, other) for other in above):
+            if any(holds(place, other) for other in above):
                 skipped[_LOOP] += 1
             else:
                 _walk(entry.path, (*above, place), images, skipped)
@@ -128,15 +124,6 @@ def _walk(folder: str, above: tuple[str, ...], images: list[Path], skipped: Coun
             images.append(Path(entry.path))
         else:
             skipped[kind] += 1
-
-
-def _holds(folder: str, other: str) -> bool:
-    """Whether it is the other folder, or above it."""
-    return os.path.commonpath((folder, other)) == folder
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def _kind_unless_image(path: str) -> str | None:
@@ -176,7 +163,7 @@ def _refuse_empty(root: Path, first: Path, skipped: Counter[str]) -> None:
 
 def _folder_of_split(root: Path, what: str, depth: int = 2) -> Path | None:
     """The folder of these images below `root`, where `root` is one or two levels too high."""
-    folders = {f.name.lower(): f for f in root.iterdir() if not _is_hidden(f.name) and f.is_dir()}
+    folders = {f.name.lower(): f for f in root.iterdir() if not is_hidden(f.name) and f.is_dir()}
     wanted = next((name for name in _SPLITS.get(what.split()[0], ()) if name in folders), None)
     splits = {name for names in _SPLITS.values() for name in names}
     if wanted and (len(folders) == 1 or splits & set(folders) - {wanted}) and _holds_folders_alone(folders[wanted]):
@@ -188,6 +175,6 @@ def _folder_of_split(root: Path, what: str, depth: int = 2) -> Path | None:
 
 def _holds_folders_alone(folder: Path) -> bool:
     """Whether it has folders, and no image beside them: a class called "train" has images."""
-    inside = [entry for entry in folder.iterdir() if not _is_hidden(entry.name)]
+    inside = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
     has_image = any(entry.suffix.lower() in EXTENSIONS for entry in inside)
     return not has_image and any(entry.is_dir() for entry in inside)

@@ -135,18 +135,23 @@ class Evaluate:
     """Another encoded data set of the same target classes, a folder or a URL."""
     ensemble: bool = False
     """Average the logits of five crops, center and corners of the square in an image's middle, read a tenth larger."""
+    calibrate: bool = False
+    """First find the temperature that makes probabilities say how often they are right: that of the smallest negative
+    log-likelihood, a plain mean over the validation images. The run keeps it; `predict` and `export` use it."""
 
     def run(self) -> None:
         from fastlt import run_folder
 
         _require_runs(self.runs)
+        if self.calibrate and self.ensemble:
+            raise OptionError("--calibrate is for single crops, as `predict` takes them: leave out --ensemble.")
         for path in self.runs:
             run_folder.RunFolder(path).require_begun()
         from fastlt.evaluation.finished_run import evaluate_run  # imports torch, which takes seconds
 
         data = as_place(self.data) if self.data else None
         for path in self.runs:
-            print(evaluate_run(path, self.split, self.weights, data, self.ensemble))
+            print(evaluate_run(path, self.split, self.weights, data, self.ensemble, self.calibrate))
 
 
 @dataclass(frozen=True)
@@ -203,7 +208,7 @@ class Predict:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
         written = f"; written: {self.out}" if self.out else ""
-        print(f"{predictor.title}: {counted.sentence()}{written}", file=sys.stderr)
+        print(f"{predictor.title}: {counted.sentence()}; {predictor.about_probabilities()}{written}", file=sys.stderr)
         if counted.broken:
             raise SystemExit(1 if counted.broken == counted.images else 3)
 

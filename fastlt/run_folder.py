@@ -91,6 +91,10 @@ class RunFolder:
         """Its images that were taken for something else."""
         return self.path / f"mistakes_{split}.json"
 
+    def calibration(self, which: Weights) -> Path:
+        """What `fastlt evaluate --calibrate` found for these weights."""
+        return self.path / f"calibration_{which}.json"
+
     def weights_for(self, split: str) -> Weights:
         """The weights to evaluate on a split: the best ones were chosen on val, and so would look too good there."""
         return "best" if split == "test" and self.weights("best").is_file() else "last"

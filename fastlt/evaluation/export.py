@@ -55,6 +55,7 @@ def export(run: FinishedRun, out: Path, license: str = "", onnx: bool = False) -
         weight, bias = weight @ projection, bias + weight @ shift
     weights |= {f"{classifier}.weight": weight, f"{classifier}.bias": bias}
     mean, std = run.model.normalization
+    cosine = run.recipe.model.cosine_scale is not None
     description: dict[str, Any] = {
         "name": run.recipe.model.name,
         "arguments": run.model.backbone_arguments,
@@ -66,6 +67,8 @@ def export(run: FinishedRun, out: Path, license: str = "", onnx: bool = False) -
         "std": std,
         "weights": run.which,
         "epoch": run.about["epoch"],
+        "temperature": None if cosine or not run.calibration else run.calibration.temperature,
+        "cosine": cosine,
     }
     added = [Path(adaptformer.__file__)] if run.recipe.model.tune == "adaptformer" else []
     if added:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastlt.classifier import Classifier
 from fastlt.cores import available_cores
 from fastlt.dataset.staging import opened
+from fastlt.evaluation.calibration import Calibration, calibrated
 from fastlt.evaluation.metrics import Evaluation, evaluate
 from fastlt.evaluation.mistakes import Predictions
 from fastlt.label_space import LabelSpace
@@ -50,6 +51,7 @@ class FinishedRun:
         row_size = rows.shape[-1] if rows is not None else None
         self.model = Classifier(self.recipe, self.label_space, row_size=row_size).eval()
         self.model.load_state_dict(weights)
+        self.calibration = Calibration.of(self.folder, which, self.about["epoch"])
 
     def evaluate(
         self,
@@ -75,7 +77,29 @@ class FinishedRun:
         larger = replace(usual, size=round(_LARGER * usual.size), crop_pct=1.0)
         model, loader = self._ready(split, larger if ensemble else usual, data, batch_size)
         forward = five_crops(model, usual.size) if ensemble else model
-        return evaluate(forward, loader, self.label_space, loader.normalize.device, predictions)
+        temperature = self.calibration.temperature if self.calibration and not ensemble else None
+        return evaluate(forward, loader, self.label_space, loader.normalize.device, predictions, temperature)
+
+    def calibrate(self, data: Place | None = None) -> Calibration:
+        """Finds the temperature on the validation split, keeps it in the run, and uses it from here on.
+
+        Raises:
+            ValueError: as `evaluate`; the data set has no validation split.
+        """
+        path = data or self.recipe.data.path
+        if "val" not in opened(path, self.recipe.data.stage_to).splits:
+            raise ValueError(f"{path} has no validation split, on which a temperature is found: encode one with --val.")
+        logits, labels = self.target_logits("val", data)
+        self.calibration = calibrated(logits, labels, self.label_space, self.about["epoch"])
+        self.calibration.save(self.folder.calibration(self.which))
+        return self.calibration
+
+    @torch.no_grad()
+    def target_logits(self, split: str, data: Place | None = None) -> tuple[Tensor, Tensor]:
+        """Logits float32 [N, T] and labels int64 [N] of all images of a split, on the host."""
+        model, loader = self._ready(split, eval_transform(self.recipe), data)
+        found = [(model(images)[:, : self.label_space.num_targets].float().cpu(), labels) for images, labels in loader]
+        return torch.cat([logits for logits, _ in found]), torch.cat([labels.cpu() for _, labels in found])
 
     @torch.no_grad()
     def predict(self, split: str) -> tuple[Tensor, Tensor]:
@@ -139,8 +163,9 @@ def evaluate_run(
     weights: Weights | Literal["auto"] = "auto",
     data: Place | None = None,
     ensemble: bool = False,
+    calibrate: bool = False,
 ) -> str:
-    """Evaluates a run, writes what was found into its folder, and says it in three lines.
+    """Evaluates a run, writes what was found into its folder, and says it in three lines, or four.
 
     Args:
         path: the run.
@@ -148,6 +173,7 @@ def evaluate_run(
         weights: "auto" takes the best ones on test, as val has chosen them, and the last ones on val.
         data: another encoded data set of the same target classes.
         ensemble: average the logits of five crops, see `five_crops`.
+        calibrate: find the temperature of these weights first, see `FinishedRun.calibrate`.
 
     Raises:
         ValueError: see `FinishedRun`.
@@ -161,6 +187,7 @@ def evaluate_run(
     if weights == "auto":
         weights = folder.weights_for(split)
     run, predictions = FinishedRun(path, weights), Predictions()
+    found = f"\n{run.calibrate(data).sentence()}\n" if calibrate else "\n"
     result = run.evaluate(split, data, ensemble=ensemble, predictions=predictions)
     files = folder.evaluation(split), folder.per_class(split), folder.mistakes(split)
     epoch, precision = run.about["epoch"], str(run.model.compute_dtype).removeprefix("torch.")
@@ -172,6 +199,6 @@ def evaluate_run(
     return (
         f"{path}, {weights} weights (epoch {epoch}), {split}, {result.num_images:,} images, {precision}"
         f"{', five crops each' if ensemble else ''}\n"
-        f"{result.row()}  MCE {result.mce:.1f}\n"
+        f"{result.row()}  MCE {result.mce:.1f}{found}"
         f"written: {', '.join(map(str, files))}"
     )

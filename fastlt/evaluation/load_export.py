@@ -29,6 +29,7 @@ if __name__ == "__main__":
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
         sys.exit(f"usage: python {sys.argv[0]} IMAGE")
     with torch.inference_mode():
-        probabilities = model(transform(Image.open(sys.argv[1], formats=formats).convert("RGB"))[None])[0].softmax(0)
+        scores = model(transform(Image.open(sys.argv[1], formats=formats).convert("RGB"))[None])[0]
+        probabilities = (scores / (about.get("temperature") or 1)).softmax(0)
     for label in probabilities.argsort(descending=True)[:5].tolist():
         print(f"{probabilities[label]:.3f}  {about['labels'][label]}")

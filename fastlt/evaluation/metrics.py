@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -34,6 +34,8 @@ class Evaluation:
         num_images: images evaluated.
         per_class: accuracy of each target class [T]; None for a class without images.
         bins: of each bin of ece the "images", the sum of their "confidence", 0..1, and how many are "correct".
+        temperature: by which the logits were divided for `ece_calibrated`; None where none is known.
+        ece_calibrated: ece, so.
     """
 
     top1: float
@@ -46,14 +48,17 @@ class Evaluation:
     num_images: int
     per_class: list[float | None]
     bins: dict[str, list[float]]
+    temperature: float | None = None
+    ece_calibrated: float | None = None
 
     def row(self) -> str:
         """One line for people; says how many classes have no image and so no part in the means."""
         values = {"all": self.all, "many": self.many, "medium": self.medium, "few": self.few}
         values |= {"top-1": self.top1, "ECE": self.ece}
+        calibrated = "" if self.ece_calibrated is None else f" (calibrated {self.ece_calibrated:.1f})"
         lacking = sum(accuracy is None for accuracy in self.per_class)
         told = f"  ({lacking:,} of {len(self.per_class):,} classes have no image)" if lacking else ""
-        return "  ".join(f"{name} {'-' if v is None else f'{v:.1f}'}" for name, v in values.items()) + told
+        return "  ".join(f"{name} {'-' if v is None else f'{v:.1f}'}" for name, v in values.items()) + calibrated + told
 
     def save(self, summary: Path, per_class: Path, label_space: LabelSpace, **about: str | int) -> None:
         """Writes the numbers as JSON, with `about` before them, and a CSV with a row for each target class."""
@@ -122,6 +127,7 @@ def evaluate(
     label_space: LabelSpace,
     device: torch.device,
     predictions: Predictions | None = None,
+    temperature: float | None = None,
 ) -> Evaluation:
     """Evaluates on this rank's batches and adds up over the ranks of the process group, if there is one.
 
@@ -131,14 +137,23 @@ def evaluate(
         label_space: gives T and the shot groups.
         device: where the sums live.
         predictions: takes what each image was taken for.
+        temperature: tells also how well calibrated the logits are, divided by it.
     """
-    counts = _Counts(label_space.num_targets, device)
+    counts, calibrated = (_Counts(label_space.num_targets, device) for _ in range(2))
     for images, labels in batches:
         logits, counted = forward(images), labels >= 0
         logits, labels = logits[counted], labels[counted]
-        confidence, predicted = logits[:, : label_space.num_targets].double().softmax(dim=1).max(dim=1)
+        of_targets = logits[:, : label_space.num_targets].double()
+        confidence, predicted = of_targets.softmax(dim=1).max(dim=1)
         counts.add(confidence, predicted, labels)
+        if temperature:
+            calibrated.add((of_targets / temperature).softmax(dim=1).amax(dim=1), predicted, labels)
         if predictions:
             predictions.add(labels, predicted, logits.argmax(dim=1))
     counts.reduce()
-    return counts.evaluation(label_space)
+    result = counts.evaluation(label_space)
+    if temperature:
+        calibrated.reduce()
+        ece = calibrated.evaluation(label_space).ece
+        result = replace(result, temperature=temperature, ece_calibrated=ece)
+    return result

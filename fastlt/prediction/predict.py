@@ -59,6 +59,8 @@ def predict(
     Raises:
         ValueError: there is no image, or a class is itself called "unsure".
     """
+    if threshold and predictor.cosine:
+        raise ValueError(f"{predictor.title}: {predictor.about_probabilities()}, and leave out --threshold here.")
     if threshold and UNSURE in predictor.names:
         raise ValueError(f"a class is itself called {UNSURE!r}: leave out --threshold, and judge by the probabilities.")
     top_k = min(top_k, len(predictor.names))

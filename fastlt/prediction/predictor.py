@@ -21,6 +21,7 @@ from fastlt.backbone import adaptformer
 from fastlt.backbone.create import create_backbone
 from fastlt.classifier import device_dtype
 from fastlt.cores import keep_freed_memory
+from fastlt.evaluation.calibration import HIGHEST, LOWEST
 from fastlt.evaluation.finished_run import FinishedRun
 from fastlt.foreign import load_json, require_class_name
 from fastlt.loaders.normalize import Normalize
@@ -44,6 +45,8 @@ class Predictor:
         transform: of evaluation.
         normalize: puts images on the device.
         forward: normalized images to logits [B, T or more].
+        temperature: by which they are divided; None where nobody has calibrated them.
+        cosine: whether the scores of an export are not those of its run: a cosine head has become a linear one.
     """
 
     title: str
@@ -51,6 +54,8 @@ class Predictor:
     transform: Transform
     normalize: Normalize
     forward: Callable[[Tensor], Tensor]
+    temperature: float | None = None
+    cosine: bool = False
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, most: int) -> tuple[Tensor, Tensor]:
@@ -62,8 +67,16 @@ class Predictor:
         logits = self.forward(self.normalize(images))[:, : len(self.names)].double()
         if not logits.isfinite().all():
             raise ValueError(f"{self.title} gives numbers that are not finite: its weights are damaged.")
-        probabilities, classes = logits.softmax(dim=1).topk(most, dim=1)
+        probabilities, classes = (logits / (self.temperature or 1.0)).softmax(dim=1).topk(most, dim=1)
         return probabilities.cpu(), classes.cpu()
+
+    def about_probabilities(self) -> str:
+        """How far they can be believed, for people."""
+        if self.cosine:
+            return "probabilities are not those of the run, whose head is a cosine one: name the run for those"
+        if self.temperature:
+            return f"calibrated by temperature {self.temperature:.3g}"
+        return "not calibrated (`fastlt evaluate RUN --calibrate`)"
 
 
 def open_predictor(path: Path, weights: Weights = "last") -> Predictor:
@@ -90,6 +103,7 @@ def _of_run(run: FinishedRun, device: torch.device) -> Predictor:
         eval_transform(run.recipe),
         Normalize(*model.normalization, device),
         model,
+        run.calibration.temperature if run.calibration else None,
     )
 
 
@@ -100,6 +114,9 @@ def _of_export(path: Path, device: torch.device) -> Predictor:
         mean, std = (tuple(map(float, about[key])) for key in ("mean", "std"))
         if not (len(mean) == len(std) == 3 and all(std)):
             raise ValueError("mean and std are not those of three channels")
+        temperature, cosine = about.get("temperature"), bool(about.get("cosine"))
+        if temperature is not None and not (type(temperature) is float and LOWEST <= temperature <= HIGHEST):
+            raise ValueError("temperature is none")
         model = _model(about, transform.size, len(names))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         said = f"it lacks {error}" if isinstance(error, KeyError) else one_line(error, 400).rstrip(".")
@@ -115,7 +132,7 @@ def _of_export(path: Path, device: torch.device) -> Predictor:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             return model(images)
 
-    return Predictor(str(path), names, transform, Normalize(mean, std, device), forward)
+    return Predictor(str(path), names, transform, Normalize(mean, std, device), forward, temperature, cosine)
 
 
 def _labels(names: Any) -> tuple[str, ...]:

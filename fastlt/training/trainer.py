@@ -321,4 +321,5 @@ def _due(epochs_done: int, every: int) -> bool:
 
 
 def _in_short(result: Evaluation) -> dict[str, Any]:
-    return {name: value for name, value in asdict(result).items() if name not in ("per_class", "bins")}
+    left_out = ("per_class", "bins", "temperature", "ece_calibrated")
+    return {name: value for name, value in asdict(result).items() if name not in left_out}

@@ -28,7 +28,7 @@ class Workshop:
         (folder / "recipe.yaml").write_text(RECIPE)
 
     def fastlt(self, *words: object, timeout: float = 300) -> subprocess.CompletedProcess:
-        if words and words[0] in ("evaluate", "export", "report"):
+        if words and words[0] in ("evaluate", "export", "predict", "report"):
             return run_here([str(word) for word in words], self.folder)
         command = [sys.executable, "-m", "fastlt", *map(str, words)]
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=timeout)

@@ -42,6 +42,9 @@ def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
 
         require_class_embeddings(recipe, space)
     recipe.optimizer.micro_batch(ranks)
+    for name in recipe.log.trackers:
+        if find_spec(name) is None:
+            raise ValueError(f"log.trackers names {name}, which is not installed: pip install 'fastlt[{name}]'.")
     if recipe.data.is_staged:
         _require_writable("data.stage_to", stage_folder(recipe.data.stage_to))
         require_stageable(recipe.data.path, recipe.data.stage_to)

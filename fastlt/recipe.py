@@ -30,6 +30,7 @@ from fastlt.kernels.options import MEMORY_LIMIT, Implementation
 from fastlt.label_space import Silence
 from fastlt.places import Place, as_place, is_url
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 LoaderName = Literal["auto", "ffcv", "dali", "plain"]
 RENAMED = {
     "augment.test_crop": "augment.crop_pct",
@@ -294,8 +295,21 @@ class LogRecipe(Section):
     """Steps between log lines; stop signals and minute checkpoints are seen then, and obeyed at the next one."""
     eval_epochs: int = Field(1, ge=0)
     """Evaluate after every so many epochs and at the end; 0 only at the end."""
-    tensorboard: bool = True
-    """Write TensorBoard event files beside log.jsonl."""
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """Who shows the values of log.jsonl too: tensorboard, by event files in the run folder; wandb, mlflow and trackio
+    (pip install 'fastlt[wandb]' and so on), each where its own environment variables say, such as WANDB_PROJECT,
+    MLFLOW_TRACKING_URI or TRACKIO_SPACE_ID. A resumed run continues the same record."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_before(cls, values: Any) -> Any:
+        """`tensorboard: true` or `false`, as recipes had it when that was the only one."""
+        if not (isinstance(values, dict) and isinstance(values.get("tensorboard"), bool)):
+            return values
+        if "trackers" in values:
+            raise ValueError("log.tensorboard is now a part of log.trackers: leave it out")
+        others = {key: value for key, value in values.items() if key != "tensorboard"}
+        return others | {"trackers": ["tensorboard"] * values["tensorboard"]}
 
 
 class Recipe(Section):
@@ -453,9 +467,14 @@ def explained(only: str = "", kind: type[BaseModel] | None = None) -> str:
 
 def changed_keys(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
     """{key: (value before, value after)} of the keys that differ."""
-    old, new = (dict(_flat(recipe.model_dump(mode="json"))) for recipe in (before, after))
+    old, new = flat(before), flat(after)
     keys = [key for key, _ in recipe_keys()]
     return {key: (old[key], new[key]) for key in keys if old[key] != new[key]}
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """{key: value} of all keys, as JSON has them."""
+    return dict(_flat(recipe.model_dump(mode="json")))
 
 
 def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:

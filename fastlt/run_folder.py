@@ -37,6 +37,7 @@ class RunFolder:
         self.log = path / "log.jsonl"
         self.checkpoints = path / "checkpoints"
         self.tensorboard = path / "tensorboard"
+        self.trackers = path / "trackers"
 
     @property
     def is_begun(self) -> bool:
@@ -90,6 +91,10 @@ class RunFolder:
     def mistakes(self, split: str) -> Path:
         """Its images that were taken for something else."""
         return self.path / f"mistakes_{split}.json"
+
+    def tracker(self, name: str) -> Path:
+        """The record that another tracker has of this run: its id, and up to where it has the log."""
+        return self.trackers / f"{name}.json"
 
     def calibration(self, which: Weights) -> Path:
         """What `fastlt evaluate --calibrate` found for these weights."""

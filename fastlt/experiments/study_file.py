@@ -25,7 +25,7 @@ from fastlt.preflight import check
 from fastlt.recipe import Recipe, Section, changed_keys, find_recipe, load_recipe, read_mapping, validated
 from fastlt.run_folder import RunFolder
 
-_UNLEARNED = ("output", "data.path", "data.stage_to", "data.workers", "checkpoint", "log.steps", "log.tensorboard")
+_UNLEARNED = ("output", "data.path", "data.stage_to", "data.workers", "checkpoint", "log.steps", "log.trackers")
 """Keys that change nothing of what a run learns; of the data set a digest counts, not its path."""
 _MOST_SEEDS = 10_000
 

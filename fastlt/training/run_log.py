@@ -1,4 +1,4 @@
-"""What a run tells: JSON lines, TensorBoard events, and for people a progress bar or lines."""
+"""What a run tells: JSON lines, TensorBoard events, other trackers, and for people a progress bar or lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from tqdm import tqdm
 
 from fastlt.atomic import write_text
 from fastlt.ownership import open_own
+from fastlt.recipe import Recipe, flat
 from fastlt.run_folder import RunFolder, median_speed
+from fastlt.training.tracker import scalars
+from fastlt.training.trackers import Trackers
 
 _SECONDS_BETWEEN_LINES = 10.0  # without a terminal
 
@@ -26,10 +29,10 @@ class RunLog:
         run: the folder.
         active: whether this is rank 0.
         total_steps, first_step: of the whole run, and those that are done.
-        tensorboard: write its event files too.
+        recipe: names the trackers, which are told its keys.
     """
 
-    def __init__(self, run: RunFolder, active: bool, total_steps: int, first_step: int, tensorboard: bool) -> None:
+    def __init__(self, run: RunFolder, active: bool, total_steps: int, first_step: int, recipe: Recipe) -> None:
         self.active = active
         if not active:
             return
@@ -39,10 +42,12 @@ class RunLog:
             write_text(run.log, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = open_own(run.log, "a")
         self._events = None
-        if tensorboard:
+        if "tensorboard" in recipe.log.trackers:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
             self._events = SummaryWriter(str(run.tensorboard), purge_step=first_step + 1)
+        others = [name for name in recipe.log.trackers if name != "tensorboard"]
+        self._trackers = Trackers(others, run, flat(recipe))
         self._interactive = sys.stderr.isatty()
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not self._interactive)
         self._last_line = time.monotonic()
@@ -51,11 +56,14 @@ class RunLog:
         """Appends one record; numbers go to TensorBoard under `kind/name`."""
         if not self.active:
             return
-        self._file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
+        record = {"kind": kind, "step": step} | values
+        self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if self._events and isinstance(value, int | float):
-                self._events.add_scalar(f"{kind}/{name}", value, step)
+        if self._events:
+            for name, value in scalars(record).items():
+                self._events.add_scalar(name, value, step)
+        for line in self._trackers.said():
+            self.say(line)
 
     def progress(self, step: int, loss: float, images_per_s: float, data_wait: float, step_seconds: float) -> None:
         """Shows where the run is: on a terminal a bar, elsewhere a line now and then."""
@@ -98,6 +106,8 @@ class RunLog:
             self._file.close()
             if self._events:
                 self._events.close()
+            for line in self._trackers.close():
+                self.say(line)
 
 
 def _duration(seconds: float) -> str:

@@ -106,7 +106,7 @@ class Trainer:
             recipe.save(self.folder.recipe)
             self.label_space.save(self.folder.label_space)
         total = self._end_of(recipe.optimizer.epochs - 1)
-        self.log = RunLog(self.folder, self.rank == 0, total, self.step, recipe.log.tensorboard)
+        self.log = RunLog(self.folder, self.rank == 0, total, self.step, recipe)
         for line in (*self._what_runs(data), *said):
             self.log.say(line)
         self._told_to_stop = False

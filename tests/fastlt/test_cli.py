@@ -60,7 +60,7 @@ def test_recipe_explains_every_key(capsys):
     assert one == "optimizer.blr (required)\n    Base learning rate: lr = blr * batch_size / 256.\n"
     _, section, _ = said(capsys, "recipe", "log")
     keys = [line.split()[0] for line in section.splitlines() if not line.startswith(" ")]
-    assert keys == ["log.steps", "log.eval_epochs", "log.tensorboard"]
+    assert keys == ["log.steps", "log.eval_epochs", "log.trackers"]
     assert "demo/species" in out
     _, out, _ = said(capsys, "recipe", "tiny_imagenet_lt/resnet_smoke")
     assert "epochs: 2" in out

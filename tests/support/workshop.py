@@ -16,7 +16,7 @@ model:
   arguments: {channels: [8, 16, 16, 16], layers: [1, 1, 1, 1], stem_type: deep, stem_width: 8}
 optimizer: {name: adamw, epochs: 2, batch_size: 16, blr: 1.0e-2}
 engine: {precision: float32}
-log: {steps: 1, tensorboard: false}
+log: {steps: 1, trackers: []}
 """
 
 

@@ -264,7 +264,7 @@ def test_one_seed_has_means_and_says_why_nothing_else(place, capsys):
         ("seeds:", "ranks: 2\nseeds:", "arms 'balanced' (3 runs; ranks: 1 -> 2)"),
         (COMMIT, "decade", "arms 'balanced' (3 runs; commit: c0ffee -> decade)"),
         ("[0, 1, 5]", "[0, 1]", None),
-        ("tensorboard: false", "tensorboard: true", None),
+        ("trackers: []", "trackers: [tensorboard]", None),
     ],
 )
 def test_a_changed_study_says_which_arms_are_stale_and_what_to_do(place, capsys, monkeypatch, old, new, stale):

@@ -383,6 +383,26 @@ class Demo:
         demo(self.out, self.ranks)
 
 
+@dataclass(frozen=True)
+class Doctor:
+    """Say what this machine has, try what of fastlt works on it, and what to type where something does not.
+
+    Loaders, kernels and a training are tried on tiny inputs, each in a process of its own. Status 0: all that fastlt
+    needs here works; 1: something of that does not.
+    """
+
+    timeout: float = 600.0
+    """Seconds that each attempt may take; a first one compiles."""
+
+    def run(self) -> None:
+        from functools import partial
+
+        from fastlt.doctor.doctor import doctor
+
+        if not doctor(partial(print, flush=True), self.timeout):
+            raise SystemExit(1)
+
+
 # In the order in which they are used.
 COMMANDS: dict[str, dict[str, type[Command]]] = {
     "from class names to images that look like your classes": {
@@ -401,7 +421,7 @@ COMMANDS: dict[str, dict[str, type[Command]]] = {
         "report": Report,
     },
     "to find out what helps": {"study": Study, "granularity": Granularity},
-    "to try it": {"demo": Demo, "draw": Draw},
+    "to try it": {"doctor": Doctor, "demo": Demo, "draw": Draw},
 }
 _MAX_SAID = 4000  # characters of an error: some list files
 _BY_NAME = {name: command for group in COMMANDS.values() for name, command in group.items()}

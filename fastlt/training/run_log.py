@@ -17,6 +17,7 @@ from fastlt.training.tracker import scalars
 from fastlt.training.trackers import Trackers
 
 _SECONDS_BETWEEN_LINES = 10.0  # without a terminal
+_SECONDS_NOT_WORTH_A_WORD = 60.0
 
 
 class RunLog:
@@ -51,6 +52,7 @@ class RunLog:
         self._interactive = sys.stderr.isatty()
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not self._interactive)
         self._last_line = time.monotonic()
+        self._windows = 0
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Appends one record; numbers go to TensorBoard under `kind/name`."""
@@ -69,17 +71,18 @@ class RunLog:
         """Shows where the run is: on a terminal a bar, elsewhere a line now and then."""
         if not self.active:
             return
-        said = f"loss {loss:.3f}  {images_per_s:.0f} images/s"
+        said, left = f"loss {loss:.3f}  {images_per_s:.0f} images/s", (self._total - step) * step_seconds
+        self._windows += 1
+        if self._windows == 2 and left > _SECONDS_NOT_WORTH_A_WORD:  # the first one compiles
+            speed = f"{self._total - step:,} steps of {1000 * step_seconds:.0f} ms, evaluations not counted"
+            self.say(f"about {_duration(left)} to go: {speed}")
         if self._interactive:
             self._bar.set_postfix_str(said, refresh=False)
             self._bar.update(step - self._bar.n)
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            left = _duration((self._total - step) * step_seconds)
-            print(
-                f"step {step:,}/{self._total:,}  {said}, {data_wait:.0%} waiting for data  about {left} left",
-                flush=True,
-            )
+            until = f"  about {_duration(left)} left" if self._windows > 1 else ""
+            print(f"step {step:,}/{self._total:,}  {said}, {data_wait:.0%} waiting for data{until}", flush=True)
 
     def say(self, text: str) -> None:
         """A line for people that stays."""
@@ -113,4 +116,8 @@ class RunLog:
 def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -63,9 +63,9 @@ class _Wandb:
         self.id = kept or uuid.uuid4().hex[:12]
         folder = os.environ.get("WANDB_DIR") or str(run.path)
         settings = wandb.Settings(silent=True, console="off", init_timeout=30, x_disable_stats=True)
-        how = {"project": os.environ.get("WANDB_PROJECT", _PROJECT), "name": run.path.name, "config": config}
-        how |= {"id": self.id, "resume": "allow", "dir": folder, "settings": settings}
-        mode = os.environ.get("WANDB_MODE")
+        how: dict[str, Any] = {"id": self.id, "resume": "allow", "dir": folder, "settings": settings}
+        how |= {"project": os.environ.get("WANDB_PROJECT", _PROJECT), "name": run.path.name, "config": config}
+        mode: Any = os.environ.get("WANDB_MODE")
         try:
             self._run = wandb.init(mode=mode or "online", **how)
         except (wandb.errors.Error, TimeoutError) as error:
@@ -122,7 +122,13 @@ class _Trackio:
 
         self.id = kept or f"{run.path.name}-{uuid.uuid4().hex[:8]}"  # it finds runs by their names
         project = os.environ.get("TRACKIO_PROJECT", _PROJECT)
-        how = {"config": config, "resume": "allow", "auto_log_gpu": False, "auto_log_cpu": False, "embed": False}
+        how: dict[str, Any] = {
+            "config": config,
+            "resume": "allow",
+            "auto_log_gpu": False,
+            "auto_log_cpu": False,
+            "embed": False,
+        }
         self._run = trackio.init(project, self.id, **how)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -156,7 +162,8 @@ def follow(name: str, run: RunFolder, config: dict[str, Any], ended: threading.E
     """
     state = _State(run.tracker(name))
     tracker: Tracker | None = None
-    records, waiting, last, failed = _records(run.log), [], False, False
+    records, waiting = _records(run.log), list[dict[str, Any]]()
+    last = failed = False
     while not (last and not waiting):
         last = ended.is_set()  # looked at before the log is: what came before it is in there
         waiting += [record for record in records() if state.lacks(record)]

@@ -23,11 +23,13 @@ from fastlt.cores import share_of_cores
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.dataset.staging import described, staged
 from fastlt.evaluation.metrics import Evaluation, evaluate
+from fastlt.kernels.implementations import resolve
 from fastlt.loaders.loader import EvalLoader, TrainLoader
 from fastlt.loaders.normalize import Normalize
-from fastlt.loaders.readers import open_reader
+from fastlt.loaders.readers import loader_of, open_reader
 from fastlt.loaders.sampler import EpochPlan
 from fastlt.loaders.transform import eval_transform, train_transform
+from fastlt.provenance import gpu, processor
 from fastlt.recipe import Recipe, changed_keys, load_recipe
 from fastlt.run_folder import RunFolder
 from fastlt.stopping import stop_signals
@@ -283,6 +285,11 @@ class Trainer:
             f"{self.steps_per_epoch:.1f} steps of {recipe.optimizer.batch_size} on {self.world_size} "
             f"{self.device.type} ranks, {self.engine.module.compute_dtype}, ZeRO {recipe.engine.zero_stage}"
         ]
+        device = gpu() if self.device.type == "cuda" else f"{processor()}, {share_of_cores()} cores a rank"
+        workers = recipe.data.workers or share_of_cores()
+        loader = loader_of(data, recipe.data.loader)
+        loss = resolve(recipe.loss.impl, self.device, torch.float32)
+        lines.append(f"it uses: {device}; {loader} loader, workers a rank: {workers}; loss by {loss}")
         if recipe.model.tune != "full":
             lines.append(self._what_is_trained(sum(size for size, trained in sizes if trained), parameters))
             if not recipe.model.pretrained:

@@ -37,7 +37,7 @@ def test_help_tells_the_whole_path_in_order(capsys):
         "train",
         "evaluate",
     ]
-    path += ["predict", "export", "publish", "report", "study", "granularity", "demo", "draw"]
+    path += ["predict", "export", "publish", "report", "study", "granularity", "doctor", "demo", "draw"]
     assert shown == path
     assert said(capsys)[1] == out
 

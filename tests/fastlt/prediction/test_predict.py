@@ -64,7 +64,7 @@ def test_what_cannot_be_read_is_named_and_counted(workshop, trained):
     done = predict(workshop, "trained", "mixed", "nowhere.jpg", "--out", "said/all.csv")
     assert done.returncode == 3, done.stderr
     assert done.stdout == ""
-    assert "9 images; 4 could not be read; written: said/all.csv" in done.stderr
+    assert "9 images; 4 could not be read; not calibrated" in done.stderr
     rows = {row["file"]: row for row in table((workshop.folder / "said" / "all.csv").read_text())}
     assert [name for name, row in rows.items() if not row["error"]] == [
         f"mixed/deeper/seen/{file.name}" for file in whole

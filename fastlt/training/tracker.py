@@ -62,7 +62,7 @@ class _Wandb:
 
         self.id = kept or uuid.uuid4().hex[:12]
         folder = os.environ.get("WANDB_DIR") or str(run.path)
-        settings = wandb.Settings(silent=True, console="off", init_timeout=30, x_disable_stats=True)
+        settings = wandb.Settings(silent=True, console="off", init_timeout=15, x_disable_stats=True)
         how: dict[str, Any] = {"id": self.id, "resume": "allow", "dir": folder, "settings": settings}
         how |= {"project": os.environ.get("WANDB_PROJECT", _PROJECT), "name": run.path.name, "config": config}
         mode: Any = os.environ.get("WANDB_MODE")
@@ -74,6 +74,7 @@ class _Wandb:
             why = one_line(without_credentials(str(error)), 160).rstrip(".")
             sync = f"`wandb sync {folder}/wandb/offline-run-*` sends it"
             say(f"wandb cannot be reached ({why}): the record is kept offline; {sync}.")
+            wandb.teardown()  # its process holds the id that it could not begin with
             self._run = wandb.init(mode="offline", **how)
 
     def write(self, step: int, values: dict[str, float]) -> None:

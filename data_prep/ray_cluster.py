@@ -6,11 +6,13 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from fastlt.dataset.images import ImageName, file_of
 from fastlt.messages import listed, one_line
+
+_SECONDS = 10.0  # until a cluster's head must have taken a connection
 
 
 @contextmanager
@@ -28,6 +30,7 @@ def ray_cluster(address: str) -> Iterator[Any]:
     except ImportError:
         raise ValueError("--ray needs Ray: pip install 'fastlt[ray]' on each machine.") from None
     try:
+        _require_listener(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds: no cluster, another version of Ray or Python
         raise ValueError(f"there is no Ray cluster at {address}: {one_line(error, 300)}") from None
@@ -35,6 +38,18 @@ def ray_cluster(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raises OSError where nobody listens: Ray itself takes a quarter of an hour to say so, of a cluster that ended."""
+    if "://" in address:
+        return
+    with suppress(ImportError, AttributeError):  # Ray promises neither
+        from ray._private.services import canonicalize_bootstrap_address
+
+        if place := canonicalize_bootstrap_address(address):
+            host, _, port = place.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
 
 
 def unseen(images: Sequence[ImageName]) -> list[ImageName]:

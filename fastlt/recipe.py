@@ -93,7 +93,9 @@ def _no_url(value: Any) -> Any:
 
 
 def _place(value: Any) -> Any:
-    return as_place(value) if isinstance(value, str | Path) else value
+    if not isinstance(value, str | Path):
+        raise ValueError("must be a path")
+    return as_place(value)
 
 
 S = TypeVar("S", bound=BaseModel)

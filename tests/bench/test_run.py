@@ -40,6 +40,7 @@ def records_of(folder: Path, suite: str) -> list[dict]:
     return records
 
 
+@pytest.mark.slow
 def test_quick_kernels_leave_whole_records_and_a_picture(tmp_path):
     done = run("kernels", "--device", "cpu", "--quick", "--results", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -71,6 +72,7 @@ def counts(tmp_path_factory) -> Path:
     return folder / "counts-cpu.jsonl"
 
 
+@pytest.mark.slow
 def test_counts_are_of_the_loss_and_of_a_step(counts):
     records = {(r["case"].split()[0], r["impl"]): r for r in map(json.loads, counts.read_text().splitlines())}
     assert records.keys() == {("A", "fastlt"), ("A", "fastlt-inplace"), ("B", "fastlt"), ("step", "fastlt")}
@@ -303,6 +305,7 @@ def test_ranks_that_are_named_are_measured_the_smallest_first():
     assert train_ranks.to_measure(None, "cpu") == []
 
 
+@pytest.mark.slow
 def test_a_training_that_fails_is_quoted_however_much_it_said(workshop, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")  # more than a pipe takes
     command = [sys.executable, "-m", "fastlt", "train", str(workshop.folder / "recipe.yaml"), "optimizer.blr=1e30"]
@@ -359,6 +362,7 @@ def test_an_absent_gpu_is_one_clear_sentence(tmp_path):
     assert "invalid choice: 'tpu'" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium here")
 def test_quick_review_leaves_records_of_what_a_person_waits_for(tmp_path):
     done = run("review", "--quick", "--results", tmp_path)

@@ -232,6 +232,7 @@ def test_removals_of_before_are_carried_into_another_set(folder):
     assert "ffcv: holds none of what was removed" in said
 
 
+@pytest.mark.slow
 def test_killed_before_any_step_that_lasts(folder, tmp_path):
     """A process that is killed at its first fsync, rename or commit, at its second, ...; then the command again."""
     wanted, sets = Wanted(author=("Ann Lee",), category=("wolf",)), ("ffcv", "plain")

@@ -82,7 +82,7 @@ def test_what_cannot_be_staged_is_one_sentence(workshop, stage, tmp_path):
     assert "8.8 TB" in done.stderr
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_run_reads_the_copy_and_learns_the_same(workshop, stage):
     losses = []
     for name, more in (("unstaged", []), ("staged", [f"data.stage_to={stage}"])):

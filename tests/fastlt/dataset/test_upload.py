@@ -105,7 +105,7 @@ def test_what_cannot_be_uploaded_is_one_sentence(made, workshop, tmp_path):
     assert contents(tmp_path / "store") == kept
     with pytest.raises(ValueError, match="only names its images"):
         Upload(workshop.folder / "plain", f"file://{tmp_path}/plain").run()
-    for url, why in (("birds", "is no URL"), ("https://host/birds", "web servers are read, not written to")):
+    for url, why in (("birds", "is no URL"), ("https://host/birds", "web servers are only read")):
         with pytest.raises(ValueError, match=why):
             Upload(made, url)
     with pytest.raises(ValueError, match="has a user") as said:
@@ -123,7 +123,8 @@ def test_encode_uploads(workshop, tmp_path):
     assert contents(staged(f"file://{there}", tmp_path / "disk").path) == contents(there)
     again = workshop.fastlt("encode", "sent", "--upload", f"file://{tmp_path}/elsewhere")  # no inputs: it is there
     assert again.returncode == 0, again.stdout + again.stderr
-    other = workshop.fastlt("encode", "sent", "--train", "species/train", "--upload", f"file://{there}")
+    words = ["--train", "species/train", "--val", "species/val", "--upload", f"file://{there}"]
+    other = workshop.fastlt("encode", "sent", *words, "--format", "webdataset")
     assert other.returncode == 1
     assert "sent was encoded from other images or with other settings" in other.stderr
     astray = workshop.encode("s3://bucket/birds")

@@ -89,3 +89,11 @@ export function tell(answer, done) {
 export function atEnd(element, more) {
   new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && more(), { rootMargin: "2500px" }).observe(element);
 }
+
+// Moves the one place of a list that Tab reaches.
+export function moveFocus(before, element) {
+  if (before) before.tabIndex = -1;
+  element.tabIndex = 0;
+  element.focus({ preventScroll: true });
+  element.scrollIntoView({ block: "nearest" });
+}

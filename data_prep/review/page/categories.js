@@ -1,5 +1,5 @@
 // The list of categories, each beside a target: accepted, rejected, renamed, moved, added.
-import { atEnd, count, find, get, make, picture, post, say, tell, trying } from "./api.js";
+import { atEnd, count, find, get, make, moveFocus, picture, post, say, tell, trying } from "./api.js";
 
 const list = find("category-list");
 const controls = find("category-controls").elements;
@@ -185,13 +185,7 @@ const ACTIONS = [
 
 const focused = () => list.querySelector("article[tabindex='0']");
 
-function focus(element) {
-  const before = focused();
-  if (before) before.tabIndex = -1;
-  element.tabIndex = 0;
-  element.focus({ preventScroll: true });
-  element.scrollIntoView({ block: "nearest" });
-}
+const focus = (element) => moveFocus(focused(), element);
 
 async function act(key, element) {
   const [, , action] = ACTIONS.find(([name]) => name === key);

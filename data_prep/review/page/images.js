@@ -1,5 +1,5 @@
 // The grid of images: shown page by page as one scrolls, selected, kept and dropped.
-import { atEnd, count, find, get, link, make, picture, post, say, tell, trying } from "./api.js";
+import { atEnd, count, find, get, link, make, moveFocus, picture, post, say, tell, trying } from "./api.js";
 import * as sliders from "./sliders.js";
 
 const grid = find("grid");
@@ -110,11 +110,7 @@ const focused = () => grid.querySelector(".tile[tabindex='0']");
 const select = (element, yes) => element.setAttribute("aria-selected", String(yes));
 
 function focus(element) {
-  const before = focused();
-  if (before) before.tabIndex = -1;
-  element.tabIndex = 0;
-  element.focus({ preventScroll: true });
-  element.scrollIntoView({ block: "nearest" });
+  moveFocus(focused(), element);
   tellAbout(element);
 }
 

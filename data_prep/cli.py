@@ -10,13 +10,14 @@ import sys
 from collections import Counter
 from collections.abc import Collection
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from fastlt.cores import available_cores
 from fastlt.data_prep.crawl.options import CrawlOptions, SearchOptions
 from fastlt.data_prep.discover.options import DiscoverOptions, EndpointOptions, TaxonomyOptions
 from fastlt.data_prep.encode.inputs import EncodeInputs
@@ -176,7 +177,7 @@ class Crawl:
             raise OptionError(
                 "say how sites can reach you: --contact you@example.org, or a page, or set FASTLT_CONTACT."
             )
-        if self.crawl.part is not None or self.crawl.ray is not None:
+        if self.crawl.in_parts:
             self._run_parts()
             return
         asked_for = {*search.source, *(search.dump[:1] if search.dump else ())}
@@ -254,20 +255,26 @@ class Crawl:
     def _run_parts(self) -> None:
         """Fetches what the catalog has, one part of it or all."""
         from fastlt.data_prep.crawl.parts.on_ray import crawl_on_ray
+        from fastlt.data_prep.crawl.parts.on_this_machine import crawl_on_this_machine
         from fastlt.data_prep.crawl.parts.shares import Share
 
         if self.plan:
-            raise OptionError("--plan is about the whole catalog: leave out --part and --ray.")
+            raise OptionError("--plan is about the whole catalog: leave out --part, --parts and --ray.")
         if self.search != SearchOptions() or self.crawl.list_only:
             raise OptionError(
-                f"{'--ray' if self.crawl.ray else '--part'} fetches what the catalog has: enter it first by `fastlt "
-                f"crawl {self.catalog} --list-only` with those options, then run the parts without them."
+                f"{self.crawl.in_parts} fetches what the catalog has: enter it first by `fastlt crawl {self.catalog} "
+                "--list-only` with those options, then run the parts without them."
             )
-        fetch = partial(_fetch_part, self.catalog.absolute(), self.crawl, typed_options(self))
-        if self.crawl.ray is not None:
-            crawl_on_ray(fetch, self.crawl.parts, self.crawl.ray)
+        options = self.crawl
+        if options.in_parts == "--parts" and not options.workers:  # the parts share the cores
+            options = replace(options, workers=math.ceil(available_cores() / options.parts) + 1)
+        fetch = partial(_fetch_part, self.catalog.absolute(), options, typed_options(self))
+        if options.ray is not None:
+            crawl_on_ray(fetch, options.parts, options.ray)
+        elif options.part is not None:
+            fetch(Share.parse(options.part))
         else:
-            fetch(Share.parse(self.crawl.part or ""))
+            crawl_on_this_machine(fetch, options.parts)
         print(f"when all parts are done: fastlt merge {self.catalog}")
 
 

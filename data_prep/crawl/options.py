@@ -10,6 +10,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
 
 from fastlt.data_prep.crawl.image_options import ImageOptions
+from fastlt.data_prep.crawl.parts.shares import MOST
 from fastlt.options import Flag, Names, OptionalAddress, OptionalFile, OptionalSource, OptionalText, OptionError
 
 _COLUMNS_OF_URLS = ("url_column", "label_column", "license_column", "attribution_column", "page_column")
@@ -191,7 +192,7 @@ class CrawlOptions:
     ray: OptionalAddress = None
     """Fetch all parts on a Ray cluster: its address, `auto` for that of this machine, or `local` for one made here."""
     parts: int = 0
-    """Parts for --ray; 0 makes one for each of its machines."""
+    """Fetch all of so many parts, each in a process of this machine; with --ray there, 0 for one on each machine."""
     lease: float = 60.0
     """Seconds without a sign of life after which another process may go on with a part."""
 
@@ -202,9 +203,15 @@ class CrawlOptions:
             raise OptionError(f"--workers is {self.workers}; give a number of processes, or 0 for all cores.")
         if self.part is not None and self.ray is not None:
             raise OptionError("--part is one part and --ray is all of them: give one of the two.")
-        if self.parts and self.ray is None:
-            raise OptionError(
-                "--parts says how many there are for --ray; by hand it is --part 1/4, --part 2/4 and so on."
-            )
+        if self.parts and self.part is not None:
+            raise OptionError("--part is one part and --parts is all of them: give one of the two.")
+        if not 0 <= self.parts <= MOST:
+            raise OptionError(f"--parts is {self.parts}; give a number up to {MOST:,}.")
         if self.lease <= 0:
             raise OptionError(f"--lease is {self.lease}; give a number of seconds above 0.")
+
+    @property
+    def in_parts(self) -> str:
+        """The option by which the catalog is fetched in parts, "" where it is fetched as a whole."""
+        given = {"--part": self.part is not None, "--ray": self.ray is not None, "--parts": self.parts > 0}
+        return next((option for option, is_given in given.items() if is_given), "")

@@ -1,16 +1,19 @@
 """A catalog in parts: each host has one owner, a dead one's part is gone on with, and the merged set is a crawl's."""
 
+import os
 import re
 import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.crawl.parts import lease
+from fastlt.data_prep.crawl.parts.part import parts_of
 from fastlt.data_prep.crawl.parts.shares import Share
 from support.crawling import command, jpeg, write_list
 from support.paths import BIN
@@ -212,6 +215,9 @@ def test_mistakes_are_one_sentence(tmp_path):
             (["--part", "0/4"], "--part 0/4: give a number and how many parts there are, such as 3/64."),
             (["--part", "5/4"], "--part 5/4: give a number and how many parts there are, such as 3/64."),
             (["--part", "1/4", "--urls", "x.csv"], "--part fetches what the catalog has: enter it first"),
+            (["--parts", "2", "--part", "1/2"], "--part is one part and --parts is all of them: give one of the two."),
+            (["--parts", "2", "--urls", "x.csv"], "--parts fetches what the catalog has: enter it first"),
+            (["--parts", "-1"], "--parts is -1; give a number up to 4,096."),
             (["--part", "1/4", "--lease", "0"], "--lease is 0.0; give a number of seconds above 0."),
         ):
             done = run(*command(catalog, *words))
@@ -242,3 +248,59 @@ def test_a_lease_that_was_not_renewed_in_time_is_lost_for_good(tmp_path):
                 first.check()
     with lease.held(stem, 60) as third:  # the second said that it has ended
         assert third.epoch == second.epoch + 1
+
+
+def test_all_parts_on_this_machine_are_one_crawl_though_a_process_is_killed(tmp_path):
+    def slow(host: str, path: str) -> Answer | None:
+        answer = pictures(host, path)
+        return answer and Answer(answer.body, delay=0.1)
+
+    with Web(slow, HOSTS) as web:
+        catalog = tmp_path / "c.sqlite"
+        listed(catalog, web, [f"{i}.jpg" for i in range(4 * IMAGES)])
+        words = command(catalog, "--parts", 2, "--lease", 2, "--per-host", 1, "--ignore-robots")
+        driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: web.asked.total() > IMAGES, driver)
+        os.kill(fetchers(driver.pid)[0], signal.SIGKILL)
+        said, wrong = driver.communicate(timeout=300)
+        assert driver.returncode == 0, wrong
+        assert re.search(r"WARNING: part \d of 2: its process ended with status -9; it is begun again\.", wrong)
+        assert re.search(r"part 1 of 2: [\d,]+ URLs of \d hosts\n", said)
+        assert re.search(r"part 2 of 2: [\d,]+ URLs of \d hosts\n", said)
+        assert web.asked.total() < 4.5 * IMAGES  # what the killed one had done, it had done
+        assert merge(catalog).returncode == 0
+    assert states(catalog) == {("fetched", ""): 4 * IMAGES}
+    require_whole(catalog)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_fetchers_of_this_machine_end_with_the_command(tmp_path, number):
+    with Web(lambda host, path: Answer(pictures(host, path).body, delay=0.2), HOSTS) as web:
+        catalog = tmp_path / "c.sqlite"
+        listed(catalog, web, [f"{i}.jpg" for i in range(4 * IMAGES)])
+        words = command(catalog, "--parts", 2, "--per-host", 1, "--ignore-robots")
+        driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: web.asked.total() > IMAGES // 2, driver)
+        running = fetchers(driver.pid)
+        assert len(running) == 2
+        driver.send_signal(number)
+        _, wrong = driver.communicate(timeout=60)
+        assert driver.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+        assert "Traceback" not in wrong
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in running))
+    with Catalog(parts_of(catalog)[Share(1, 2)]) as part:
+        assert not part.shards("open")  # it ended cleanly
+
+
+def fetchers(driver: int) -> list[int]:
+    """The processes that fetch parts."""
+    children = Path(f"/proc/{driver}/task/{driver}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def wait_until(happened: Callable[[], bool], running: subprocess.Popen | None = None) -> None:
+    ends = time.monotonic() + 60
+    while not happened():
+        assert running is None or running.poll() is None, running.communicate()
+        assert time.monotonic() < ends
+        time.sleep(0.02)

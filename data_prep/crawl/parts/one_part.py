@@ -1,0 +1,35 @@
+"""One part, fetched in a process that another one started: what it said, and what went wrong."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+
+from fastlt.data_prep.crawl.parts.lease import InUseError
+from fastlt.data_prep.crawl.parts.shares import Share
+from fastlt.messages import one_line
+
+Fetch = Callable[[Share], None]
+_AGAIN = 5.0  # seconds until a part is tried again that another process works on, or seemed to
+
+
+def fetch_part(fetch: Fetch, share: Share) -> tuple[str, str]:
+    """(what it said, what failed); waits for a process that works on the part, or did until it was killed."""
+    with redirect_stdout(io.StringIO()) as said:
+        while True:
+            try:
+                fetch(share)
+            except InUseError:
+                time.sleep(_AGAIN)
+                continue
+            except (ValueError, OSError) as error:
+                return said.getvalue(), one_line(error, 300)
+            return said.getvalue(), ""
+
+
+def require_none_failed(failed: Sequence[str], parts: int) -> None:
+    """Raises ValueError where parts failed, with what went wrong in the first of them."""
+    if failed:
+        raise ValueError(f"{len(failed):,} of {parts:,} parts failed ({'; '.join(failed[:3])}); the others are done.")

@@ -1,4 +1,5 @@
-"""`fastlt crawl --parts N`: the parts of a catalog in processes of this machine, as one process fetches on one core."""
+"""`fastlt crawl --parts N`: the parts of a catalog in processes of this machine, as one process fetches on one
+core alone."""
 
 from __future__ import annotations
 

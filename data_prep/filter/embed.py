@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from fastlt.atomic import write_text
 from fastlt.backbone.create import create_backbone
-from fastlt.classifier import device_dtype, features_of
+from fastlt.classifier import features_of
 from fastlt.cores import available_cores, keep_freed_memory
 from fastlt.data_prep.filter.embedding_store import RowStore
 from fastlt.data_prep.filter.options import EncoderOptions
@@ -80,7 +80,11 @@ Embedded = tuple[list[str], list[str]]
 
 
 class Encoder:
-    """A backbone with the transform its weights expect; computes in bfloat16 on a GPU, in float32 elsewhere.
+    """A backbone with the transform its weights expect; computes in float16 on a GPU, in float32 elsewhere.
+
+    float16 is eight times as fine as bfloat16: similarities move by 0.0002, at most by 0.0024, where bfloat16 moves
+    them by 0.0023 and 0.028 (tf_efficientnet_lite0 on 256 photographs). What it has no room for is computed again in
+    float32.
 
     A pickled one computes on the device of the process that loads it, and has its digest.
 
@@ -107,7 +111,7 @@ class Encoder:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         mean, std = (tuple(values) for values in normalization)
         self._normalize = Normalize(mean, std, self.device)
-        self._dtype = device_dtype("auto", self.device) if self.device.type == "cuda" else torch.float32
+        self._dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self._backbone = backbone.eval().to(self.device).to(memory_format=torch.channels_last)
         self.dimension = features_of(backbone)
         self.digest = _digest([title, self.transform, mean, std, str(self._dtype)], backbone)
@@ -160,12 +164,13 @@ class Encoder:
         Raises:
             ValueError: the model gives NaN or infinity.
         """
-        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            features = self._backbone(self._normalize(images))  # [B, D]
-        features = F.normalize(features.float(), dim=1).cpu()
-        if not features.isfinite().all():
-            raise ValueError(f"{self.title} gives features that are not finite: its weights are damaged.")
-        return features
+        for dtype in (self._dtype, torch.float32):
+            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                features = self._backbone(self._normalize(images))  # [B, D]
+            features = F.normalize(features.float(), dim=1).cpu()
+            if features.isfinite().all():
+                return features
+        raise ValueError(f"{self.title} gives features that are not finite: its weights are damaged.")
 
 
 def open_encoder(options: EncoderOptions) -> Encoder:

@@ -23,6 +23,7 @@ from fastlt.foreign import table_cell
 from fastlt.messages import listed
 
 _LEAST_KEPT = 0.2  # of the images; less is a mistake somewhere
+_NEAR = 0.001  # by which float16 moves one similarity in a hundred
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Judgment:
             parts = [f"kept above similarity {self.options.gamma1:.3f} and {near}"]
         parts += [f"near-duplicates from cosine {self.options.duplicate} or within {self.options.hash_radius} bits"]
         return ", ".join(parts)
+
+    def num_near(self) -> int:
+        """Images so close to a threshold of similarity that other arithmetic may decide otherwise."""
+        given = [t for t in (self.options.gamma1, self.gamma2) if isinstance(t, float)]
+        return int(np.any([abs(self.similarity - t) < _NEAR for t in given], axis=0).sum())
 
     @property
     def num_kept(self) -> int:
@@ -170,6 +176,10 @@ def summary(catalog: Catalog, judgment: Judgment) -> str:
         kept = int((by_hand & judgment.kept).sum())
         lines.append(
             f"people decided otherwise of {by_hand.sum():,}: {kept:,} are kept, {by_hand.sum() - kept:,} dropped"
+        )
+    if near := judgment.num_near():
+        lines.append(
+            f"{near:,} lie within {_NEAR} of these similarities: a device of another kind may decide otherwise"
         )
     if judgment.labels and len(set(judgment.categories.tolist())) == 1:
         lines.append("warning: all images are of one category, so that no label could be judged by the others")

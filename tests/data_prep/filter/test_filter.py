@@ -292,6 +292,29 @@ def test_a_batch_is_embedded_in_the_memory_of_the_one_before(tmp_path, paintings
     assert per_batch * resource.getpagesize() < 16 * 32 * 160 * 160 * 4 / 4  # of one layer's output, a quarter
 
 
+class Loud(Colors):
+    """Features of any size."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, images):
+        return nn.functional.linear(images.mean((2, 3)), torch.full((3, 3), self.scale))
+
+
+def test_what_float16_has_no_room_for_is_computed_in_float32(monkeypatch):
+    images = torch.full((2, 3, 32, 32), 200, dtype=torch.uint8)
+    for scale in (1.0, 1e6, float("inf")):
+        encoder = Encoder("loud", Loud(scale), 32, 1.0, "bicubic", ((0.0,) * 3, (1.0,) * 3))
+        monkeypatch.setattr(encoder, "_dtype", torch.float16)  # as on a GPU
+        if scale < float("inf"):
+            assert torch.allclose(encoder(images), torch.full((2, 3), 3**-0.5), atol=1e-3)
+        else:
+            with pytest.raises(ValueError, match="not finite: its weights are damaged"):
+                encoder(images)
+
+
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(("size", "crop"), [(32, 0.875), (45, 0.95), (64, 1.0), (33, 1.1)])
 def test_images_are_those_of_timms_transform(tmp_path, size, crop, interpolation):
@@ -494,6 +517,12 @@ def test_other_thresholds_embed_nothing(tmp_path, colors, paintings):
     judgment = judged(path, colors, paintings, options)
     assert [row[3:] for row in states(path)] == [row[3:] for row in before]
     assert set(judgment.reasons) == {"too near"}
+    threshold = float(judgment.similarity[0]) + 0.0004
+    judgment = judged(path, colors, paintings, replace(options, gamma2=threshold))
+    near = int((abs(judgment.similarity - threshold) < 0.001).sum())
+    with Catalog(path) as catalog:
+        assert f"{near} lie within 0.001 of these similarities" in summary(catalog, judgment)
+    judgment = judged(path, colors, paintings, options)
     with pytest.raises(
         ValueError, match=r"nothing is kept .5 too near.: similarities run from 0\.9\d+ to .*thresholds are 0.500"
     ):

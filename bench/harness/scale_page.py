@@ -75,7 +75,8 @@ def _needs(found: Sequence[Record]) -> Rows:
     for stage, suite in _RECORDED_BY.items():
         cells = [_told(r["machine_hours"][stage], suite) for r in found]
         rows.append([f"machine-hours of {stage}", *cells])
-    rows.append(["seconds to join a dump of 20,000,000 photos", *(_told(r["dump_s"], "dump") for r in found)])
+    joins = (r["dump_hours"] for r in found)
+    rows.append(["to join all of iNaturalist's dump", *(_told(None, "dump") if h is None else _span(h) for h in joins)])
     return rows + [[name, *(_bytes(r[key]) for r in found)] for name, key in _HELD.items()]
 
 

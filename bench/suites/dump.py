@@ -1,7 +1,7 @@
 """What `bench/run.py dump` measures: `fastlt crawl --dump` of a made dump, joined to 24,426 categories.
 
 The dump has iNaturalist's form and is made by DuckDB: 20 million photos of 10 million observations of a million taxa,
-and as many observers; or in proportion. The time ends when the catalog has the candidates; nothing is fetched.
+and as many observers; or in proportion, with no more categories than that. The time ends when the catalog has the candidates; nothing is fetched.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def run(device: torch.device, quick: bool, results: Path, rows: int = PHOTOS) ->
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         dump, catalog = Path(folder, "dump"), Path(folder, "c.sqlite")
         _make(dump, photos)
-        _make_catalog(catalog, max(1, CATEGORIES * photos // PHOTOS), photos // 20)
+        _make_catalog(catalog, max(1, min(CATEGORIES, CATEGORIES * photos // PHOTOS)), photos // 20)
         words = ["crawl", str(catalog), "--dump", "inaturalist", str(dump), "--contact", "bench@example.org"]
         words += ["--source-url", "inaturalist=http://127.0.0.1:9"]
         seconds, peak = timed([*FASTLT, *words], until=lambda: _is_joined(catalog))

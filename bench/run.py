@@ -19,6 +19,7 @@ examples:
   python bench/run.py review                   opens a page in Chromium; --quick for 20,000 images
   python bench/run.py filter                   needs shared/data; --run RUN adds a run's backbone
   python bench/run.py embed                    the same
+  python bench/run.py predict                  the same
   python bench/run.py loaders                  the same; DALI where it is installed
   python bench/run.py train                    the same; on the GPU where there is one
   python bench/run.py tuning                   the same, needs peft
@@ -52,6 +53,7 @@ SUITES = {
     "review": ("the page of `fastlt review` on a catalog of 1.2 million images, in Chromium", ("cpu",)),
     "filter": ("what filter keeps of mislabeled images, by default", ("cpu", "cuda")),
     "embed": ("filter's embedding beside its bare model", ("cpu", "cuda")),
+    "predict": ("predictions from files beside the loader of a data set", ("cpu", "cuda")),
     "loaders": ("data pipelines and encoding beside their peers, on the CPU", ("cpu",)),
     "train": ("the trainer beside its bare model", ("cpu", "cuda")),
     "tuning": ("the trainer by what of the network is trained", ("cpu", "cuda")),

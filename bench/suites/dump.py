@@ -1,7 +1,8 @@
 """What `bench/run.py dump` measures: `fastlt crawl --dump` of a made dump, joined to 24,426 categories.
 
 The dump has iNaturalist's form and is made by DuckDB: 20 million photos of 10 million observations of a million taxa,
-and as many observers; or in proportion, with no more categories than that. The time ends when the catalog has the candidates; nothing is fetched.
+and as many observers; or in proportion, with no more categories than that. The time ends when the catalog has the
+candidates; nothing is fetched.
 """
 
 from __future__ import annotations

@@ -138,6 +138,27 @@ def test_what_leads_to_a_host_of_another_part_is_left_to_the_whole(tmp_path):
     assert states(catalog) == {("fetched", ""): 2}
 
 
+def test_a_host_whose_robots_txt_lies_in_another_part_is_left_to_the_whole(tmp_path):
+    """As example.org's often lies at www.example.org."""
+
+    def site(host: str, path: str) -> Answer | None:
+        if (host, path) == (first, "/robots.txt"):
+            return Answer(status=301, headers={"Location": f"http://{second}/robots.txt"})
+        return pictures(host, path)
+
+    with Web(site, HOSTS) as web:
+        first, second = (next(host for host in web.hosts if Share(n, 2).owns(host)) for n in (1, 2))
+        catalog, rows = tmp_path / "c.sqlite", [(f"http://{first}/{i}.jpg", "a", "", "") for i in range(3)]
+        run(*command(catalog, "--urls", write_list(tmp_path / "l.csv", rows), "--list-only"))
+        done = run(*command(catalog, "--part", "1/2"))
+        assert "3 failed: redirects to a host of another part" in done.stdout, done.stderr
+        assert {host for _, host, _ in web.log} == {first}
+        assert merge(catalog).returncode == 0
+        assert states(catalog) == {("new", ""): 3}
+        assert run(*command(catalog)).returncode == 0
+    assert states(catalog) == {("fetched", ""): 3}
+
+
 def test_a_part_that_is_worked_on_is_left_alone_and_one_that_stands_still_is_gone_on_with(tmp_path):
     seconds, delays = 12.0, [2.0]
 

@@ -6,8 +6,9 @@ import time
 import pytest
 
 from fastlt.data_prep.catalog import Catalog
-from fastlt.data_prep.crawl.budgets import SLOT, USUAL_BYTES, Clock, Ledger, NoRoomError, steady
+from fastlt.data_prep.crawl.budgets import SLOT, USUAL_BYTES, Clock, Ledger, NoRoomError
 from fastlt.data_prep.crawl.host_limits import DAY, HOUR, HostLimits
+from fastlt.data_prep.crawl.since_boot import steady
 
 HOST = "a.org:80"
 

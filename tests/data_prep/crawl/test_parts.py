@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -325,3 +327,41 @@ def wait_until(happened: Callable[[], bool], running: subprocess.Popen | None = 
         assert running is None or running.poll() is None, running.communicate()
         assert time.monotonic() < ends
         time.sleep(0.02)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from fastlt.data_prep.crawl.parts import lease
+
+with lease.held(Path(sys.argv[1]), 6.0):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_process_that_cannot_be_seen_is_not_taken_for_dead(tmp_path):
+    """Of another container: the machine has the same name, and no process of that number, or another one."""
+    apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("needs root, to give a process numbers of its own")
+    words = [*apart, sys.executable, "-c", HOLD, str(tmp_path / "part")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        said = r"part is in use: \S+ process 1 works on it"
+        with pytest.raises(lease.InUseError, match=said), lease.held(tmp_path / "part", 6.0):
+            pass
+        other.stdin.close()
+    with lease.held(tmp_path / "part", 6.0) as mine:
+        assert mine.epoch == 2
+
+
+def test_a_process_that_has_ended_is_not_waited_for(tmp_path):
+    words = [sys.executable, "-c", HOLD, str(tmp_path / "part")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        other.kill()
+    started = time.monotonic()
+    with lease.held(tmp_path / "part", 60.0) as mine:
+        assert mine.epoch == 2
+    assert time.monotonic() - started < 30

@@ -13,7 +13,7 @@ from fastlt.data_prep.catalog import Catalog, held_catalog, require_catalog
 from fastlt.data_prep.catalog.database import Database
 from fastlt.data_prep.crawl.parts import lease
 from fastlt.data_prep.crawl.parts.lease import Lease, LeaseLostError
-from fastlt.data_prep.crawl.parts.shares import Share
+from fastlt.data_prep.crawl.parts.shares import Share, part_of
 from fastlt.messages import listed
 from fastlt.ownership import make_own
 
@@ -134,10 +134,10 @@ def unfinished(catalog: Path) -> list[str]:
         with Catalog(path) as part:
             if waiting := part.num_waiting():
                 said.append(f"{share} has {waiting:,} URLs without an outcome")
-    parts = max((share.parts for share in found), default=0)
+    (parts,) = {share.parts for share in found}
     with Catalog(catalog) as whole:
-        hosts = whole.waiting_hosts()
-    missing = [share for share in (Share(n + 1, parts) for n in range(parts)) if share not in found and share.of(hosts)]
+        needed = {part_of(host, parts) for host in whole.waiting_hosts()}
+    missing = [share for share in (Share(number, parts) for number in sorted(needed)) if share not in found]
     if missing:
         said.append(f"{listed([str(share) for share in missing])} {'is' if len(missing) == 1 else 'are'} not begun")
     return said

@@ -69,15 +69,18 @@ def open_part(catalog: Path, share: Share, seconds: float) -> Iterator[tuple[Cat
         ValueError: there is no catalog, another process works on the part, or the catalog is in other parts.
     """
     require_catalog(catalog)  # before anything is made beside it
-    if others := sorted({other.parts for other in parts_of(catalog)} - {share.parts}):
-        raise ValueError(
-            f"{catalog} is in {others[0]} parts: give --part {share.number}/{others[0]}, or join them first with "
-            f"`fastlt merge {catalog}`."
-        )
     path = part_path(catalog, share)
-    path.parent.mkdir(exist_ok=True)
+    with held_catalog(catalog, f"making {share}", wait=True):
+        if others := sorted({other.parts for other in parts_of(catalog)} - {share.parts}):
+            raise ValueError(
+                f"{catalog} is in {others[0]} parts: give --part {share.number}/{others[0]}, or join them first with "
+                f"`fastlt merge {catalog}`."
+            )
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            _make(path)
     with owned_part(path, seconds) as (part, holding):
-        with held_catalog(catalog, f"making {share}", wait=True), Catalog(catalog) as whole:
+        with held_catalog(catalog, f"filling {share}", wait=True), Catalog(catalog) as whole:
             _copy(whole, part, share)
         yield part, Claim(share, holding)
 
@@ -85,12 +88,9 @@ def open_part(catalog: Path, share: Share, seconds: float) -> Iterator[tuple[Cat
 @contextmanager
 def owned_part(path: Path, seconds: float) -> Iterator[tuple[Catalog, Lease]]:
     """A part in which nobody else commits anything from now on, however late they wake up."""
-    with lease.held(path, seconds) as holding:
-        if not path.exists():
-            _make(path)
-        with Catalog(path) as part:
-            _own(part, holding)
-            yield part, holding
+    with lease.held(path, seconds) as holding, Catalog(path) as part:
+        _own(part, holding)
+        yield part, holding
 
 
 def _make(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.catalog import Catalog, held_catalog
 from fastlt.data_prep.crawl.parts import lease
 from fastlt.data_prep.crawl.parts.part import parts_of
 from fastlt.data_prep.crawl.parts.shares import Share
@@ -254,6 +254,24 @@ def test_mistakes_are_one_sentence(tmp_path):
         assert "is in 2 parts: give --part 1/2, or join them first" in run(*command(catalog, "--part", "1/3")).stderr
         if any(not Share(owner, 2).owns(host) for host in web.hosts):
             assert f"part {3 - owner} of 2 is not begun: run `fastlt crawl" in merge(catalog).stderr
+
+
+def test_two_numbers_of_parts_at_the_same_time_are_one(tmp_path):
+    """Each host would have two owners."""
+    with Web(pictures, 2) as web:
+        catalog = tmp_path / "c.sqlite"
+        listed(catalog, web, ["1.jpg", "2.jpg"])
+        with held_catalog(catalog, "something else"):
+            both = [
+                subprocess.Popen(command(catalog, "--part", f"1/{n}"), stderr=subprocess.PIPE, text=True)
+                for n in (1, 2)
+            ]
+            for one in both:
+                assert one.stderr.readline().startswith("waiting for something else")
+        said = [one.communicate(timeout=60)[1] for one in both]
+    assert sorted(one.returncode for one in both) == [0, 1]
+    assert "is in " in "".join(said)
+    assert "parts: give --part 1/" in "".join(said)
 
 
 def test_a_lease_that_was_not_renewed_in_time_is_lost_for_good(tmp_path):

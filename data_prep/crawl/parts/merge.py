@@ -24,7 +24,6 @@ from fastlt.data_prep.crawl.shards import ShardWriter
 from fastlt.data_prep.crawl.writer import ImageWriter, Outcome
 
 _BATCH = 256
-_SECONDS = 60.0  # of a lease
 
 
 def merge(path: Path, take_unfinished: bool = False) -> tuple[Counter[tuple[str, str]], list[str]]:
@@ -58,7 +57,7 @@ def merge(path: Path, take_unfinished: bool = False) -> tuple[Counter[tuple[str,
         writer = ImageWriter(whole, shards.images_per_shard, None if shards.duplicates < 0 else shards.duplicates)
         try:
             for part in found.values():
-                with owned_part(part, _SECONDS) as (opened, _):
+                with owned_part(part, CrawlOptions.lease) as (opened, _):
                     ShardWriter(opened, shards.images_per_shard).finish()  # of a crawl that was killed
                     for batch in _outcomes(opened, whole):
                         counts += writer.commit(batch)
@@ -68,7 +67,7 @@ def merge(path: Path, take_unfinished: bool = False) -> tuple[Counter[tuple[str,
         finally:
             writer.close()
         for part in found.values():
-            with lease.held(part, _SECONDS):
+            with lease.held(part, CrawlOptions.lease):
                 _remove(part)
         with suppress(OSError):  # something else lies in it
             parts_folder(path).rmdir()

@@ -178,7 +178,7 @@ class Account:
         """The same, of one limit, where the work takes so many seconds without it."""
         used = sum(self._counted(window).values())
         over = wanted + used - window.most
-        if over <= 0 or (wanted * window.seconds <= window.most * takes and not used):
+        if not wanted or over <= 0 or (wanted * window.seconds <= window.most * takes and not used):
             return takes  # there is enough, or it is asked too slowly to use the limit up
         times = math.ceil(over / window.most)
         return times * window.seconds + takes * (over - (times - 1) * window.most) / wanted

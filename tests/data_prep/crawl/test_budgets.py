@@ -105,6 +105,13 @@ def test_how_long_limits_make_it(catalog):
     assert 6 < days < 7.3
 
 
+def test_a_plan_of_an_api_that_has_given_its_bytes(catalog):
+    """Of an API it is planned how many requests there are, not how many bytes."""
+    ask(Ledger(catalog).account(HOST, HostLimits(bytes_per_day=2_000)), 2_000)
+    account = Ledger(catalog).account(HOST, HostLimits(requests_per_second=2, bytes_per_day=1_000))
+    assert account.seconds_for(10, 0) == 5
+
+
 def clock_before(catalog, **changes) -> None:
     before = json.loads(catalog.setting("clock")) | changes
     catalog.remember("clock", json.dumps(before))

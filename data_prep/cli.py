@@ -254,8 +254,10 @@ class Crawl:
 
     def _run_parts(self) -> None:
         """Fetches what the catalog has, one part of it or all."""
+        from fastlt.data_prep.crawl.parts.lease import LeaseLostError
         from fastlt.data_prep.crawl.parts.on_ray import crawl_on_ray
         from fastlt.data_prep.crawl.parts.on_this_machine import crawl_on_this_machine
+        from fastlt.data_prep.crawl.parts.part import parts_of
         from fastlt.data_prep.crawl.parts.shares import Share
 
         if self.plan:
@@ -270,9 +272,13 @@ class Crawl:
             options = replace(options, workers=math.ceil(available_cores() / options.parts) + 1)
         fetch = partial(_fetch_part, self.catalog.absolute(), options, typed_options(self))
         if options.ray is not None:
-            crawl_on_ray(fetch, options.parts, options.ray)
+            begun = max((share.parts for share in parts_of(self.catalog)), default=0)
+            crawl_on_ray(fetch, options.parts or begun, options.ray)
         elif options.part is not None:
-            fetch(Share.parse(options.part))
+            try:
+                fetch(Share.parse(options.part))
+            except LeaseLostError as error:
+                raise ValueError(str(error)) from None
         else:
             crawl_on_this_machine(fetch, options.parts)
         print(f"when all parts are done: fastlt merge {self.catalog}")
@@ -280,23 +286,19 @@ class Crawl:
 
 def _fetch_part(catalog: Path, options: CrawlOptions, typed: Collection[str], share: Share) -> None:
     from fastlt.data_prep.crawl.crawl import crawl
-    from fastlt.data_prep.crawl.parts.lease import LeaseLostError
     from fastlt.data_prep.crawl.parts.part import open_part
     from fastlt.data_prep.crawl.policy import as_remembered, reconsider
 
-    try:
-        with open_part(catalog, share, options.lease) as (part, claim):
-            search, options, lines = as_remembered(part, SearchOptions(), options, typed)
-            lines += reconsider(part, search, options)
-            waiting = part.num_waiting()
-            lines.append(f"{share}: {waiting:,} URLs of {len(part.waiting_hosts()):,} hosts")
-            print("\n".join(lines), flush=True)
-            if waiting or options.retry:
-                crawled = crawl(part, [], options, claim)
-                _print_outcomes(crawled.counts)
-                print("".join(f"{share}: {line}\n" for line in crawled.waiting), end="")
-    except LeaseLostError as error:
-        raise ValueError(str(error)) from None
+    with open_part(catalog, share, options.lease) as (part, claim):
+        search, options, lines = as_remembered(part, SearchOptions(), options, typed)
+        lines += reconsider(part, search, options)
+        waiting = part.num_waiting()
+        lines.append(f"{share}: {waiting:,} URLs of {len(part.waiting_hosts()):,} hosts")
+        print("\n".join(lines), flush=True)
+        if waiting or options.retry:
+            crawled = crawl(part, [], options, claim)
+            _print_outcomes(crawled.counts)
+            print("".join(f"{share}: {line}\n" for line in crawled.waiting), end="")
 
 
 def _warn(crawled: Crawled, options: CrawlOptions) -> None:

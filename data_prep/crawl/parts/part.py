@@ -56,6 +56,15 @@ def parts_of(catalog: Path) -> dict[Share, Path]:
     return found
 
 
+def require_no_parts(catalog: Path, but: int = 0) -> None:
+    """Raises ValueError where hosts of a catalog may have owners already: it is in parts, not so many as `but`."""
+    if others := sorted({share.parts for share in parts_of(catalog)} - {but}):
+        raise ValueError(
+            f"{catalog} is in {others[0]} parts: give --part K/{others[0]}, or join them first with `fastlt merge "
+            f"{catalog}`."
+        )
+
+
 @contextmanager
 def open_part(catalog: Path, share: Share, seconds: float) -> Iterator[tuple[Catalog, Claim]]:
     """A part, made if there is none, with the candidates of its hosts that have come to the catalog since.
@@ -71,11 +80,7 @@ def open_part(catalog: Path, share: Share, seconds: float) -> Iterator[tuple[Cat
     require_catalog(catalog)  # before anything is made beside it
     path = part_path(catalog, share)
     with held_catalog(catalog, f"making {share}", wait=True):
-        if others := sorted({other.parts for other in parts_of(catalog)} - {share.parts}):
-            raise ValueError(
-                f"{catalog} is in {others[0]} parts: give --part {share.number}/{others[0]}, or join them first with "
-                f"`fastlt merge {catalog}`."
-            )
+        require_no_parts(catalog, but=share.parts)
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             _make(path)

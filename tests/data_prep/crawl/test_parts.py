@@ -251,7 +251,13 @@ def test_mistakes_are_one_sentence(tmp_path):
         assert not list(tmp_path.glob("none*"))
         owner = next(n for n in (1, 2) if Share(n, 2).owns("127.0.0.1:80"))
         assert run(*command(catalog, "--part", f"{owner}/2")).returncode == 0
-        assert "is in 2 parts: give --part 1/2, or join them first" in run(*command(catalog, "--part", "1/3")).stderr
+        asked = web.asked.total()
+        for words in (["--part", "1/3"], []):
+            done = run(*command(catalog, *words))
+            assert "is in 2 parts: give --part K/2, or join them first" in done.stderr
+            assert done.returncode == 1
+        assert web.asked.total() == asked
+        assert run(*command(catalog, "--list-only")).returncode == 0
         if any(not Share(owner, 2).owns(host) for host in web.hosts):
             assert f"part {3 - owner} of 2 is not begun: run `fastlt crawl" in merge(catalog).stderr
 
@@ -271,7 +277,7 @@ def test_two_numbers_of_parts_at_the_same_time_are_one(tmp_path):
         said = [one.communicate(timeout=60)[1] for one in both]
     assert sorted(one.returncode for one in both) == [0, 1]
     assert "is in " in "".join(said)
-    assert "parts: give --part 1/" in "".join(said)
+    assert "parts: give --part K/" in "".join(said)
 
 
 def test_a_lease_that_was_not_renewed_in_time_is_lost_for_good(tmp_path):

@@ -66,6 +66,9 @@ def merge(path: Path, take_unfinished: bool = False) -> tuple[Counter[tuple[str,
             writer.finish()
         finally:
             writer.close()
+        if waiting := whole.num_waiting():
+            why = "such as those that lead to another part's host"
+            left.append(f"{waiting:,} URLs without an outcome, {why}: `fastlt crawl {path}`")
         for part in found.values():
             with lease.held(part, CrawlOptions.lease):
                 _remove(part)

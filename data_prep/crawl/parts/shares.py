@@ -40,7 +40,7 @@ class Share:
         return f"part {self.number} of {self.parts}"
 
     def owns(self, host: str) -> bool:
-        """Whether the host, with its port, belongs to this part; all ports of a machine do."""
+        """Whether the host, with its port, belongs to this part; all ports of a name do, with and without www."""
         return part_of(host, self.parts) == self.number
 
     def of(self, hosts: Iterable[str]) -> list[str]:
@@ -50,8 +50,12 @@ class Share:
 
 @lru_cache(2**16)  # asked at each request, and some microseconds for every ten parts
 def part_of(host: str, parts: int) -> int:
-    """The part of a host, with its port: the one that draws the highest number for its name."""
-    begun = blake2b(host.rpartition(":")[0].encode(errors="replace"), digest_size=8)
+    """The part of a host, with its port: the one that draws the highest number for its name.
+
+    example.org and www.example.org mostly lead to each other, and a part may not follow to another part's host.
+    """
+    name = host.rpartition(":")[0].removeprefix("www.")
+    begun = blake2b(name.encode(errors="replace"), digest_size=8)
 
     def drawn(part: int) -> bytes:
         hash = begun.copy()

@@ -160,15 +160,11 @@ class Crawl:
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
         from fastlt.data_prep.crawl.crawl import crawl
-        from fastlt.data_prep.crawl.dumps.asked import COLUMNS, AskedOfDump
-        from fastlt.data_prep.crawl.dumps.excluded import read_excluded
+        from fastlt.data_prep.crawl.enter import enter
         from fastlt.data_prep.crawl.host_limits import Policies
-        from fastlt.data_prep.crawl.lists.columns import Asked
-        from fastlt.data_prep.crawl.lists.urls import add_urls
         from fastlt.data_prep.crawl.plan import plan
-        from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
+        from fastlt.data_prep.crawl.policy import ANY_LICENSE
         from fastlt.data_prep.crawl.sources import SOURCES
-        from fastlt.data_prep.dumps.folder import folder_of, remove
         from fastlt.data_prep.status import shown
         from fastlt.licenses import allowed
 
@@ -192,36 +188,7 @@ class Crawl:
         Policies(self.crawl.politeness)  # likewise
         with Catalog(self.catalog, create=search.urls is not None) as catalog:
             with catalog.lock("crawl"):
-                remove(folder_of(self.catalog))  # of a join that was killed
-                search, options, lines = as_remembered(catalog, search, self.crawl, typed_options(self))
-                if search.urls:
-                    columns = {name: getattr(search, f"{name}_column") for name in Asked.__annotations__}
-                    added = add_urls(catalog, search.urls, Asked(**columns))
-                    lines += [*added.lines, f"{search.urls}: {added.new:,} new URLs, {added.changed:,} changed"]
-                if search.captions:
-                    from fastlt.data_prep.crawl.captions.add import add_captioned  # brings pyarrow
-                    from fastlt.data_prep.crawl.captions.files import AskedOfCaptions
-
-                    asked = AskedOfCaptions(
-                        search.caption_column, search.url_column, search.similarity_column, search.license_column
-                    )
-                    lines += add_captioned(catalog, search.captions, asked, options.per_category)
-                if search.dump:
-                    from fastlt.data_prep.crawl.dumps.add import add_dump  # brings DuckDB
-
-                    kind, where = search.dump
-                    columns = {what: getattr(search, f"{what}_column") for what in COLUMNS}
-                    of_dump = AskedOfDump(
-                        () if search.any_grade else ("research",),
-                        search.dump_ancestor or "",
-                        read_excluded(search.exclude),
-                        endpoints.get("inaturalist", ""),
-                        columns,
-                    )
-                    lines += add_dump(catalog, kind, where, of_dump, search.licenses, options.per_category)
-                for cut in catalog.cut_lists():
-                    lines.append(f"warning: the import of {cut} was interrupted: give --urls {cut} again for the rest")
-                lines += reconsider(catalog, search, options)
+                search, options, lines = enter(catalog, search, self.crawl, typed_options(self), endpoints)
             print("\n".join(lines), flush=True)
             licenses = None if search.licenses == (ANY_LICENSE,) else search.licenses or None
             sources = [SOURCES[name](endpoints.get(name), licenses) for name in search.source]

@@ -15,6 +15,7 @@ import pytest
 
 from fastlt.data_prep.catalog import Catalog, held_catalog
 from fastlt.data_prep.crawl.parts import lease
+from fastlt.data_prep.crawl.parts import merge as merging
 from fastlt.data_prep.crawl.parts.part import parts_of
 from fastlt.data_prep.crawl.parts.shares import Share
 from support.crawling import command, jpeg, write_list
@@ -139,6 +140,31 @@ def test_what_leads_to_a_host_of_another_part_is_left_to_the_whole(tmp_path):
         assert states(catalog) == {("fetched", ""): 1, ("new", ""): 1}
         assert run(*command(catalog)).returncode == 0
     assert states(catalog) == {("fetched", ""): 2}
+
+
+def test_a_merge_that_is_killed_when_it_removes_parts_goes_on(tmp_path, monkeypatch):
+    """What leads to another part has no outcome, as if its own part were not begun."""
+    with Web(pictures, HOSTS) as web:
+        first, second = (next(host for host in web.hosts if Share(n, 2).owns(host)) for n in (1, 2))
+        catalog = tmp_path / "c.sqlite"
+        rows = [(f"http://{first}/to/{second}/1.jpg", "a", "", ""), (f"http://{second}/2.jpg", "a", "", "")]
+        run(*command(catalog, "--urls", write_list(tmp_path / "l.csv", rows), "--list-only"))
+        for number in (1, 2):
+            assert run(*command(catalog, "--part", f"{number}/2")).returncode == 0
+    remove, removed = merging._remove, []
+
+    def killed(part: Path) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(remove(part))
+
+    monkeypatch.setattr(merging, "_remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merging.merge(catalog)
+    done = merge(catalog)
+    assert done.returncode == 0, done.stderr
+    assert states(catalog) == {("fetched", ""): 1, ("new", ""): 1}
+    assert not (tmp_path / "c_parts").exists()
 
 
 def test_a_host_whose_robots_txt_lies_in_another_part_is_left_to_the_whole(tmp_path):

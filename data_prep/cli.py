@@ -160,15 +160,11 @@ class Crawl:
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
         from fastlt.data_prep.crawl.crawl import crawl
-        from fastlt.data_prep.crawl.dumps.asked import COLUMNS, AskedOfDump
-        from fastlt.data_prep.crawl.dumps.excluded import read_excluded
+        from fastlt.data_prep.crawl.enter import enter
         from fastlt.data_prep.crawl.host_limits import Policies
-        from fastlt.data_prep.crawl.lists.columns import Asked
-        from fastlt.data_prep.crawl.lists.urls import add_urls
         from fastlt.data_prep.crawl.plan import plan
-        from fastlt.data_prep.crawl.policy import ANY_LICENSE, as_remembered, reconsider
+        from fastlt.data_prep.crawl.policy import ANY_LICENSE
         from fastlt.data_prep.crawl.sources import SOURCES
-        from fastlt.data_prep.dumps.folder import folder_of, remove
         from fastlt.data_prep.status import shown
         from fastlt.licenses import allowed
 
@@ -192,36 +188,7 @@ class Crawl:
         Policies(self.crawl.politeness)  # likewise
         with Catalog(self.catalog, create=search.urls is not None) as catalog:
             with catalog.lock("crawl"):
-                remove(folder_of(self.catalog))  # of a join that was killed
-                search, options, lines = as_remembered(catalog, search, self.crawl, typed_options(self))
-                if search.urls:
-                    columns = {name: getattr(search, f"{name}_column") for name in Asked.__annotations__}
-                    added = add_urls(catalog, search.urls, Asked(**columns))
-                    lines += [*added.lines, f"{search.urls}: {added.new:,} new URLs, {added.changed:,} changed"]
-                if search.captions:
-                    from fastlt.data_prep.crawl.captions.add import add_captioned  # brings pyarrow
-                    from fastlt.data_prep.crawl.captions.files import AskedOfCaptions
-
-                    asked = AskedOfCaptions(
-                        search.caption_column, search.url_column, search.similarity_column, search.license_column
-                    )
-                    lines += add_captioned(catalog, search.captions, asked, options.per_category)
-                if search.dump:
-                    from fastlt.data_prep.crawl.dumps.add import add_dump  # brings DuckDB
-
-                    kind, where = search.dump
-                    columns = {what: getattr(search, f"{what}_column") for what in COLUMNS}
-                    of_dump = AskedOfDump(
-                        () if search.any_grade else ("research",),
-                        search.dump_ancestor or "",
-                        read_excluded(search.exclude),
-                        endpoints.get("inaturalist", ""),
-                        columns,
-                    )
-                    lines += add_dump(catalog, kind, where, of_dump, search.licenses, options.per_category)
-                for cut in catalog.cut_lists():
-                    lines.append(f"warning: the import of {cut} was interrupted: give --urls {cut} again for the rest")
-                lines += reconsider(catalog, search, options)
+                search, options, lines = enter(catalog, search, self.crawl, typed_options(self), endpoints)
             print("\n".join(lines), flush=True)
             licenses = None if search.licenses == (ANY_LICENSE,) else search.licenses or None
             sources = [SOURCES[name](endpoints.get(name), licenses) for name in search.source]
@@ -254,8 +221,10 @@ class Crawl:
 
     def _run_parts(self) -> None:
         """Fetches what the catalog has, one part of it or all."""
+        from fastlt.data_prep.crawl.parts.lease import LeaseLostError
         from fastlt.data_prep.crawl.parts.on_ray import crawl_on_ray
         from fastlt.data_prep.crawl.parts.on_this_machine import crawl_on_this_machine
+        from fastlt.data_prep.crawl.parts.part import parts_of
         from fastlt.data_prep.crawl.parts.shares import Share
 
         if self.plan:
@@ -270,9 +239,13 @@ class Crawl:
             options = replace(options, workers=math.ceil(available_cores() / options.parts) + 1)
         fetch = partial(_fetch_part, self.catalog.absolute(), options, typed_options(self))
         if options.ray is not None:
-            crawl_on_ray(fetch, options.parts, options.ray)
+            begun = max((share.parts for share in parts_of(self.catalog)), default=0)
+            crawl_on_ray(fetch, options.parts or begun, options.ray)
         elif options.part is not None:
-            fetch(Share.parse(options.part))
+            try:
+                fetch(Share.parse(options.part))
+            except LeaseLostError as error:
+                raise ValueError(str(error)) from None
         else:
             crawl_on_this_machine(fetch, options.parts)
         print(f"when all parts are done: fastlt merge {self.catalog}")
@@ -280,23 +253,19 @@ class Crawl:
 
 def _fetch_part(catalog: Path, options: CrawlOptions, typed: Collection[str], share: Share) -> None:
     from fastlt.data_prep.crawl.crawl import crawl
-    from fastlt.data_prep.crawl.parts.lease import LeaseLostError
     from fastlt.data_prep.crawl.parts.part import open_part
     from fastlt.data_prep.crawl.policy import as_remembered, reconsider
 
-    try:
-        with open_part(catalog, share, options.lease) as (part, claim):
-            search, options, lines = as_remembered(part, SearchOptions(), options, typed)
-            lines += reconsider(part, search, options)
-            waiting = part.num_waiting()
-            lines.append(f"{share}: {waiting:,} URLs of {len(part.waiting_hosts()):,} hosts")
-            print("\n".join(lines), flush=True)
-            if waiting or options.retry:
-                crawled = crawl(part, [], options, claim)
-                _print_outcomes(crawled.counts)
-                print("".join(f"{share}: {line}\n" for line in crawled.waiting), end="")
-    except LeaseLostError as error:
-        raise ValueError(str(error)) from None
+    with open_part(catalog, share, options.lease) as (part, claim):
+        search, options, lines = as_remembered(part, SearchOptions(), options, typed)
+        lines += reconsider(part, search, options)
+        waiting = part.num_waiting()
+        lines.append(f"{share}: {waiting:,} URLs of {len(part.waiting_hosts()):,} hosts")
+        print("\n".join(lines), flush=True)
+        if waiting or options.retry:
+            crawled = crawl(part, [], options, claim)
+            _print_outcomes(crawled.counts)
+            print("".join(f"{share}: {line}\n" for line in crawled.waiting), end="")
 
 
 def _warn(crawled: Crawled, options: CrawlOptions) -> None:

@@ -48,11 +48,12 @@ def push(catalog: Catalog, url: str) -> int:
             missing.append(path)
     transfer = Transfer(f"sending {len(missing):,} shards to {store.url}", sum(p.stat().st_size for p in missing), 0)
     for path in missing:
+        checksum = _sha256(path)  # of what is sent, or of before: an image that is removed meanwhile has it sent again
         statistics = path.with_name(f"{path.stem}_stats.json")
         if statistics.exists():
             store.put(statistics, statistics.name, lambda _: None)
         store.put(path, path.name, transfer.add)
-        store.write_small(_checksum_of(path), f"{_sha256(path)}  {path.name}\n".encode())
+        store.write_small(_checksum_of(path), f"{checksum}  {path.name}\n".encode())
     transfer.end()
     return len(shards)
 

@@ -23,13 +23,13 @@ from bench.harness.records import Record
 from bench.harness.scale_page import SHARES
 from bench.inputs.image_sets import BUILD
 from bench.suites import scale_checks
+from fastlt.data_prep.crawl.host_limits import Policies
 from fastlt.data_prep.crawl.options import Politeness
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 URLS, MACHINES = (10**6, 10**8, 10**9), (1, 2, 4, 8, 16, 32, 64, 128, 256)
 OTHERWISE = (10**8, 4)  # where other assumptions are tried: URLs and machines
 DRAWS = 3  # of which machine has which host, and in which order
-MEDIA_A_DAY, MEDIA_AN_HOUR = 24e9, 5e9  # bytes that iNaturalist's media host gives before it may block
 INATURALIST_BYTES = 19.6e9 + 12.7e9  # photos and observations of its open data, July 2026, as they are compressed
 ROWS, HASHES = 100_000, 1_000_000
 
@@ -147,11 +147,12 @@ def simulate(urls: int, machines: int, world: World, machine: Machine, held: Rec
 
 def _one_host(world: World, machine: Machine) -> Iterator[Record]:
     """iNaturalist alone, whose photos are all at one host: one machine asks it, however many there are."""
-    an_hour = MEDIA_AN_HOUR / 3600 / IMAGE_BYTES
+    media = Policies(Politeness()).of("static.inaturalist.org:443")
+    rate = min(media.requests_per_second, media.bytes_per_hour / 3600 / IMAGE_BYTES)
     limits = {
         f"open data, --rate {world.rate:g}": world.limit,
         "open data, --rate 100 --per-host 32": replace(world, rate=100.0, per_host=32).limit,
-        "its own media host": HostLimit(min(Politeness.rate, an_hour), MEDIA_A_DAY / IMAGE_BYTES),
+        "its own media host": HostLimit(rate, media.bytes_per_day / IMAGE_BYTES),
     }
     for urls in URLS[:2]:
         for name, limit in limits.items():

@@ -11,23 +11,17 @@ import json
 import math
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.crawl.host_limits import DAY, HOUR, HostLimits, amount
+from fastlt.data_prep.crawl.since_boot import boot_id, steady
 
 SLOT = 600  # seconds
 _REMEMBERED = 7 * DAY
 USUAL_BYTES = 150_000  # that an image is taken to have where none of its host is known; iNaturalist's medium size has
 _UNREAD = 2**17  # bytes of a body that come before it can be refused
 _CLOCK = "clock"  # a setting
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def steady() -> float:
-    """Seconds that pass while the machine sleeps too, and that setting the clock does not change."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Clock:
@@ -40,8 +34,7 @@ class Clock:
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        boot = _BOOT_ID.read_text().strip() if _BOOT_ID.is_file() else ""
-        now = steady()
+        boot, now = boot_id(), steady()
         before = catalog.json_setting(_CLOCK)
         then, at = _seconds(before.get("steady")), _seconds(before.get("time"))
         if boot and before.get("boot") == boot and then is not None and at is not None and then <= now:
@@ -185,7 +178,7 @@ class Account:
         """The same, of one limit, where the work takes so many seconds without it."""
         used = sum(self._counted(window).values())
         over = wanted + used - window.most
-        if over <= 0 or (wanted * window.seconds <= window.most * takes and not used):
+        if not wanted or over <= 0 or (wanted * window.seconds <= window.most * takes and not used):
             return takes  # there is enough, or it is asked too slowly to use the limit up
         times = math.ceil(over / window.most)
         return times * window.seconds + takes * (over - (times - 1) * window.most) / wanted

@@ -30,7 +30,7 @@ from fastlt.data_prep.crawl.decode_pool import DecodePool
 from fastlt.data_prep.crawl.fetch import DroppedError, FailedError, Fetcher
 from fastlt.data_prep.crawl.host_limits import Policies
 from fastlt.data_prep.crawl.options import CrawlOptions
-from fastlt.data_prep.crawl.parts.part import Claim
+from fastlt.data_prep.crawl.parts.part import Claim, require_no_parts
 from fastlt.data_prep.crawl.politeness import PATIENCE, HostGivenUpError, HostRestsError
 from fastlt.data_prep.crawl.prepared import UnusableImageError
 from fastlt.data_prep.crawl.search import search
@@ -71,11 +71,13 @@ def crawl(
         claim: of a part, which may have nothing to fetch.
 
     Raises:
-        ValueError: nothing to crawl, no image at the end, or another stage is using the catalog.
+        ValueError: nothing to crawl, no image at the end, another stage is using the catalog, or it is in parts.
         LeaseLostError: another process may work on the part by now.
         OSError: the disk is full.
     """
     with nullcontext() if claim else catalog.lock("crawl"):  # which a process that stands still would keep
+        if not claim and not options.list_only:
+            require_no_parts(catalog.path)
         if options.retry:
             catalog.retry_failed()
         if not catalog.categories(kept=True):

@@ -321,6 +321,8 @@ class Fetcher:
                 raise FailedError("robots.txt is too long") from None
             text = b""
         except (FailedError, HostGivenUpError) as error:
+            if str(error) == reasons.ANOTHER_PART:  # whoever has all hosts may read it
+                raise
             raise FailedError(f"robots.txt cannot be read: {error}") from None
         ours = our_rules(text.decode("utf-8-sig", "replace"))
         if not ours.strip():

@@ -192,7 +192,8 @@ class CrawlOptions:
     ray: OptionalAddress = None
     """Fetch all parts on a Ray cluster: its address, `auto` for that of this machine, or `local` for one made here."""
     parts: int = 0
-    """Fetch all of so many parts, each in a process of this machine; with --ray there, 0 for one on each machine."""
+    """Fetch all of so many parts, each in a process of this machine; with --ray there, 0 for as many as were begun, or
+    one on each machine."""
     lease: float = 60.0
     """Seconds without a sign of life after which another process may go on with a part."""
 

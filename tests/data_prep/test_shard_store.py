@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from fastlt.data_prep.catalog import Catalog
@@ -116,3 +117,21 @@ def test_a_shard_is_sent_again_after_images_were_removed_from_it(catalog, tmp_pa
         assert tar.stat().st_mtime_ns == sent
         pull(theirs, url)
         assert theirs.shard_path(0).read_bytes() == ours.shard_path(0).read_bytes()
+
+
+def test_what_is_removed_while_its_shard_is_sent_is_sent_again(catalog, tmp_path, monkeypatch):
+    url, tar = f"file://{tmp_path}/store", tmp_path / "store" / "00000.tar"
+    send, removals = LocalFileSystem.put_file, [["remove", str(catalog), "--url", "http://images.test/2"]]
+
+    def slowly(store, path, *given, **options):
+        send(store, path, *given, **options)
+        if path.endswith(".tar") and removals:
+            assert run_here(removals.pop(), tmp_path).returncode == 0
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", slowly)
+    with Catalog(catalog) as ours:
+        removed = read_bytes([f"{ours.shard_path(0)}#{row['offset']}+{row['num_bytes']}" for row in ours.images()][2])
+        push(ours, url)
+        assert removed in tar.read_bytes()
+        push(ours, url)
+        assert removed not in tar.read_bytes()

@@ -16,7 +16,7 @@ class Captioned(NamedTuple):
 
 
 class Draw:
-    """At most `most` URLs of each category, the same whatever the order in which they are offered.
+    """At most `most` URLs of each category; where none is offered twice, the same whatever the order.
 
     Of a URL that is offered twice for a category, the first offer counts, however alike the second says they are.
 

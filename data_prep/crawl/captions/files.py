@@ -75,7 +75,7 @@ def files_of(pattern: str) -> list[Path]:
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
     files = [file for file in found if file.is_file()]
     if not files:
-        raise ValueError(f"there is no file of captions at {pattern}.")
+        raise ValueError(f"there is no file at {pattern}.")
     return files
 
 

@@ -47,13 +47,13 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
         lines = _settle_kingdoms(database)
         database.run(
             "CREATE TABLE hit AS SELECT category, identifier AS key, license, identifier AS url,"
-            f" {_or_null(media, 'references')} AS page, source.id AS occurrence,"
+            f" {_or_null(media, 'references')} AS page, media_of AS occurrence,"
             f" coalesce({_or_null(media, 'rightsHolder')}, {_or_null(media, 'creator')}) AS who,"
             f" CASE WHEN identifier IS NULL THEN 'media without a URL' WHEN coalesce({_or_null(media, 'type')},"
             f" 'StillImage') NOT IN ('StillImage', 'Image') OR coalesce({_or_null(media, 'format')}, 'image/jpeg')"
             " NOT ILIKE 'image/%' OR identifier ILIKE '%.gif' THEN 'files that are no still images' END AS reason"
             " FROM (SELECT * RENAME (id AS media_of) FROM source) AS source"
-            " JOIN occurrence ON occurrence.id = media_of".replace("source.id", "media_of"),
+            " JOIN occurrence ON occurrence.id = media_of",
             source=photos,
         )
     if not photos.rows:

@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
+from fastlt.data_prep.crawl.since_boot import begun, numbered_by, steady
 from fastlt.messages import one_line
 
 _RELEASED = "released"
@@ -39,14 +38,15 @@ class Lease:
 
     def __init__(self, file: Path, seconds: float, epoch: int) -> None:
         self._file, self._seconds, self.epoch = file, seconds, epoch
-        self._beat, self._renewed = 0, _now()
+        self._holder = _this_process()
+        self._beat, self._renewed = 0, steady()
         self._lost = ""
         self._ended = threading.Event()
         self._write()
 
     def check(self) -> None:
         """Raises LeaseLostError when others may take this for a dead process."""
-        if not self._lost and _now() - self._renewed > self._seconds / 2:
+        if not self._lost and steady() - self._renewed > self._seconds / 2:
             self._lost = "this process stood still"
         if self._lost:
             raise LeaseLostError(
@@ -56,12 +56,12 @@ class Lease:
 
     def _write(self) -> None:
         self._beat += 1
-        _say(self._file, {"holder": _holder(), "beat": self._beat})
+        _say(self._file, {**self._holder, "beat": self._beat})
 
     def _keep(self) -> None:
         """Shows that this process is alive, until it ends."""
         while not self._ended.wait(self._seconds / _BEATS):
-            began = _now()
+            began = steady()
             try:
                 self.check()
                 if _file(self._file, self.epoch + 1).exists():
@@ -132,14 +132,13 @@ def _wait_until_free(file: Path, seconds: float) -> None:
     Raises:
         InUseError: it is alive.
     """
-    first, since = _said(file), _now()
-    while _now() - since <= seconds:
+    first, since = _said(file), steady()
+    while steady() - since <= seconds:
         said = _said(file)
-        holder = str(said.get("holder", ""))
-        if holder == _RELEASED or _has_ended(holder):
+        if said.get("holder") == _RELEASED or _has_ended(said):
             return
         if said != first and first:
-            raise InUseError(f"{_part_name(file)} is in use: {one_line(holder, 100)} works on it.")
+            raise InUseError(f"{_part_name(file)} is in use: {one_line(said.get('holder'), 100)} works on it.")
         first = first or said
         time.sleep(min(_WATCHED, seconds / _BEATS))
 
@@ -147,7 +146,7 @@ def _wait_until_free(file: Path, seconds: float) -> None:
 def _say(file: Path, what: dict[str, object]) -> None:
     """Closed after each, so that other machines see it (NFS)."""
     with open(os.open(file, os.O_WRONLY | os.O_NOFOLLOW), "w") as opened:
-        opened.write(f"{json.dumps(what):<200}\n")
+        opened.write(f"{json.dumps(what):<400}\n")
         opened.flush()
         os.fsync(opened.fileno())
 
@@ -161,20 +160,17 @@ def _said(file: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _holder() -> str:
-    return f"{socket.gethostname()} process {os.getpid()} since {psutil.Process().create_time():.2f}"
+def _this_process() -> dict[str, object]:
+    """Who holds a lease, for people and for `_has_ended`."""
+    number = os.getpid()
+    holder = f"{socket.gethostname()} process {number}"
+    return {"holder": holder, "process": number, "of": numbered_by(), "begun": begun(number)}
 
 
-def _has_ended(holder: str) -> bool:
-    """Whether it was a process of this machine that is there no more."""
-    machine, _, process = holder.partition(" process ")
-    number, _, since = process.partition(" since ")
-    if machine != socket.gethostname() or not number.isdecimal():
-        return False
-    try:
-        return f"{psutil.Process(int(number)).create_time():.2f}" != since
-    except psutil.NoSuchProcess:
-        return True
+def _has_ended(said: dict[str, object]) -> bool:
+    """Whether it was a process that this one could see, and does no more; else only its beats say whether it lives."""
+    number = said.get("process")
+    return said.get("of") == numbered_by() and isinstance(number, int) and said.get("begun") != begun(number)
 
 
 def _files(stem: Path) -> dict[int, Path]:
@@ -189,8 +185,3 @@ def _file(stem: Path, epoch: int) -> Path:
 
 def _part_name(file: Path) -> str:
     return file.name.partition(".lease-")[0]
-
-
-def _now() -> float:
-    """Seconds that go on while the machine sleeps, and that nobody sets."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

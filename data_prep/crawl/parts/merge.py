@@ -24,7 +24,7 @@ from fastlt.data_prep.crawl.shards import ShardWriter
 from fastlt.data_prep.crawl.writer import ImageWriter, Outcome
 
 _BATCH = 256
-_SECONDS = 60.0  # of a lease
+_JOINED = "parts joined"  # a setting of the whole while they are removed
 
 
 def merge(path: Path, take_unfinished: bool = False) -> tuple[Counter[tuple[str, str]], list[str]]:
@@ -47,7 +47,7 @@ def merge(path: Path, take_unfinished: bool = False) -> tuple[Counter[tuple[str,
         found = parts_of(path)
         if not found:
             raise ValueError(f"{path} is in no parts: `fastlt crawl {path} --part 1/4` makes the first of four.")
-        left = unfinished(path)
+        left = [] if whole.setting(_JOINED) else unfinished(path)  # some may be gone already
         if left and not take_unfinished:
             raise ValueError(
                 f"{'; '.join(left)}: run `fastlt crawl {path} --part K/N` for these, or join what there is with "
@@ -58,18 +58,23 @@ def merge(path: Path, take_unfinished: bool = False) -> tuple[Counter[tuple[str,
         writer = ImageWriter(whole, shards.images_per_shard, None if shards.duplicates < 0 else shards.duplicates)
         try:
             for part in found.values():
-                with owned_part(part, _SECONDS) as (opened, _):
+                with owned_part(part, CrawlOptions.lease) as (opened, _):
                     ShardWriter(opened, shards.images_per_shard).finish()  # of a crawl that was killed
                     for batch in _outcomes(opened, whole):
                         counts += writer.commit(batch)
                     with whole.transaction():
                         whole.copy_used(tuple(row) for row in opened.all_used())
             writer.finish()
+            whole.remember(_JOINED, "all of them")
         finally:
             writer.close()
+        if waiting := whole.num_waiting():
+            why = "such as those that lead to another part's host"
+            left.append(f"{waiting:,} URLs without an outcome, {why}: `fastlt crawl {path}`")
         for part in found.values():
-            with lease.held(part, _SECONDS):
+            with lease.held(part, CrawlOptions.lease):
                 _remove(part)
+        whole.remember(_JOINED, "")
         with suppress(OSError):  # something else lies in it
             parts_folder(path).rmdir()
     return counts, left

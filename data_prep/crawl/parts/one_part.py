@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 
-from fastlt.data_prep.crawl.parts.lease import InUseError
+from fastlt.data_prep.crawl.parts.lease import InUseError, LeaseLostError
 from fastlt.data_prep.crawl.parts.shares import Share
 from fastlt.messages import one_line
 
@@ -16,12 +16,15 @@ _AGAIN = 5.0  # seconds until a part is tried again that another process works o
 
 
 def fetch_part(fetch: Fetch, share: Share) -> tuple[str, str]:
-    """(what it said, what failed); waits for a process that works on the part, or did until it was killed."""
+    """(what it said, what failed).
+
+    Waits for a process that works on the part, or did until it was killed, and goes on where this one stood still.
+    """
     with redirect_stdout(io.StringIO()) as said:
         while True:
             try:
                 fetch(share)
-            except InUseError:
+            except (InUseError, LeaseLostError):
                 time.sleep(_AGAIN)
                 continue
             except (ValueError, OSError) as error:

@@ -13,7 +13,7 @@ from fastlt.data_prep.catalog import Catalog, held_catalog, require_catalog
 from fastlt.data_prep.catalog.database import Database
 from fastlt.data_prep.crawl.parts import lease
 from fastlt.data_prep.crawl.parts.lease import Lease, LeaseLostError
-from fastlt.data_prep.crawl.parts.shares import Share
+from fastlt.data_prep.crawl.parts.shares import Share, part_of
 from fastlt.messages import listed
 from fastlt.ownership import make_own
 
@@ -56,6 +56,15 @@ def parts_of(catalog: Path) -> dict[Share, Path]:
     return found
 
 
+def require_no_parts(catalog: Path, but: int = 0) -> None:
+    """Raises ValueError where hosts of a catalog may have owners already: it is in parts, not so many as `but`."""
+    if others := sorted({share.parts for share in parts_of(catalog)} - {but}):
+        raise ValueError(
+            f"{catalog} is in {others[0]} parts: give --part K/{others[0]}, or join them first with `fastlt merge "
+            f"{catalog}`."
+        )
+
+
 @contextmanager
 def open_part(catalog: Path, share: Share, seconds: float) -> Iterator[tuple[Catalog, Claim]]:
     """A part, made if there is none, with the candidates of its hosts that have come to the catalog since.
@@ -69,15 +78,14 @@ def open_part(catalog: Path, share: Share, seconds: float) -> Iterator[tuple[Cat
         ValueError: there is no catalog, another process works on the part, or the catalog is in other parts.
     """
     require_catalog(catalog)  # before anything is made beside it
-    if others := sorted({other.parts for other in parts_of(catalog)} - {share.parts}):
-        raise ValueError(
-            f"{catalog} is in {others[0]} parts: give --part {share.number}/{others[0]}, or join them first with "
-            f"`fastlt merge {catalog}`."
-        )
     path = part_path(catalog, share)
-    path.parent.mkdir(exist_ok=True)
+    with held_catalog(catalog, f"making {share}", wait=True):
+        require_no_parts(catalog, but=share.parts)
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            _make(path)
     with owned_part(path, seconds) as (part, holding):
-        with held_catalog(catalog, f"making {share}", wait=True), Catalog(catalog) as whole:
+        with held_catalog(catalog, f"filling {share}", wait=True), Catalog(catalog) as whole:
             _copy(whole, part, share)
         yield part, Claim(share, holding)
 
@@ -85,12 +93,9 @@ def open_part(catalog: Path, share: Share, seconds: float) -> Iterator[tuple[Cat
 @contextmanager
 def owned_part(path: Path, seconds: float) -> Iterator[tuple[Catalog, Lease]]:
     """A part in which nobody else commits anything from now on, however late they wake up."""
-    with lease.held(path, seconds) as holding:
-        if not path.exists():
-            _make(path)
-        with Catalog(path) as part:
-            _own(part, holding)
-            yield part, holding
+    with lease.held(path, seconds) as holding, Catalog(path) as part:
+        _own(part, holding)
+        yield part, holding
 
 
 def _make(path: Path) -> None:
@@ -134,10 +139,10 @@ def unfinished(catalog: Path) -> list[str]:
         with Catalog(path) as part:
             if waiting := part.num_waiting():
                 said.append(f"{share} has {waiting:,} URLs without an outcome")
-    parts = max((share.parts for share in found), default=0)
+    (parts,) = {share.parts for share in found}
     with Catalog(catalog) as whole:
-        hosts = whole.waiting_hosts()
-    missing = [share for share in (Share(n + 1, parts) for n in range(parts)) if share not in found and share.of(hosts)]
+        needed = {part_of(host, parts) for host in whole.waiting_hosts()}
+    missing = [share for share in (Share(number, parts) for number in sorted(needed)) if share not in found]
     if missing:
         said.append(f"{listed([str(share) for share in missing])} {'is' if len(missing) == 1 else 'are'} not begun")
     return said

@@ -6,8 +6,9 @@ import time
 import pytest
 
 from fastlt.data_prep.catalog import Catalog
-from fastlt.data_prep.crawl.budgets import SLOT, USUAL_BYTES, Clock, Ledger, NoRoomError, steady
+from fastlt.data_prep.crawl.budgets import SLOT, USUAL_BYTES, Clock, Ledger, NoRoomError
 from fastlt.data_prep.crawl.host_limits import DAY, HOUR, HostLimits
+from fastlt.data_prep.crawl.since_boot import steady
 
 HOST = "a.org:80"
 
@@ -102,6 +103,13 @@ def test_how_long_limits_make_it(catalog):
     media = HostLimits(requests_per_second=10, bytes_per_hour=5e9, bytes_per_day=24e9)
     days = ledger.account(HOST, media).seconds_for(1_000_000, 1_000_000 * USUAL_BYTES) / DAY
     assert 6 < days < 7.3
+
+
+def test_a_plan_of_an_api_that_has_given_its_bytes(catalog):
+    """Of an API it is planned how many requests there are, not how many bytes."""
+    ask(Ledger(catalog).account(HOST, HostLimits(bytes_per_day=2_000)), 2_000)
+    account = Ledger(catalog).account(HOST, HostLimits(requests_per_second=2, bytes_per_day=1_000))
+    assert account.seconds_for(10, 0) == 5
 
 
 def clock_before(catalog, **changes) -> None:

@@ -180,7 +180,7 @@ def test_a_few_bytes_that_stand_for_gigabytes_are_refused(tmp_path, catalog):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--captions", "nowhere/*.parquet"], "there is no file of captions at nowhere/*.parquet"),
+        (["--captions", "nowhere/*.parquet"], "there is no file at nowhere/*.parquet"),
         (["--caption-column", "text"], "--caption-column is about a list: name the list with --captions"),
         (["--captions", "a", "--urls", "b"], "--urls and --captions are two ways to read a list"),
     ],

@@ -399,6 +399,10 @@ def test_parquet_by_the_columns_that_are_named(tmp_path, catalog):
         (["--dump", "gbif", "x", "--urls", "y"], "--urls and --dump are two ways to read a list"),
         (["--dump", "gbif", "nowhere"], "nowhere is no Darwin Core archive"),
         (["--dump", "inaturalist", "nowhere"], "nowhere is no folder"),
+        (
+            ["--dump", "parquet", "nowhere/*.parquet", "--name-column", "n", "--url-column", "u"],
+            "there is no file at nowhere/*.parquet",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_said_in_a_sentence(catalog, words, said):

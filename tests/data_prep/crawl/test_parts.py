@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -11,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.catalog import Catalog, held_catalog
 from fastlt.data_prep.crawl.parts import lease
+from fastlt.data_prep.crawl.parts import merge as merging
 from fastlt.data_prep.crawl.parts.part import parts_of
 from fastlt.data_prep.crawl.parts.shares import Share
 from support.crawling import command, jpeg, write_list
@@ -81,7 +84,7 @@ def test_every_host_has_one_owner_and_few_move_when_there_is_a_part_more():
     hosts = [f"host{i}.example.org:443" for i in range(2_000)]
     owners = {host: [n for n in range(1, 5) if Share(n, 4).owns(host)] for host in hosts}
     assert all(len(found) == 1 for found in owners.values())
-    assert all(Share(found[0], 4).owns(f"{host[:-4]}:80") for host, found in owners.items())
+    assert all(Share(found[0], 4).owns(f"www.{host[:-4]}:80") for host, found in owners.items())
     assert min(Counter(found[0] for found in owners.values()).values()) > 400
     moved = [host for host in hosts if not Share(owners[host][0], 5).owns(host)]
     assert all(Share(5, 5).owns(host) for host in moved)
@@ -133,9 +136,56 @@ def test_what_leads_to_a_host_of_another_part_is_left_to_the_whole(tmp_path):
         assert not [host for _, host, _ in web.log if shares[host] == 2]
         done = merge(catalog)  # the other part has no host
         assert done.returncode == 0, done.stderr
+        assert "left: 1 URLs without an outcome" in done.stdout
         assert states(catalog) == {("fetched", ""): 1, ("new", ""): 1}
         assert run(*command(catalog)).returncode == 0
     assert states(catalog) == {("fetched", ""): 2}
+
+
+def test_a_merge_that_is_killed_when_it_removes_parts_goes_on(tmp_path, monkeypatch):
+    """What leads to another part has no outcome, as if its own part were not begun."""
+    with Web(pictures, HOSTS) as web:
+        first, second = (next(host for host in web.hosts if Share(n, 2).owns(host)) for n in (1, 2))
+        catalog = tmp_path / "c.sqlite"
+        rows = [(f"http://{first}/to/{second}/1.jpg", "a", "", ""), (f"http://{second}/2.jpg", "a", "", "")]
+        run(*command(catalog, "--urls", write_list(tmp_path / "l.csv", rows), "--list-only"))
+        for number in (1, 2):
+            assert run(*command(catalog, "--part", f"{number}/2")).returncode == 0
+    remove, removed = merging._remove, []
+
+    def killed(part: Path) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(remove(part))
+
+    monkeypatch.setattr(merging, "_remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merging.merge(catalog)
+    done = merge(catalog)
+    assert done.returncode == 0, done.stderr
+    assert states(catalog) == {("fetched", ""): 1, ("new", ""): 1}
+    assert not (tmp_path / "c_parts").exists()
+
+
+def test_a_host_whose_robots_txt_lies_in_another_part_is_left_to_the_whole(tmp_path):
+    """As example.org's often lies at www.example.org."""
+
+    def site(host: str, path: str) -> Answer | None:
+        if (host, path) == (first, "/robots.txt"):
+            return Answer(status=301, headers={"Location": f"http://{second}/robots.txt"})
+        return pictures(host, path)
+
+    with Web(site, HOSTS) as web:
+        first, second = (next(host for host in web.hosts if Share(n, 2).owns(host)) for n in (1, 2))
+        catalog, rows = tmp_path / "c.sqlite", [(f"http://{first}/{i}.jpg", "a", "", "") for i in range(3)]
+        run(*command(catalog, "--urls", write_list(tmp_path / "l.csv", rows), "--list-only"))
+        done = run(*command(catalog, "--part", "1/2"))
+        assert "3 failed: redirects to a host of another part" in done.stdout, done.stderr
+        assert {host for _, host, _ in web.log} == {first}
+        assert merge(catalog).returncode == 0
+        assert states(catalog) == {("new", ""): 3}
+        assert run(*command(catalog)).returncode == 0
+    assert states(catalog) == {("fetched", ""): 3}
 
 
 def test_a_part_that_is_worked_on_is_left_alone_and_one_that_stands_still_is_gone_on_with(tmp_path):
@@ -228,9 +278,33 @@ def test_mistakes_are_one_sentence(tmp_path):
         assert not list(tmp_path.glob("none*"))
         owner = next(n for n in (1, 2) if Share(n, 2).owns("127.0.0.1:80"))
         assert run(*command(catalog, "--part", f"{owner}/2")).returncode == 0
-        assert "is in 2 parts: give --part 1/2, or join them first" in run(*command(catalog, "--part", "1/3")).stderr
+        asked = web.asked.total()
+        for words in (["--part", "1/3"], []):
+            done = run(*command(catalog, *words))
+            assert "is in 2 parts: give --part K/2, or join them first" in done.stderr
+            assert done.returncode == 1
+        assert web.asked.total() == asked
+        assert run(*command(catalog, "--list-only")).returncode == 0
         if any(not Share(owner, 2).owns(host) for host in web.hosts):
             assert f"part {3 - owner} of 2 is not begun: run `fastlt crawl" in merge(catalog).stderr
+
+
+def test_two_numbers_of_parts_at_the_same_time_are_one(tmp_path):
+    """Each host would have two owners."""
+    with Web(pictures, 2) as web:
+        catalog = tmp_path / "c.sqlite"
+        listed(catalog, web, ["1.jpg", "2.jpg"])
+        with held_catalog(catalog, "something else"):
+            both = [
+                subprocess.Popen(command(catalog, "--part", f"1/{n}"), stderr=subprocess.PIPE, text=True)
+                for n in (1, 2)
+            ]
+            for one in both:
+                assert one.stderr.readline().startswith("waiting for something else")
+        said = [one.communicate(timeout=60)[1] for one in both]
+    assert sorted(one.returncode for one in both) == [0, 1]
+    assert "is in " in "".join(said)
+    assert "parts: give --part K/" in "".join(said)
 
 
 def test_a_lease_that_was_not_renewed_in_time_is_lost_for_good(tmp_path):
@@ -304,3 +378,41 @@ def wait_until(happened: Callable[[], bool], running: subprocess.Popen | None = 
         assert running is None or running.poll() is None, running.communicate()
         assert time.monotonic() < ends
         time.sleep(0.02)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from fastlt.data_prep.crawl.parts import lease
+
+with lease.held(Path(sys.argv[1]), 6.0):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_process_that_cannot_be_seen_is_not_taken_for_dead(tmp_path):
+    """Of another container: the machine has the same name, and no process of that number, or another one."""
+    apart = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("needs root, to give a process numbers of its own")
+    words = [*apart, sys.executable, "-c", HOLD, str(tmp_path / "part")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        said = r"part is in use: \S+ process 1 works on it"
+        with pytest.raises(lease.InUseError, match=said), lease.held(tmp_path / "part", 6.0):
+            pass
+        other.stdin.close()
+    with lease.held(tmp_path / "part", 6.0) as mine:
+        assert mine.epoch == 2
+
+
+def test_a_process_that_has_ended_is_not_waited_for(tmp_path):
+    words = [sys.executable, "-c", HOLD, str(tmp_path / "part")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        other.kill()
+    started = time.monotonic()
+    with lease.held(tmp_path / "part", 60.0) as mine:
+        assert mine.epoch == 2
+    assert time.monotonic() - started < 30

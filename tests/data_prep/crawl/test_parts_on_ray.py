@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.crawl.parts import one_part
+from fastlt.data_prep.crawl.parts.lease import InUseError, LeaseLostError
 from fastlt.data_prep.crawl.parts.part import parts_of
+from fastlt.data_prep.crawl.parts.shares import Share
 from support.crawling import command, jpeg, write_list
 from support.paths import BIN, SHARED
 from support.web import Answer, Web
@@ -68,6 +71,32 @@ def test_nodes_are_killed_and_every_url_has_one_outcome(tmp_path, cluster):
         assert contents(one) == contents(other)
         assert one.num_waiting() == 0
         assert one.num_candidates() == len(content)
+
+
+@pytest.mark.medium
+def test_parts_that_were_begun_are_gone_on_with(tmp_path):
+    """However many machines the cluster has by now."""
+    pytest.importorskip("ray")
+    with Web(lambda _, path: Answer(jpeg(int(path[1]))) if path[2:] == ".jpg" else None, 4) as web:
+        listed = [(f"http://{web.hosts[i % 4]}/{i}.jpg", "a", "", "") for i in range(8)]
+        catalog, rows = tmp_path / "c.sqlite", write_list(tmp_path / "l.csv", listed)
+        for words in (["--urls", rows, "--list-only"], ["--part", "1/2"], ["--ray", "local"]):
+            done = subprocess.run(command(catalog, *words), capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        assert [share.parts for share in parts_of(catalog)] == [2, 2]
+        assert outcomes_of_parts(catalog) == {"fetched": 8}
+
+
+def test_a_part_whose_process_stood_still_is_run_again(monkeypatch):
+    monkeypatch.setattr(one_part, "_AGAIN", 0.0)
+    lost = [LeaseLostError("this process stood still"), InUseError("another one works on it")]
+
+    def fetch(share: Share) -> None:
+        if lost:
+            raise lost.pop(0)
+        print(share)
+
+    assert one_part.fetch_part(fetch, Share(1, 2)) == ("part 1 of 2\n", "")
 
 
 def require_manners(log: list[tuple[float, str, str]]) -> None:

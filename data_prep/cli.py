@@ -155,7 +155,7 @@ class Crawl:
     crawl: Annotated[OmitArgPrefixes[CrawlOptions], arg(name="")] = field(default_factory=CrawlOptions)
     plan: Flag = False
     """Read lists and dumps, say what each host would be asked for and how long its limits make that, and stop: nobody
-    is asked."""
+    is asked, and the catalog stays as it is."""
 
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
@@ -176,10 +176,13 @@ class Crawl:
         if self.crawl.in_parts:
             self._run_parts()
             return
-        asked_for = {*search.source, *(search.dump[:1] if search.dump else ())}
+        asked_for = {*search.source, *({"inaturalist"} & {*(search.dump or ())[:1]})}
         endpoints = dict(entry.partition("=")[::2] for entry in search.source_url)
         if unused := sorted(name for name, url in endpoints.items() if not url or name not in asked_for):
-            raise OptionError(f"--source-url {unused[0]}: give NAME=URL, with a NAME that --source has.")
+            raise OptionError(
+                f"--source-url {unused[0]}: give NAME=URL, with a NAME that --source has, or `inaturalist` with --dump "
+                "inaturalist."
+            )
         unknown = sorted({*search.source, *endpoints} - set(SOURCES))
         if unknown:
             raise OptionError(f"there is no image source {unknown[0]!r}, only {', '.join(SOURCES)}.")
@@ -187,18 +190,20 @@ class Crawl:
             allowed(search.licenses or None)  # mistakes show before there is a catalog
         Policies(self.crawl.politeness)  # likewise
         with Catalog(self.catalog, create=search.urls is not None) as catalog:
-            with catalog.lock("crawl"):
+            with catalog.lock("crawl"), catalog.rehearsal() if self.plan else nullcontext():
                 search, options, lines = enter(catalog, search, self.crawl, typed_options(self), endpoints)
-            print("\n".join(lines), flush=True)
-            licenses = None if search.licenses == (ANY_LICENSE,) else search.licenses or None
-            sources = [SOURCES[name](endpoints.get(name), licenses) for name in search.source]
+                licenses = None if search.licenses == (ANY_LICENSE,) else search.licenses or None
+                sources = [SOURCES[name](endpoints.get(name), licenses) for name in search.source]
+                if self.plan:
+                    lines.append(plan(catalog, sources, options))
+                print("\n".join(lines), end="\n" * bool(lines), flush=True)
             if self.plan:
-                with catalog.lock("crawl"):
-                    print(plan(catalog, sources, options))
                 return
             crawled = crawl(catalog, sources, options)
             counts = crawled.counts
             _print_outcomes(counts)
+            if not (counts or options.list_only or crawled.waiting):
+                print("nothing was left to fetch")
             if options.list_only:
                 _warn(crawled, options)
                 print(f"{catalog.num_waiting():,} URLs of {len(catalog.waiting_hosts()):,} hosts wait to be fetched")
@@ -221,6 +226,7 @@ class Crawl:
 
     def _run_parts(self) -> None:
         """Fetches what the catalog has, one part of it or all."""
+        from fastlt.data_prep.catalog import Catalog
         from fastlt.data_prep.crawl.parts.lease import LeaseLostError
         from fastlt.data_prep.crawl.parts.on_ray import crawl_on_ray
         from fastlt.data_prep.crawl.parts.on_this_machine import crawl_on_this_machine
@@ -234,6 +240,12 @@ class Crawl:
                 f"{self.crawl.in_parts} fetches what the catalog has: enter it first by `fastlt crawl {self.catalog} "
                 "--list-only` with those options, then run the parts without them."
             )
+        with Catalog(self.catalog) as whole:
+            if whole.next_host("") is None and not whole.num_candidates():
+                raise ValueError(
+                    f"{self.catalog} has no URLs to share out: enter them first by `fastlt crawl {self.catalog} "
+                    "--list-only` with --dump, --urls, --captions or --source."
+                )
         options = self.crawl
         if options.in_parts == "--parts" and not options.workers:  # the parts share the cores
             options = replace(options, workers=math.ceil(available_cores() / options.parts) + 1)

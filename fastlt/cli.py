@@ -39,7 +39,7 @@ class Train:
     """Train on an encoded data set, on all GPUs of this machine, or on the CPU.
 
     Recipe, data set and model are checked before any rank starts. Ctrl-C saves and ends; --resume goes on exactly
-    there. For several machines, use the launchers: see the README.
+    there. For several machines, use the launchers: see docs/cluster.md.
     """
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
@@ -458,7 +458,9 @@ def main(words: list[str] | None = None) -> int:
         return 1
     except SystemExit as end:
         return int(end.code or 0)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
+        if str(stopped):
+            print(f"fastlt: {stopped}", file=sys.stderr)
         return 130
     return 0
 

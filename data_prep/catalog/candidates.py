@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fastlt.data_prep.catalog import schema
@@ -21,6 +21,9 @@ class Candidate(NamedTuple):
     page: str | None = ""
     license: str | None = ""
     attribution: str | None = ""
+
+
+_COUNTS = f"reason NOT IN ('{schema.UNLISTED}', '{schema.EXCLUDED}')"  # towards those sought
 
 
 class Candidates(Database):
@@ -47,13 +50,13 @@ class Candidates(Database):
         return row["id"] if row else None
 
     def num_candidates(self, category: int | None = None) -> int:
-        """Candidates of a category, or of all, but for those that lists have no more."""
-        query = f"SELECT count(*) FROM candidate WHERE reason != '{schema.UNLISTED}'"
+        """Candidates of a category, or of all, but for those that lists have no more, or leave out."""
+        query = f"SELECT count(*) FROM candidate WHERE {_COUNTS}"
         return self._number(query) if category is None else self._number(f"{query} AND category = ?", category)
 
     def candidates_by_category(self) -> dict[int, int]:
-        """{category: its candidates, but for those that lists have no more}."""
-        query = f"SELECT category, count(*) FROM candidate WHERE reason != '{schema.UNLISTED}' GROUP BY 1"
+        """{category: its candidates, but for those that lists have no more, or leave out}."""
+        query = f"SELECT category, count(*) FROM candidate WHERE {_COUNTS} GROUP BY 1"
         return dict(self._run(query).fetchall())
 
     def candidate(self, candidate: int) -> sqlite3.Row:
@@ -149,6 +152,24 @@ class Candidates(Database):
             [found],
         ).rowcount
         return back, dropped, opened
+
+    def urls_of_source(self, source: str) -> Iterator[sqlite3.Row]:
+        """All candidates (id, url) of a source, one at a time."""
+        return iter(self._run("SELECT id, url FROM candidate WHERE source = ?", [source]))
+
+    def set_excluded(self, excluded: Iterable[int]) -> tuple[int, int]:
+        """Drops these, fetched or not, and takes back what was dropped so and is not among them; how many of both.
+
+        Images stay in their shards, but no stage sees them.
+        """
+        found = json.dumps([*excluded])
+        back = self._take_back(schema.EXCLUDED, "id NOT IN (SELECT value FROM json_each(?))", found)
+        dropped = self._run(
+            "UPDATE candidate SET state = 'dropped', reason = ? WHERE state IN ('new', 'failed', 'fetched')"
+            " AND id IN (SELECT value FROM json_each(?))",
+            [schema.EXCLUDED, found],
+        ).rowcount
+        return back, dropped
 
     def unfetched_of_host(self, host: str) -> sqlite3.Cursor:
         """Candidates of a host without an outcome and without an image, as `copy_candidates` takes them."""

@@ -79,6 +79,7 @@ class Database:
             raise ValueError(f"{path.parent}, the folder for the catalog, does not exist.")
         self.path, self._kinds = path, schema.kinds()
         self.fence: Callable[[Database], None] | None = None
+        self._rehearses = False
         # Autocommit: transactions are begun by `transaction` alone.
         self.connection = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         self.connection.row_factory = self._row
@@ -139,7 +140,8 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing: commits at the end, rolls back on an exception. Keep it short."""
-        self._run("BEGIN IMMEDIATE")
+        if not (self._rehearses and self.connection.in_transaction):
+            self._run("BEGIN IMMEDIATE")
         try:
             if self.fence:
                 self.fence(self)
@@ -147,7 +149,19 @@ class Database:
         except BaseException:
             self._run("ROLLBACK")
             raise
-        self._run("COMMIT")
+        if not self._rehearses:
+            self._run("COMMIT")
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """What transactions write inside is seen inside alone: all of it is rolled back at the end."""
+        self._rehearses = True
+        try:
+            yield
+        finally:
+            self._rehearses = False
+            if self.connection.in_transaction:
+                self._run("ROLLBACK")
 
     @contextmanager
     def lock(self, stage: str) -> Iterator[None]:

@@ -16,6 +16,8 @@ from fastlt.data_prep import verdicts
 VERSION = 6
 UNLISTED = "no longer in its list"
 """Why a candidate is dropped that a list brought once and has no more."""
+EXCLUDED = "left out by a list (--exclude)"
+"""Why a candidate is dropped that such a list names."""
 REMOVED = "removed on request"
 """Why a candidate is dropped that `fastlt remove` took out; what it was asked for may follow in parentheses."""
 _THIRD = f"""

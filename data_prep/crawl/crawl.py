@@ -151,7 +151,8 @@ class _Crawl:
         except BaseExceptionGroup as group:
             raise _first(group) from None
         except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+            waiting = f"{self._catalog.num_waiting():,} URLs wait, with which the same command goes on"
+            raise KeyboardInterrupt(f"stopped; {waiting}") from None
         finally:
             self._writer.close()
             self._bar.close()

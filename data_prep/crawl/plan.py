@@ -15,7 +15,7 @@ from fastlt.data_prep.crawl.budgets import USUAL_BYTES, Ledger
 from fastlt.data_prep.crawl.host_limits import HOUR, HostLimits, Policies, amount, shown
 from fastlt.data_prep.crawl.options import CrawlOptions
 from fastlt.data_prep.crawl.sources import ImageSource
-from fastlt.messages import listed, one_line
+from fastlt.messages import in_time, listed, one_line
 
 _SHOWN = 20  # hosts with a line of their own
 _KNOWN = 20  # requests whose mean is taken for what is to come
@@ -113,4 +113,4 @@ def _line(name: str, rows: Sequence[_Row], limits: str) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"about {hours / 24:,.1f} days" if hours > _LONG else f"about {hours:,.1f} hours"
+    return f"about {hours / 24:,.1f} days" if hours > _LONG else f"about {in_time(hours * HOUR)}"

@@ -77,7 +77,7 @@ def reconsider(catalog: Catalog, search: SearchOptions, options: CrawlOptions) -
             # A catalog of an older fastlt says the reason without its option, and remembers no policy.
             changed = now[reason] is not False and before.get(reason) != now[reason]
             if changed and (number := catalog.reopen(reason.partition(" (")[0])):
-                lines.append(f"{_urls_are(number)} tried again that were dropped: {reason}")
+                lines.append(f"{urls_are(number)} tried again that were dropped: {reason}")
         catalog.remember("crawl policy", json.dumps(now))
         catalog.remember("crawl options", json.dumps(_remembered_options(search, options)))
         families = None if set(search.licenses) <= {ANY_LICENSE} else allowed(search.licenses)
@@ -85,7 +85,8 @@ def reconsider(catalog: Catalog, search: SearchOptions, options: CrawlOptions) -
     return lines
 
 
-def _urls_are(number: int) -> str:
+def urls_are(number: int) -> str:
+    """The beginning of a line about so many of them."""
     return "1 URL is" if number == 1 else f"{number:,} URLs are"
 
 
@@ -93,7 +94,7 @@ def _apply_licenses(catalog: Catalog, families: frozenset[str] | None) -> list[s
     """Lists bring what they bring, and sources may have been asked for other licenses before."""
     refused = {license for license in catalog.licenses() if families and family(license) not in families}
     back, dropped, opened = catalog.set_refused_licenses(refused, reasons.LICENSE)
-    lines = [f"{_urls_are(back)} taken again: the license is allowed"] if back else []
-    lines += [f"{_urls_are(dropped)} left out: {reasons.LICENSE}"] if dropped else []
-    lines += [f"{_urls_are(opened)} tried again: what had the same image is left out now"] if opened else []
+    lines = [f"{urls_are(back)} taken again: the license is allowed"] if back else []
+    lines += [f"{urls_are(dropped)} left out: {reasons.LICENSE}"] if dropped else []
+    lines += [f"{urls_are(opened)} tried again: what had the same image is left out now"] if opened else []
     return lines

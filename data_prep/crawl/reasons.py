@@ -16,6 +16,7 @@ TOO_SMALL = "too small (--min-side)"
 NEAR_DUPLICATE = "near-duplicate (--duplicates)"
 DUPLICATE = "duplicate"
 ANOTHER_PART = "redirects to a host of another part"
+EXCLUDED = schema.EXCLUDED
 REMOVED = schema.REMOVED
 LICENSE = "license is not allowed (--licenses)"
 

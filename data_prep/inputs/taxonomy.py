@@ -26,17 +26,19 @@ def read_taxonomy(file: Path) -> dict[str, list[str]]:
 
 
 def load_taxonomy(file: Path) -> Any:
-    """Whatever is in the file.
+    """Whatever is in the file; a bare list of categories, as iNaturalist's categories.json, as its other files have it.
 
     Raises:
         ValueError: there is no such file, or it is no JSON.
     """
     try:
-        return load_json(file)
+        found = load_json(file)
     except FileNotFoundError:
         raise ValueError(f"there is no taxonomy at {file}.") from None
     except ValueError as error:
         raise ValueError(f"the taxonomy {file} is no JSON: {error}.") from None
+    ranked = isinstance(found, list) and any(isinstance(entry, dict) for entry in found)
+    return {"categories": found} if ranked else found
 
 
 def lineages(file: Path, found: Any) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from fastlt.data_prep.catalog import Candidate, Catalog
 from fastlt.data_prep.crawl.addresses import host_of, parse_url
 from fastlt.data_prep.crawl.dumps import gbif, inaturalist, parquet
 from fastlt.data_prep.crawl.dumps.asked import AskedOfDump, Joined
-from fastlt.data_prep.crawl.policy import ANY_LICENSE
+from fastlt.data_prep.crawl.policy import ANY_LICENSE, urls_are
 from fastlt.data_prep.crawl.sources.inaturalist import as_inaturalist_has_it
 from fastlt.data_prep.dumps.database import Database
 from fastlt.data_prep.dumps.folder import folder_of
@@ -77,6 +77,7 @@ def add_dump(
         left_out = _draw(database, joined, families, per_category)
         drawn = {category for (category,) in database.run("SELECT DISTINCT category FROM drawn")}
         with catalog.transaction():
+            joined.lines.extend(_leave_out(catalog, joined.excluded) if kind == inaturalist.NAME else ())
             counts = _enter(catalog, database, joined, kind, per_category, left_out)
             about = {
                 "snapshot": joined.snapshot,
@@ -152,6 +153,14 @@ def _draw(database: Database, joined: Joined, families: Collection[str] | None, 
     left_out[_OVER] = fit - left_out.total() - ranked
     left_out[_REPEATED] = ranked - drawn
     return left_out
+
+
+def _leave_out(catalog: Catalog, excluded: Collection[str]) -> list[str]:
+    """Drops photos that came to the catalog before a list named them, and takes back what no list names any more."""
+    rows = catalog.urls_of_source(inaturalist.NAME) if excluded else ()
+    back, dropped = catalog.set_excluded([at for at, url in rows if inaturalist.number_of_photo(url) in excluded])
+    lines = [f"{urls_are(back)} taken again that --exclude left out"] if back else []
+    return lines + ([f"{urls_are(dropped)} left out from now on: --exclude"] if dropped else [])
 
 
 def _enter(

@@ -40,9 +40,11 @@ class Joined(NamedTuple):
             the columns of `hit`.
         unknown: categories that the dump does not know.
         lines: what else there is to say.
+        excluded: numbers of photos that --exclude names, in this dump or not.
     """
 
     snapshot: str
     described: str
     unknown: frozenset[int]
     lines: list[str]
+    excluded: frozenset[str] = frozenset()

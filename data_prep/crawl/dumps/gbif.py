@@ -58,7 +58,8 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
         )
     if not photos.rows:
         raise ValueError(f"{place} has no media: ask GBIF for occurrences with images, as a Darwin Core archive.")
-    lines.append(f"read: {source.rows:,} occurrences and {photos.rows:,} media")
+    ((hits,),) = database.run("SELECT count(*) FROM hit")
+    lines.append(f"read: {source.rows:,} occurrences and {photos.rows:,} media, of which {hits:,} are of a category")
     odd = {table.name: table.odd_rows for table in (occurrences, media) if table.odd_rows}
     lines += [f"left out: {number:,} rows of {name} with another number of columns" for name, number in odd.items()]
     unknown = database.run(

@@ -5,6 +5,7 @@ https://github.com/inaturalist/inaturalist-open-data
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,8 +17,10 @@ from fastlt.data_prep.dumps.inaturalist_taxa import COLUMNS, TAXA, table_of
 from fastlt.data_prep.dumps.snapshot import Snapshot
 from fastlt.data_prep.dumps.text_tables import TextTable
 
+NAME = "inaturalist"
 TABLES = ("taxa", "observations", "photos", "observers")
 _EXCLUDED = "photos that --exclude names"
+_PHOTO = re.compile(r"/photos/(\d+)/[^/]*$")
 BUCKET = "https://inaturalist-open-data.s3.amazonaws.com"
 
 
@@ -41,6 +44,12 @@ def files_of(where: str) -> dict[str, Path]:
             raise ValueError(f"{folder} has no {table}.csv.gz: it is no folder of iNaturalist's open data.")
         files[table] = file
     return files
+
+
+def number_of_photo(url: str) -> str:
+    """What the bucket, and every mirror of it, calls the photo at this URL, or ""."""
+    match = _PHOTO.search(url)
+    return match[1] if match else ""
 
 
 def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Joined:
@@ -92,12 +101,17 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
         source=tables["observers"].source(_COLUMNS["observers"]),
     )
     database.run("CREATE TABLE place AS SELECT ? AS url", [asked.endpoint.rstrip("/") or BUCKET])
-    lines.append(f"read: {observations.rows:,} observations and {photos.rows:,} photos")
-    if asked.excluded and not database.run("SELECT 1 FROM hit WHERE reason = ? LIMIT 1", [_EXCLUDED]):
+    ((hits,),) = database.run("SELECT count(*) FROM hit")
+    lines.append(
+        f"read: {observations.rows:,} observations and {photos.rows:,} photos, of which {hits:,} are of a category"
+    )
+    excluded_here = {key for (key,) in database.run("SELECT DISTINCT key FROM hit WHERE reason = ?", [_EXCLUDED])}
+    if asked.excluded and not excluded_here:
         lines.append(f"no photo of a category is one of the {len(asked.excluded):,} that --exclude names")
     odd = {table.name: table.odd_rows for table in tables.values() if table.odd_rows}
     lines += [f"left out: {number:,} rows of {name} with another number of columns" for name, number in odd.items()]
-    return Joined(snapshot.day, _DESCRIBED, unknown, lines)
+    numbers = {id for id in asked.excluded if id.isdigit()}
+    return Joined(snapshot.day, _DESCRIBED, unknown, lines, frozenset(excluded_here | numbers))
 
 
 _COLUMNS = {

@@ -361,14 +361,17 @@ def test_an_empty_catalog_and_no_catalog(tmp_path):
 def test_a_second_crawl_on_the_same_catalog_says_so(tmp_path):
     with Web(lambda host, path: None if path == "/robots.txt" else Answer(jpeg(60), delay=20)) as web:
         urls = write_list(tmp_path / "l.csv", [(f"http://{web.hosts[0]}/a.jpg", "a", "", "")])
-        first = subprocess.Popen(command(tmp_path / "c.sqlite", "--urls", urls), stderr=subprocess.PIPE)
+        words = command(tmp_path / "c.sqlite", "--urls", urls)
+        first = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         while not web.asked[web.hosts[0], "/a.jpg"]:
             time.sleep(0.05)
         second = crawl(tmp_path / "c.sqlite")
         assert second.returncode == 1
         assert f"crawl (process {first.pid}) is running on it" in second.stderr
         first.send_signal(signal.SIGTERM)
-        assert first.wait(10) == 130
+        said = first.communicate(timeout=10)[1]
+        assert first.returncode == 130
+        assert said == "fastlt: stopped; 1 URLs wait, with which the same command goes on\n"
     assert outcomes(tmp_path / "c.sqlite") == {"a.jpg": "new"}
 
 

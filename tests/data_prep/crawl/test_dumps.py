@@ -7,6 +7,7 @@ import re
 import subprocess
 import uuid
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -157,6 +158,7 @@ def test_photos_are_joined_and_everything_left_out_is_counted(tmp_path, dump, ca
     assert (remembered["snapshot"], remembered["photos"]) == ("2024-06-27", 10)
     for said in (
         "inaturalist's dump of 2024-06-27",
+        "read: 22 observations and 22 photos, of which 17 are of a category",
         "left out: 4 photos that --exclude names",
         "left out: 1 photos of observations that are not of research grade",
         "left out: 1 photos whose license is not allowed",
@@ -216,6 +218,47 @@ def test_a_photo_of_two_observations_is_one(tmp_path, dump):
     excluded.write_text("999\n")
     process = crawl(some, *words, "--exclude", excluded)
     assert "no photo of a category is one of the 1 that --exclude names" in process.stdout
+
+
+def test_what_is_excluded_after_it_was_entered_or_fetched_is_dropped(tmp_path, dump, catalog):
+    dump.add(15, copies=5)
+    excluded, pumas = tmp_path / "excluded.txt", {}
+    with Web(lambda _, path: None if "robots" in path else Answer(jpeg(int(path.split("/")[2])))) as web:
+        words = ["--dump", "inaturalist", dump.write(), "--per-category", "4"]
+        words += ["--source-url", f"inaturalist=http://{web.hosts[0]}"]
+
+        def run(*more: object) -> str:
+            done = subprocess.run(command(catalog, *words, *more), capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stderr
+            with Catalog(catalog) as opened:
+                rows = opened.connection.execute(
+                    "SELECT url, state FROM candidate WHERE category = 1 ORDER BY url"
+                ).fetchall()
+            pumas.clear()
+            pumas.update({url.split("/")[-2]: state for url, state in rows})
+            return done.stdout
+
+        run("--list-only")
+        first, second = [*pumas][:2]
+        excluded.write_text(f"{first}\n")
+        assert "1 URL is left out from now on: --exclude" in run("--exclude", excluded)
+        assert Counter(pumas.values()) == {"dropped": 1, "fetched": 4}  # another one in its place
+        assert pumas[first] == "dropped"
+        assert not web.asked[web.hosts[0], f"/photos/{first}/medium.jpg"]
+        excluded.write_text(f"{first}\n{uuid_of(int(second))}\n")  # the observation of one that was fetched
+        run("--exclude", excluded)
+        assert {first, second} == {photo for photo, state in pumas.items() if state == "dropped"}
+        assert "nothing was left to fetch" in run("--exclude", excluded)
+        assert "2 URLs are taken again that --exclude left out" in run()
+        assert set(pumas.values()) == {"fetched"}
+
+
+def test_a_plan_leaves_the_catalog_as_it_is(tmp_path, dump, catalog):
+    planned = crawl(catalog, "--dump", "inaturalist", dump.write(), "--plan")
+    assert re.search(r"^127.0.0.1:9 +15 ", planned.stdout, re.M), planned.stdout + planned.stderr
+    assert found(catalog) == {}
+    entered = crawl(catalog, "--dump", "inaturalist", dump.folder, "--per-category", "1", "--list-only")
+    assert "6 new URLs of 6 categories" in entered.stdout  # not those of the plan
 
 
 def test_a_clade_settles_what_a_name_means(tmp_path, dump):

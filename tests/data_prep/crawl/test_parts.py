@@ -276,6 +276,9 @@ def test_mistakes_are_one_sentence(tmp_path):
         assert "is in no parts: `fastlt crawl" in merge(catalog).stderr
         assert "there is no catalog at" in run(*command(tmp_path / "none.sqlite", "--part", "1/4")).stderr
         assert not list(tmp_path.glob("none*"))
+        Catalog(tmp_path / "empty.sqlite", create=True).connection.close()
+        assert "has no URLs to share out" in run(*command(tmp_path / "empty.sqlite", "--part", "1/4")).stderr
+        assert not list(tmp_path.glob("empty_parts"))
         owner = next(n for n in (1, 2) if Share(n, 2).owns("127.0.0.1:80"))
         assert run(*command(catalog, "--part", f"{owner}/2")).returncode == 0
         asked = web.asked.total()

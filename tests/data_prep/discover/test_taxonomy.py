@@ -410,6 +410,11 @@ def test_ranks_of_inaturalists_own_json(place):
         "Lynx pardinus": "genus",
         "Puma concolor": "family",
     }
+    before = place.neighbors()
+    place.catalog.unlink()
+    file.write_text(json.dumps(categories))  # as categories.json of 2018 and 2019 is
+    place.discover(file=file)
+    assert place.neighbors() == before
     place.catalog.unlink()
     file.write_text(json.dumps({"categories": categories, "annotations": annotations}))
     said = place.discover("--min-photos", 7, file=file)

@@ -180,18 +180,22 @@ class Candidates(Database):
         return self._run(query, [host])
 
     def copy_candidates(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Enters another catalog's candidates under their numbers; those that are there stay as they are."""
+        """Enters another catalog's candidates under their numbers; those that are there stay as they are.
+
+        Raises:
+            sqlite3.IntegrityError: a number is another URL's here, or a URL has another number.
+        """
         self.connection.executemany(
-            "INSERT OR IGNORE INTO candidate (id, category, url, host, source, page, license, attribution)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO candidate (id, category, url, host, source, page, license, attribution)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET url = NULL WHERE url != excluded.url",
             rows,
         )
 
     def ended(self, after: int, number: int) -> list[sqlite3.Row]:
         """The next candidates with an outcome after that id, with what `image` has of those that were fetched."""
         query = (
-            "SELECT candidate.id, candidate.state, candidate.reason, candidate.twin, shard, offset, num_bytes, width,"
-            " height, sha256, hash FROM candidate LEFT JOIN image ON image.id = candidate.id AND"
+            "SELECT candidate.id, url, candidate.state, candidate.reason, candidate.twin, shard, offset, num_bytes,"
+            " width, height, sha256, hash FROM candidate LEFT JOIN image ON image.id = candidate.id AND"
             " candidate.state = 'fetched' WHERE candidate.state != 'new' AND candidate.id > ? ORDER BY candidate.id"
             " LIMIT ?"
         )

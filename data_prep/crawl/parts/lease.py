@@ -56,7 +56,7 @@ class Lease:
 
     def _write(self) -> None:
         self._beat += 1
-        _say(self._file, {**self._holder, "beat": self._beat})
+        _say(self._file, {**self._holder, "beat": self._beat, "seconds": self._seconds})
 
     def _keep(self) -> None:
         """Shows that this process is alive, until it ends."""
@@ -127,7 +127,7 @@ def _acquire(stem: Path, seconds: float) -> Lease:
 
 
 def _wait_until_free(file: Path, seconds: float) -> None:
-    """Returns when the owner has gone, or gave no sign of life for a whole lease.
+    """Returns when the owner has gone, or gave no sign of life for a whole lease: its own, where that is longer.
 
     Raises:
         InUseError: it is alive.
@@ -135,6 +135,8 @@ def _wait_until_free(file: Path, seconds: float) -> None:
     first, since = _said(file), steady()
     while steady() - since <= seconds:
         said = _said(file)
+        if isinstance(its := said.get("seconds"), int | float):  # it beats as seldom as that lets it
+            seconds = max(seconds, its)
         if said.get("holder") == _RELEASED or _has_ended(said):
             return
         if said != first and first:

@@ -17,7 +17,7 @@ from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.crawl import reasons
 from fastlt.data_prep.crawl.options import CrawlOptions, SearchOptions
 from fastlt.data_prep.crawl.parts import lease
-from fastlt.data_prep.crawl.parts.part import owned_part, parts_folder, parts_of, unfinished
+from fastlt.data_prep.crawl.parts.part import of_another, owned_part, parts_folder, parts_of, unfinished
 from fastlt.data_prep.crawl.policy import as_remembered
 from fastlt.data_prep.crawl.prepared import Prepared
 from fastlt.data_prep.crawl.shards import ShardWriter
@@ -87,6 +87,8 @@ def _outcomes(part: Catalog, whole: Catalog) -> Iterator[list[Outcome]]:
         while rows := part.ended(last, _BATCH):
             last = rows[-1]["id"]
             in_whole = whole.candidates([row["id"] for row in rows])
+            if any(row["id"] in in_whole and row["url"] != in_whole[row["id"]]["url"] for row in rows):
+                raise ValueError(of_another(part.path, whole.path))
             wanted = [
                 row
                 for row in rows
@@ -100,7 +102,16 @@ def _outcomes(part: Catalog, whole: Catalog) -> Iterator[list[Outcome]]:
 
 
 def _image(part: Catalog, row: Row) -> Outcome:
-    members = _members(part.shard_path(row["shard"]), row["offset"])
+    shard = part.shard_path(row["shard"])
+    try:
+        members = _members(shard, row["offset"])
+    except (tarfile.TarError, FileNotFoundError):
+        members = {}
+    if len(members.get("jpg", b"")) != row["num_bytes"]:
+        raise ValueError(
+            f"{shard} is missing or damaged: it has no image at byte {row['offset']:,}. Restore it, or remove "
+            f"{part.path} and {part.shards_folder}, and run that part again, which fetches all of it anew."
+        )
     image = Prepared(members["jpg"], row["width"], row["height"], row["sha256"], row["hash"])
     return Outcome(row["id"], image, members.get("original"))
 

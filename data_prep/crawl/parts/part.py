@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from sqlite3 import IntegrityError
 from typing import NamedTuple
 
 from fastlt.atomic import publish_file
@@ -121,14 +122,25 @@ def _own(part: Catalog, holding: Lease) -> None:
 def _copy(whole: Catalog, part: Catalog, share: Share) -> None:
     """Categories, options, and the candidates without an outcome that are new to the part, under the same numbers."""
     hosts = share.of(whole.waiting_hosts())
-    with part.transaction():
-        for name in _SETTINGS:
-            if value := whole.setting(name):
-                part.remember(name, value)
-        part.copy_categories(tuple(row) for row in whole.category_rows())
-        for host in hosts:
-            part.copy_candidates(tuple(row) for row in whole.unfetched_of_host(host))
-        part.copy_used(tuple(row) for row in whole.all_used() if share.owns(row["host"]))
+    try:
+        with part.transaction():
+            for name in _SETTINGS:
+                if value := whole.setting(name):
+                    part.remember(name, value)
+            part.copy_categories(tuple(row) for row in whole.category_rows())
+            for host in hosts:
+                part.copy_candidates(tuple(row) for row in whole.unfetched_of_host(host))
+            part.copy_used(tuple(row) for row in whole.all_used() if share.owns(row["host"]))
+    except IntegrityError:
+        raise ValueError(of_another(part.path, whole.path)) from None
+
+
+def of_another(part: Path, whole: Path) -> str:
+    """What is said of a part whose candidates are not the catalog's."""
+    return (
+        f"{part} is a part of another catalog than {whole}, which has other URLs under the same numbers: bring that "
+        f"catalog back and merge it, or move {part.parent} away."
+    )
 
 
 def unfinished(catalog: Path) -> list[str]:

@@ -310,6 +310,62 @@ def test_two_numbers_of_parts_at_the_same_time_are_one(tmp_path):
     assert "parts: give --part K/" in "".join(said)
 
 
+def test_parts_of_another_catalog_are_not_taken_for_this_ones(tmp_path):
+    """A catalog was made anew, or brought back from before more was entered, beside the parts of the old one."""
+    with Web(pictures, 1) as web:
+        catalog = tmp_path / "c.sqlite"
+        listed(catalog, web, [f"{i}.jpg" for i in range(4)])
+        assert run(*command(catalog, "--part", "1/1")).returncode == 0
+        fetched = web.asked.total()
+        for file in tmp_path.glob("c.sqlite*"):
+            file.unlink()
+        rows = [(f"http://{web.hosts[0]}/{i}.jpg", "d", "cc-by-4.0", "Ann") for i in range(10, 14)]
+        entered = command(catalog, "--urls", write_list(tmp_path / "l.csv", rows), "--list-only")
+        assert run(*entered).returncode == 0
+        for done in (merge(catalog), merge(catalog, "--unfinished"), run(*command(catalog, "--part", "1/1"))):
+            assert done.returncode == 1, done.stdout
+            assert "0001-of-0001.sqlite is a part of another catalog than" in done.stderr
+            assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert web.asked.total() == fetched
+    assert states(catalog) == {("new", ""): 4}
+    assert len(contents(tmp_path / "c_parts" / "0001-of-0001.sqlite")) == 4
+
+
+@pytest.mark.parametrize("left", [0, 100, 1500, 20_000, None])
+def test_a_damaged_shard_of_a_part_is_one_sentence_and_the_part_can_be_run_again(tmp_path, left):
+    with Web(pictures, 1) as web:
+        catalog, folder = tmp_path / "c.sqlite", tmp_path / "c_parts"
+        listed(catalog, web, [f"{i}.jpg" for i in range(8)])
+        assert run(*command(catalog, "--part", "1/1")).returncode == 0
+        (shard,) = folder.rglob("00000.tar")
+        content = shard.read_bytes()
+        if left is None:
+            shard.unlink()
+        else:
+            shard.write_bytes(content[:left] + bytes(len(content) - left) * (left == 20_000))
+        done = merge(catalog)
+        assert done.returncode == 1
+        assert re.search(r"00000\.tar is missing or damaged: it has no image at byte [\d,]+\. Restore it", done.stderr)
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        part = folder / "0001-of-0001.sqlite"
+        assert f"or remove {part} and {shard.parent}, and run that part again" in done.stderr
+        part.unlink()
+        shutil.rmtree(shard.parent)
+        assert run(*command(catalog, "--part", "1/1")).returncode == 0
+        done = merge(catalog)
+        assert done.returncode == 0, done.stderr
+    assert states(catalog) == {("fetched", ""): 8}
+    require_whole(catalog)
+
+
+def test_a_lease_holds_as_long_as_its_owner_was_told_whatever_others_were(tmp_path):
+    stem = tmp_path / "part"
+    with lease.held(stem, 12) as first:  # which beats once a second
+        with pytest.raises(lease.InUseError), lease.held(stem, 0.3):
+            pass
+        first.check()
+
+
 def test_a_lease_that_was_not_renewed_in_time_is_lost_for_good(tmp_path):
     stem = tmp_path / "part"
     with lease.held(stem, 0.9) as first:

@@ -26,22 +26,23 @@ def push(catalog: Catalog, url: str) -> int:
     Raises:
         ValueError: the store cannot be written to, has shards of another catalog, or one is missing here.
     """
-    store, shards = writable_store(url), [row["id"] for row in catalog.shards("done")]
+    store, shards = writable_store(url), catalog.shards("done")
     missing = []
-    for shard in shards:
-        path = catalog.shard_path(shard)
-        said = store.read_small(_checksum_of(path))
-        is_whole = said is not None
-        if said and path.exists() and catalog.erased_mark(shard).exists():
-            is_whole = said.startswith(_sha256(path).encode())
+    for row in shards:
+        path, mark = catalog.shard_path(row["id"]), catalog.erased_mark(row["id"])
+        said, there = _told(store, path), store.size(path.name)
+        is_whole = said != "" and there is not None
         if not path.exists():
             if not is_whole:
                 raise ValueError(f"{path} is neither here nor at {store.url}: restore it.")
+            _require_erased(store, path, mark, said)
             continue
-        there, here = store.size(path.name), path.stat().st_size
-        if is_whole and there != here:
+        _require_long(path, row["num_bytes"])
+        if is_whole and mark.exists():
+            is_whole = said == _sha256(path)
+        if is_whole and there != (here := path.stat().st_size):
             raise ValueError(
-                f"{store.url}/{path.name} has {there or 0:,} bytes, {path} has {here:,}: it is of another catalog, or "
+                f"{store.url}/{path.name} has {there:,} bytes, {path} has {here:,}: it is of another catalog, or "
                 "damaged; choose another place, or remove it there."
             )
         if not is_whole:
@@ -62,7 +63,7 @@ def pull(catalog: Catalog, url: str) -> int:
     """Brings what is not here; returns how many shards are here then.
 
     Raises:
-        ValueError: a shard is not there, or not whole, or they lack room.
+        ValueError: a shard is not there, or not whole, or has images that were removed since, or they lack room.
     """
     store, folder = ObjectStore(as_url(url)), catalog.shards_folder
     folder.mkdir(exist_ok=True)
@@ -70,8 +71,11 @@ def pull(catalog: Catalog, url: str) -> int:
     missing: dict[Path, tuple[int, str]] = {}
     for row in rows:
         path = catalog.shard_path(row["id"])
-        if not path.exists():
+        if path.exists():
+            _require_long(path, row["num_bytes"])
+        else:
             missing[path] = _whole(store, path, row["num_bytes"])
+            _require_erased(store, path, catalog.erased_mark(row["id"]), missing[path][1])
     needed = sum(num_bytes for num_bytes, _ in missing.values())
     there = sum(part_of(path).stat().st_size for path in missing if part_of(path).exists())
     if needed - there > (free := shutil.disk_usage(folder).free):
@@ -85,12 +89,34 @@ def pull(catalog: Catalog, url: str) -> int:
 
 def _whole(store: ObjectStore, path: Path, num_bytes: int) -> tuple[int, str]:
     """Bytes and checksum of a shard there, of which the catalog uses `num_bytes`."""
-    said = store.read_small(_checksum_of(path)) or b""
-    checksum = re.match(rb"[0-9a-f]{64}\b", said)
-    there = store.size(path.name)
+    checksum, there = _told(store, path), store.size(path.name)
     if not checksum or there is None or there < num_bytes:
         raise ValueError(f"{store.url} has no whole {path.name}: `fastlt push` the catalog from where its shards are.")
-    return there, checksum[0].decode()
+    return there, checksum
+
+
+def _told(store: ObjectStore, path: Path) -> str:
+    """The checksum that lies beside a shard there; "" where there is none."""
+    found = re.match(rb"[0-9a-f]{64}\b", store.read_small(_checksum_of(path)) or b"")
+    return found[0].decode() if found else ""
+
+
+def _require_long(path: Path, num_bytes: int) -> None:
+    """Raises ValueError for a shard that ends before its last image."""
+    if (here := path.stat().st_size) < num_bytes:
+        raise ValueError(
+            f"{path} is damaged: it has {here:,} bytes, and its images take {num_bytes:,}. Restore it, or remove it and "
+            "`fastlt pull` it from where it was pushed to."
+        )
+
+
+def _require_erased(store: ObjectStore, path: Path, mark: Path, sha256: str) -> None:
+    """Raises ValueError for a shard there that has images which were overwritten here, where it is no more."""
+    if mark.exists() and mark.read_text().strip() not in ("", sha256):
+        raise ValueError(
+            f"{store.url}/{path.name} is not as `fastlt remove` left {path}, so images that were removed may be in it: "
+            f"restore the latter and push it, or delete {mark} if more was removed elsewhere and pushed from there."
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -68,7 +68,10 @@ class Images(Database):
         return self.shards_folder / f".{shard:05d}.tar.partial"
 
     def erased_mark(self, shard: int) -> Path:
-        """A file that is there where images of a shard were overwritten, so that it is not what it once was."""
+        """A file that is there where images of a shard were overwritten, so that it is not what it once was.
+
+        It has the sha256 of the shard since, once that is finished.
+        """
         return self.shards_folder / f"{shard:05d}_erased"
 
     def shards(self, state: str) -> list[sqlite3.Row]:

@@ -8,6 +8,7 @@ command finds what is marked and not yet gone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import file_digest
 from itertools import groupby
 from pathlib import Path
 
@@ -102,6 +103,8 @@ def _erase(catalog: Catalog) -> list[str]:
         erase_samples(path, [row["offset"] for row in images])
         if state == "done":
             catalog.write_shard_statistics(shard)
+            with path.open("rb") as file:
+                write_text(catalog.erased_mark(shard), file_digest(file, "sha256").hexdigest())
         shards.append(path.name)
     if not rows:
         return []

@@ -135,3 +135,51 @@ def test_what_is_removed_while_its_shard_is_sent_is_sent_again(catalog, tmp_path
         assert removed in tar.read_bytes()
         push(ours, url)
         assert removed not in tar.read_bytes()
+
+
+def test_a_shard_that_ends_too_early_is_neither_sent_nor_taken_for_one(catalog, tmp_path):
+    url = f"file://{tmp_path}/store"
+    with Catalog(catalog) as ours:
+        shard = ours.shard_path(0)
+        content = shard.read_bytes()
+        with ours.transaction():
+            ours.connection.execute("UPDATE shard SET num_bytes = ?", [len(content)])
+        shard.write_bytes(content[:1000])
+        for stage in (push, pull):
+            with pytest.raises(ValueError, match=r"00000\.tar is damaged: it has 1,000 bytes, and its images take"):
+                stage(ours, url)
+        assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("lost", ["tar", "checksum", "both"])
+def test_what_was_lost_in_the_store_is_sent_again(catalog, tmp_path, lost):
+    url, store = f"file://{tmp_path}/store", tmp_path / "store"
+    with Catalog(catalog) as ours:
+        push(ours, url)
+        if lost != "checksum":
+            (store / "00000.tar").unlink()
+        if lost != "tar":
+            (store / "00000.tar.sha256").write_bytes(b"")
+        assert push(ours, url) == 1
+        assert (store / "00000.tar").read_bytes() == ours.shard_path(0).read_bytes()
+        assert (store / "00000.tar.sha256").stat().st_size > 64
+
+
+def test_removed_images_do_not_come_back_from_a_store(catalog, tmp_path):
+    """The overwritten shard was deleted before it was pushed: the store still has the images."""
+    url = f"file://{tmp_path}/store"
+    with Catalog(catalog) as ours:
+        push(ours, url)
+        assert run_here(["remove", str(catalog), "--url", "http://images.test/2"], tmp_path).returncode == 0
+        shard = ours.shard_path(0).rename(tmp_path / "aside.tar")
+        for stage in (push, pull):
+            with pytest.raises(ValueError, match="is not as `fastlt remove` left .* images that were removed may be"):
+                stage(ours, url)
+        assert not ours.shard_path(0).exists()
+        shard.rename(ours.shard_path(0))
+        push(ours, url)
+        content = ours.shard_path(0).read_bytes()
+        ours.shard_path(0).unlink()
+        push(ours, url)
+        pull(ours, url)
+        assert ours.shard_path(0).read_bytes() == content

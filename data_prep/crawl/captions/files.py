@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import lzma
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from fastlt.data_prep.crawl.lists.cells import as_text
 from fastlt.data_prep.crawl.lists.columns import NONE, Asked, choose
 from fastlt.data_prep.crawl.lists.opening import open_table
 from fastlt.data_prep.crawl.lists.parquet_table import ParquetTable
-from fastlt.data_prep.crawl.lists.table import Table
+from fastlt.data_prep.crawl.lists.table import NO_OBJECT, Table
 from fastlt.data_prep.crawl.lists.urls import files_of_list
 from fastlt.messages import listed, one_line
 
@@ -88,6 +90,8 @@ def open_captions(file: Path, asked: AskedOfCaptions) -> tuple[Columns, Iterator
     with readable(file):
         table = open_table(file)
         rows = [row for _, row in islice(table.rows(), _LOOKED_AT)]
+        if not any(table.names):
+            raise ValueError(f"{file} is empty.")
         chosen = choose(table, Asked(url=asked.url, label=NONE, license=asked.license), rows)
         caption = asked.caption or _caption_column(table, chosen.url)
         if caption is None or caption not in table.names:
@@ -106,7 +110,7 @@ def readable(file: Path) -> Iterator[None]:
     """Raises ValueError for what is wrong with a file; that a text is no UTF-8 shows only where it is searched."""
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} cannot be read: {one_line(error)}.") from None
 
 
@@ -137,6 +141,12 @@ def _cells(file: Path, texts: list[str], wanted: list[str]) -> Iterator[pa.Recor
     copied for each batch.
     """
     how = {"buffer_size": 2**20, "pre_buffer": False}
+    schema = parquet.read_schema(file)
+    for name in wanted:
+        if schema.names.count(name) > 1:
+            raise ValueError(f"{file} has several columns {name!r}: write it anew with one of them.")
+        if name in texts:  # of a column of lists, say, there are no dictionaries
+            _require_text(file, name, schema.field(name).type)
     with parquet.ParquetFile(file, read_dictionary=texts, **how) as packed, parquet.ParquetFile(file, **how) as plain:
         for group in range(packed.num_row_groups):
             batches = packed.iter_batches(_ROWS, row_groups=[group], columns=wanted)
@@ -157,10 +167,14 @@ def _longest(texts: pa.Array) -> int:
 
 def _table_batches(table: Table, columns: Columns) -> Iterator[Captions]:
     wanted = list(dict.fromkeys(filter(None, columns)))
+    table.told.clear()  # by the rows that columns were chosen by
     rows = (row for _, row in table.rows(wanted))
     while some := list(islice(rows, _ROWS // 8)):
         cells = {name: [as_text(row.get(name)) or None for row in some] for name in wanted}
         yield _batch(table.file, columns, {name: pa.array(values, pa.string()) for name, values in cells.items()})
+    if number := table.told[NO_OBJECT]:
+        nothing = pa.array([], pa.string())
+        yield Captions(nothing, nothing, None, None, Counter({f"lines {NO_OBJECT}": number}))
 
 
 def _batch(file: Path, columns: Columns, cells: dict[str, pa.Array]) -> Captions:
@@ -183,11 +197,15 @@ def _batch(file: Path, columns: Columns, cells: dict[str, pa.Array]) -> Captions
     return Captions(_plain(some[columns.caption]), _plain(some[columns.url]), numbers, license, left_out)
 
 
+def _require_text(file: Path, name: str, kind: pa.DataType) -> None:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise ValueError(f"column {name!r} of {file} holds {kind}, not text.")
+
+
 def _short(file: Path, name: str, cells: pa.Array) -> pa.Array:
     """The same. Raises ValueError where the texts are not of such a table."""
     values = cells.dictionary if isinstance(cells, pa.DictionaryArray) else cells
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        raise ValueError(f"column {name!r} of {file} holds {values.type}, not text.")
     usual = np.clip(_lengths(cells), 0, _LONGEST + 1)  # longer ones are left out before they are written out
     if max(int(usual.sum()), values.nbytes) > _MOST_BYTES:
         raise ValueError(f"column {name!r} of {file} has texts that are too long for captions and URLs.")

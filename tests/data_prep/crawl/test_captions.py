@@ -1,5 +1,9 @@
 """Images by their captions: which names count, which rows are left out and why, and the command from file to shard."""
 
+import gzip
+import lzma
+import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from fastlt.data_prep.crawl.captions.add import add_captioned
 from fastlt.data_prep.crawl.captions.draw import Captioned, Draw
 from fastlt.data_prep.crawl.captions.files import AskedOfCaptions, open_captions
 from fastlt.data_prep.crawl.captions.matcher import TitleMatcher
+from support.command import run_here
 from support.crawling import command, jpeg, outcomes
 from support.paths import SHARED
 from support.web import Answer, Web
@@ -200,6 +205,48 @@ def test_a_damaged_file_leaves_nothing(tmp_path, catalog):
     process = crawl(catalog, "--captions", tmp_path / "d")
     assert "1.parquet cannot be read" in process.stderr
     assert not outcomes(catalog)
+
+
+LINES = "".join(f"http://a.example/{n * 7919 % 10_007}.jpg\tred fox\n" for n in range(5_000)).encode()
+
+
+def damaged(packed: bytes) -> bytes:
+    middle = len(packed) // 2
+    return packed[:middle] + b"\xff" * 2_000 + packed[middle + 2_000 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.parquet", {"url": [["http://a.example/1.jpg"]], "text": ["red fox"]}, "column 'url' of .* holds list<"),
+        ("a.parquet", {"url": ["http://a.example/1.jpg"], "text": [{"en": "red fox"}]}, "column 'text' .* holds struct<"),
+        ("a.parquet", {"url": ["http://a.example/1.jpg"], "text": [b"red fox"]}, "column 'text' of .* holds binary"),
+        ("a.parquet", pa.table([["http://a.example/1.jpg"], ["a"], ["b"]], ["url", "text", "text"]),
+         "a.parquet has several columns 'text'"),
+        ("a.tsv.gz", damaged(gzip.compress(LINES)), "a.tsv.gz cannot be read: Error -3 while"),
+        ("a.tsv.xz", damaged(lzma.compress(LINES)), "a.tsv.xz cannot be read"),
+        ("a.csv", b"", "a.csv is empty."),
+    ],
+)  # fmt: skip
+def test_files_that_are_none_of_captions_are_one_sentence(tmp_path, catalog, name, content, said):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        pq.write_table(pa.table(content), tmp_path / name)
+    done = run_here(["crawl", str(catalog), "--contact", "a@b.org", "--list-only", "--captions", str(tmp_path / name)])
+    assert done.returncode == 1
+    assert re.search(said, done.stderr)
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_lines_that_are_no_records_are_counted(tmp_path, catalog):
+    record = '{"url": "http://a.example/1.jpg", "caption": "red fox"}\n'
+    (tmp_path / "a.jsonl").write_text(f"{record}[]\n{record.replace('1.', '2.')}{record[:20]}")
+    done = run_here(
+        ["crawl", str(catalog), "--contact", "a@b.org", "--list-only", "--captions", str(tmp_path / "a.jsonl")]
+    )
+    assert "a.jsonl: 4 rows of 1 files" in done.stdout
+    assert "left out: 2 lines that hold no JSON object" in done.stdout
 
 
 def test_a_caption_that_is_no_text_is_said_with_its_file(tmp_path, catalog):

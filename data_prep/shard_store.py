@@ -105,8 +105,8 @@ def _require_long(path: Path, num_bytes: int) -> None:
     """Raises ValueError for a shard that ends before its last image."""
     if (here := path.stat().st_size) < num_bytes:
         raise ValueError(
-            f"{path} is damaged: it has {here:,} bytes, and its images take {num_bytes:,}. Restore it, or remove it and "
-            "`fastlt pull` it from where it was pushed to."
+            f"{path} is damaged: it has {here:,} bytes, and its images take {num_bytes:,}. Restore it, or remove it "
+            "and `fastlt pull` it from where it was pushed to."
         )
 
 

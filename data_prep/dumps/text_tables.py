@@ -57,6 +57,8 @@ class TextTable:
                 line = unpacked(stream).read(2**16).split(b"\n")[0].decode(self.encoding).lstrip("\ufeff").rstrip("\r")
         except (OSError, EOFError, UnicodeDecodeError) as error:
             raise ValueError(f"{self.name} cannot be read: {one_line(error)}: fetch it again.") from None
+        if not line:
+            raise ValueError(f"{self.name} is empty: fetch it again.")
         if line.startswith(('"', "'")):
             raise ValueError(self._is_quoted)
         return line.split(self.separator)

@@ -173,7 +173,7 @@ def test_removed_images_do_not_come_back_from_a_store(catalog, tmp_path):
         assert run_here(["remove", str(catalog), "--url", "http://images.test/2"], tmp_path).returncode == 0
         shard = ours.shard_path(0).rename(tmp_path / "aside.tar")
         for stage in (push, pull):
-            with pytest.raises(ValueError, match="is not as `fastlt remove` left .* images that were removed may be"):
+            with pytest.raises(ValueError, match=r"is not as `fastlt remove` left .* images that were removed may be"):
                 stage(ours, url)
         assert not ours.shard_path(0).exists()
         shard.rename(ours.shard_path(0))

@@ -57,8 +57,9 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
     tables = {name: table_of(file) for name, file in files.items()}
     for table, wanted in _COLUMNS.items():
         tables[table].source(wanted)  # mistakes show before hours of reading
-    _read_taxa(database, tables["taxa"])
+    taxa_left_out = _read_taxa(database, tables["taxa"])
     unknown, lines = settle(database, asked.ancestor)
+    lines += taxa_left_out
     file = files["observations"]
     snapshot = Snapshot(file.absolute().parent, file, "observed_on")
     observations = tables["observations"].source(_COLUMNS["observations"], snapshot.look)
@@ -67,6 +68,10 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
         " FROM source JOIN owner ON owner.taxon = try_cast(taxon_id AS BIGINT)",
         source=observations,
     )
+    if not observations.rows:
+        raise ValueError(f"{files['observations']} has no observation: fetch it again.")
+    ((odd,),) = database.run("DELETE FROM observation WHERE id IS NULL")
+    lines += [f"left out: {odd:,} observations of {files['observations']} whose id is no UUID"] * (odd > 0)
     photos = tables["photos"].source(_COLUMNS["photos"])
     endings = pa.table({"ending": ["jpg", "jpeg", "jpe", "png", "webp"]})
     excluded = pa.table({"id": pa.array(sorted(asked.excluded), pa.string())})
@@ -78,7 +83,8 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
         f" OR lower(observation_uuid) IN (FROM excluded) THEN '{_EXCLUDED}'"
         " WHEN ? AND coalesce(grade, '') NOT IN (FROM grades)"
         " THEN 'photos of observations that are not of research grade'"
-        " WHEN try_cast(photo_id AS BIGINT) IS NULL OR coalesce(lower(extension), '') NOT IN (FROM endings)"
+        " WHEN NOT regexp_full_match(coalesce(photo_id, ''), '[0-9]+') THEN 'photos whose number is none'"
+        " WHEN coalesce(lower(extension), '') NOT IN (FROM endings)"
         " THEN 'files that are no still images' END AS reason"
         " FROM source JOIN observation ON observation.id = try_cast(observation_uuid AS UUID)",
         [bool(asked.grades)],
@@ -94,17 +100,30 @@ def join(database: Database, files: dict[str, Path], asked: AskedOfDump) -> Join
     )
     if not photos.rows:
         raise ValueError(f"{files['photos']} has no photo: fetch it again.")
+    observers = tables["observers"].source(_COLUMNS["observers"])
     database.run(
         "CREATE TABLE observer AS SELECT try_cast(observer_id AS BIGINT) AS id, any_value(coalesce(name, login)) AS who"
         " FROM source WHERE try_cast(observer_id AS BIGINT) IN (SELECT observer FROM hit WHERE reason IS NULL)"
         " GROUP BY 1",
-        source=tables["observers"].source(_COLUMNS["observers"]),
+        source=observers,
     )
+    if not observers.rows:
+        raise ValueError(f"{files['observers']} has no observer, and licenses want them named: fetch it again.")
     database.run("CREATE TABLE place AS SELECT ? AS url", [asked.endpoint.rstrip("/") or BUCKET])
     ((hits,),) = database.run("SELECT count(*) FROM hit")
     lines.append(
         f"read: {observations.rows:,} observations and {photos.rows:,} photos, of which {hits:,} are of a category"
     )
+    ((matched,),) = database.run("SELECT count(*) FROM observation")
+    if matched and not hits:
+        lines.append(
+            f"none of these photos is of one of the {matched:,} observations of categories: are both of one dump?"
+        )
+    ((nameless,),) = database.run(
+        "SELECT count(*) FROM hit WHERE reason IS NULL AND NOT EXISTS"
+        " (SELECT 1 FROM observer WHERE observer.id = hit.observer AND who IS NOT NULL)"
+    )
+    lines += [f"{nameless:,} photos are of observers without a name in {files['observers']}"] * (nameless > 0)
     excluded_here = {key for (key,) in database.run("SELECT DISTINCT key FROM hit WHERE reason = ?", [_EXCLUDED])}
     if asked.excluded and not excluded_here:
         lines.append(f"no photo of a category is one of the {len(asked.excluded):,} that --exclude names")
@@ -127,17 +146,21 @@ FROM (SELECT * RENAME (place AS hash) FROM drawn) AS drawn CROSS JOIN place LEFT
 """
 
 
-def _read_taxa(database: Database, table: TextTable) -> None:
+def _read_taxa(database: Database, table: TextTable) -> list[str]:
     """Makes the table `taxon`: id, key of its name, name, whether it is active, and `above`: ids from the root to it.
+
+    Returns:
+        What of the file is left out, in lines.
 
     Raises:
         ValueError: a taxon is its own ancestor.
     """
+    source = table.source(_COLUMNS["taxa"])
     database.run(
-        f"CREATE TABLE taxon AS SELECT id, key_of(name) AS key, name, active, above FROM ({TAXA})",
-        source=table.source(_COLUMNS["taxa"]),
+        f"CREATE TABLE taxon AS SELECT id, key_of(name) AS key, name, active, above FROM ({TAXA})", source=source
     )
-    if not database.run("SELECT count(*) FROM taxon")[0][0]:
+    ((number,),) = database.run("SELECT count(*) FROM taxon")
+    if not number:
         raise ValueError(f"{table.name} has no taxon: fetch it again.")
     wrong = database.run("SELECT id, name FROM taxon WHERE list_contains(above, id) ORDER BY 1 LIMIT 1")
     wrong = wrong or database.run(
@@ -147,3 +170,5 @@ def _read_taxa(database: Database, table: TextTable) -> None:
     )
     if wrong:
         raise ValueError(f"{table.name} is damaged: taxon {wrong[0][0]} ({wrong[0][1]}) is its own ancestor.")
+    odd = source.rows - number
+    return [f"left out: {odd:,} taxa of {table.name} whose id is no number"] * (odd > 0)

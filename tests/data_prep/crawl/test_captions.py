@@ -2,7 +2,6 @@
 
 import gzip
 import lzma
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -218,12 +217,12 @@ def damaged(packed: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.parquet", {"url": [["http://a.example/1.jpg"]], "text": ["red fox"]}, "column 'url' of .* holds list<"),
-        ("a.parquet", {"url": ["http://a.example/1.jpg"], "text": [{"en": "red fox"}]}, "column 'text' .* holds struct<"),
-        ("a.parquet", {"url": ["http://a.example/1.jpg"], "text": [b"red fox"]}, "column 'text' of .* holds binary"),
-        ("a.parquet", pa.table([["http://a.example/1.jpg"], ["a"], ["b"]], ["url", "text", "text"]),
+        ("a.parquet", {"url": [["http://a.org/1.jpg"]], "text": ["red fox"]}, "column 'url' of .* holds list<"),
+        ("a.parquet", {"url": ["http://a.org/1.jpg"], "text": [{"en": "red fox"}]}, "column 'text' .* holds struct<"),
+        ("a.parquet", {"url": ["http://a.org/1.jpg"], "text": [b"red fox"]}, "column 'text' of .* holds binary"),
+        ("a.parquet", pa.table([["http://a.org/1.jpg"], ["a"], ["b"]], ["url", "text", "text"]),
          "a.parquet has several columns 'text'"),
-        ("a.tsv.gz", damaged(gzip.compress(LINES)), "a.tsv.gz cannot be read: Error -3 while"),
+        ("a.tsv.gz", gzip.compress(LINES)[:20] + b"\xff" * 9_000, "a.tsv.gz cannot be read: Error -3 while"),
         ("a.tsv.xz", damaged(lzma.compress(LINES)), "a.tsv.xz cannot be read"),
         ("a.csv", b"", "a.csv is empty."),
     ],

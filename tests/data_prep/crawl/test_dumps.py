@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import subprocess
 import uuid
 import zipfile
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fastlt.data_prep.catalog import Catalog
+from support.command import run_here
 from support.crawling import command, jpeg
 from support.web import Answer, Web
 
@@ -295,6 +297,11 @@ def damaged(dump: Dump, what: str) -> Path:
     elif what == "quoted licenses":
         text = re.sub(rb"CC-BY[-A-Z]*", rb'"\g<0>"', gzip.decompress((folder / "photos.csv.gz").read_bytes()))
         (folder / "photos.csv.gz").write_bytes(gzip.compress(text))
+    elif what.startswith("empty"):
+        (folder / f"{what.split()[1]}.csv.gz").write_bytes(gzip.compress(b""))
+    elif what in ("no observations", "no observers"):
+        file = folder / f"{what[3:]}.csv.gz"
+        file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).split(b"\n")[0] + b"\n"))
     elif what == "no text":
         (folder / "taxa.csv.gz").write_bytes(os.urandom(5000))
     return folder
@@ -305,6 +312,10 @@ def damaged(dump: Dump, what: str) -> Path:
     [
         ("cut", "photos.csv.gz cannot be read: Truncated compressed stream: fetch it again."),
         ("no photos", "photos.csv.gz has no photo"),
+        ("no observations", "observations.csv.gz has no observation: fetch it again."),
+        ("no observers", "observers.csv.gz has no observer, and licenses want them named: fetch it again."),
+        ("empty taxa", "taxa.csv.gz is empty: fetch it again."),
+        ("empty observers", "observers.csv.gz is empty: fetch it again."),
         ("no file", "has no photos.csv.gz: it is no folder of iNaturalist's open data"),
         ("no column", "photos.csv.gz has no column 'photo_uuid', only photo_id, license"),
         ("quoted", "observations.csv.gz has quoted columns"),
@@ -321,6 +332,35 @@ def test_a_damaged_dump_is_one_sentence_and_leaves_nothing(tmp_path, dump, catal
     assert len(process.stderr.strip().splitlines()) == 1, process.stderr
     assert not found(catalog)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_ids_that_are_none_are_counted(dump, catalog):
+    dump.taxa.append(row("Aves", "1", 50, "class", "Aves", "true"))
+    dump.add(15, copies=3)
+    dump.observations[-1] = dump.observations[-1].replace(str(uuid_of(dump.number)), "twenty")
+    dump.photos[-2] = dump.photos[-2].replace(f"\t{dump.number - 1}\t", f"\t{dump.number - 1}.0\t")
+    dump.photos[-3] = dump.photos[-3].replace("\t7\tjpg", "\t8\tjpg")
+    done = run_here(
+        ["crawl", str(catalog), "--contact", "a@b.org", "--list-only", "--dump", "inaturalist", str(dump.write())]
+    )
+    for said in (
+        "left out: 1 taxa of .*/taxa.csv.gz whose id is no number",
+        "left out: 1 observations of .*/observations.csv.gz whose id is no UUID",
+        "left out: 1 photos whose number is none",
+        "1 photos are of observers without a name in .*/observers.csv.gz",
+    ):
+        assert re.search(said, done.stdout), (said, done.stdout)
+
+
+def test_photos_of_another_dump_than_the_observations_are_said(tmp_path, dump, catalog):
+    other = Dump(tmp_path / "other")
+    other.number = 1000
+    folder = other.add(15, copies=3).write()
+    shutil.copy(dump.write() / "observations.csv.gz", folder / "observations.csv.gz")
+    done = run_here(
+        ["crawl", str(catalog), "--contact", "a@b.org", "--list-only", "--dump", "inaturalist", str(folder)]
+    )
+    assert re.search(r"none of these photos is of one of the \d+ observations of categories: are both", done.stdout)
 
 
 def test_names_of_files_are_names_and_no_patterns(tmp_path, dump, catalog):

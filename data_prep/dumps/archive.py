@@ -18,6 +18,7 @@ from fastlt.messages import one_line
 
 META = "meta.xml"
 _MOST_META = 2**20  # bytes
+_DIGITS = 9  # of the number of a line or column
 _TEXT = "{http://rs.tdwg.org/dwc/text/}"
 _SIGNS = {r"\t": "\t", r"\n": "\n", r"\r": "\r", r"\\": "\\"}
 Open = Callable[[str], BinaryIO]
@@ -88,7 +89,7 @@ def tables_of(place: str, opened: Open, kinds: Collection[str]) -> list[tuple[st
         raise ValueError(f"the {META} of {place} is none of a Darwin Core archive.")
     try:
         return list(_described(place, ElementTree.fromstring(text), opened, kinds))
-    except (ElementTree.ParseError, TypeError, AttributeError, LookupError) as error:
+    except (ElementTree.ParseError, TypeError, AttributeError, LookupError, UnicodeError) as error:
         raise ValueError(f"the {META} of {place} cannot be read: {one_line(error)}.") from None
 
 
@@ -110,6 +111,8 @@ def _described(
         quote = _sign(part.get("fieldsEnclosedBy", '"'))
         if len(separator) != 1 or len(quote) > 1 or not (separator + quote).isascii():
             raise ValueError(f"the {META} of {place} has columns of {one_line(location)} separated as nobody can read.")
+        encoding = part.get("encoding") or "UTF-8"
+        "a".encode(encoding)  # raises LookupError where it is none of text
         skip = _number(part.get("ignoreHeaderLines") or "0")
         yield (
             kind,
@@ -120,7 +123,7 @@ def _described(
                 skip,
                 separator,
                 quote,
-                part.get("encoding") or "UTF-8",
+                encoding,
             ),
         )
 
@@ -130,6 +133,6 @@ def _sign(text: str) -> str:
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise LookupError(f"{one_line(text)!r} is no number")
+    if not text.isdecimal() or len(text) > _DIGITS:
+        raise LookupError(f"{one_line(text)!r} is no number of a line or column")
     return int(text)

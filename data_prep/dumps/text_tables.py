@@ -126,7 +126,7 @@ class TextTable:
             zipfile.BadZipFile,
             OSError,
             EOFError,
-            UnicodeDecodeError,
+            UnicodeError,
             LookupError,
         ) as error:
             raise ValueError(f"{self.name} cannot be read: {one_line(error)}: fetch it again.") from None

@@ -142,11 +142,8 @@ def _cells(file: Path, texts: list[str], wanted: list[str]) -> Iterator[pa.Recor
     """
     how = {"buffer_size": 2**20, "pre_buffer": False}
     schema = parquet.read_schema(file)
-    for name in wanted:
-        if schema.names.count(name) > 1:
-            raise ValueError(f"{file} has several columns {name!r}: write it anew with one of them.")
-        if name in texts:  # of a column of lists, say, there are no dictionaries
-            _require_text(file, name, schema.field(name).type)
+    for name in texts:  # of a column of lists, say, there are no dictionaries
+        require_text(file, schema, name)
     with parquet.ParquetFile(file, read_dictionary=texts, **how) as packed, parquet.ParquetFile(file, **how) as plain:
         for group in range(packed.num_row_groups):
             batches = packed.iter_batches(_ROWS, row_groups=[group], columns=wanted)
@@ -197,10 +194,14 @@ def _batch(file: Path, columns: Columns, cells: dict[str, pa.Array]) -> Captions
     return Captions(_plain(some[columns.caption]), _plain(some[columns.url]), numbers, license, left_out)
 
 
-def _require_text(file: Path, name: str, kind: pa.DataType) -> None:
+def require_text(file: Path, schema: pa.Schema, name: str) -> None:
+    """Raises ValueError where a column of a Parquet file holds something else than text, or is there twice."""
+    if schema.names.count(name) > 1:
+        raise ValueError(f"{file} has several columns {one_line(name)!r}: write it anew with one of them.")
+    kind = schema.field(name).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise ValueError(f"column {name!r} of {file} holds {kind}, not text.")
+        raise ValueError(f"column {one_line(name)!r} of {file} holds {kind}, not text.")
 
 
 def _short(file: Path, name: str, cells: pa.Array) -> pa.Array:

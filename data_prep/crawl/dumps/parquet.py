@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from pyarrow import parquet
 
 from fastlt.data_prep.crawl.captions.files import files_of as files_of_pattern
+from fastlt.data_prep.crawl.captions.files import require_text
 from fastlt.data_prep.crawl.dumps.asked import AskedOfDump, Joined
 from fastlt.data_prep.crawl.lists.columns import NONE
 from fastlt.data_prep.dumps.database import Database, Source
@@ -66,10 +67,7 @@ def _require_columns(file: Path, names: dict[str, str]) -> None:
             raise ValueError(
                 f"{file} has no column {one_line(column)!r} for --{what}-column, only {listed(found.names, 12)}."
             )
-        kind = found.field(column).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise ValueError(f"column {one_line(column)!r} of {file} holds {kind}, not text.")
+        require_text(file, found, column)
 
 
 def _batches(file: Path, names: dict[str, str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -437,6 +437,10 @@ def test_a_darwin_core_archive(tmp_path, catalog, is_folder):
         ('<!DOCTYPE a [<!ENTITY b "c">]>' + META, "is none of a Darwin Core archive"),
         ("<archive", "cannot be read"),
         (META.replace('ignoreHeaderLines="1"', 'ignoreHeaderLines="one"'), "cannot be read: 'one' is no number"),
+        (META.replace('ignoreHeaderLines="1"', f'ignoreHeaderLines="{10**10}"'), "is no number of a line"),
+        (META.replace('"UTF-8"', '"base64"'), "the meta.xml of .* cannot be read: 'base64' is not a text encoding"),
+        (META.replace('"UTF-8"', '"undefined"'), "the meta.xml of .* cannot be read: .*undefined encoding"),
+        (META.replace('"UTF-8"', '"utf-16"'), "occurrence.txt of .* cannot be read: UTF-16 stream does not start"),
         (META.replace('By="\\t"', 'By="\u00e9"'), "separated as nobody can read"),
         (META.replace("/Multimedia", "/Nothing"), "has no media: ask GBIF"),
         (META.replace(">multimedia.txt", ">../../etc/passwd"), "has no ../../etc/passwd"),
@@ -446,7 +450,7 @@ def test_a_darwin_core_archive(tmp_path, catalog, is_folder):
 )  # fmt: skip
 def test_an_archive_that_is_none_is_one_sentence(tmp_path, catalog, meta, said):
     process = crawl(catalog, "--dump", "gbif", write_archive(tmp_path / "gbif.zip", meta), "--source", "inaturalist")
-    assert said in process.stderr
+    assert re.search(said, process.stderr), process.stderr
     assert "Traceback" not in process.stderr
     assert not found(catalog)
 
@@ -471,6 +475,21 @@ def test_parquet_by_the_columns_that_are_named(tmp_path, catalog):
     words[words.index("u")] = "v"
     process = subprocess.run(command(catalog, *words), capture_output=True, text=True, timeout=120)
     assert "has no column 'v' for --url-column, only scientific name, u, l" in process.stderr
+
+
+def test_parquet_columns_that_are_no_names_are_one_sentence(tmp_path, catalog):
+    file, url = tmp_path / "a.parquet", "http://127.0.0.1:9/1/x.jpg"
+    words = ["crawl", str(catalog), "--contact", "a@b.org", "--list-only", "--dump", "parquet", str(file)]
+    words += ["--name-column", "name", "--url-column", "u"]
+    for table, status, said in (
+        (pa.table([["Lynx"], ["Lynx"], [url]], ["name", "name", "u"]), 1, "a.parquet has several columns 'name'"),
+        (pa.table({"name": [["Lynx"]], "u": [url]}), 1, "a.parquet holds list<"),
+        (pa.table({"name": pa.array(["Lynx"], pa.string_view()), "u": [url]}), 0, "1 new URLs of 1 categories"),
+    ):
+        pq.write_table(table, file)
+        done = run_here(words)
+        assert done.returncode == status
+        assert said in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ _SECONDS = 10.0  # until a cluster's head must have taken a connection
 def ray_cluster(address: str) -> Iterator[Any]:
     """Ray, as a client of a cluster until the block ends; what runs there for it ends with it.
 
+    SIGTERM is KeyboardInterrupt in it, as elsewhere in a crawl: Ray would dump its stack and end with 1.
+
     Args:
         address: of the cluster, "auto" for the one that this machine belongs to, or "local" for a new one here.
 
@@ -29,15 +32,20 @@ def ray_cluster(address: str) -> Iterator[Any]:
         import ray
     except ImportError:
         raise ValueError("--ray needs Ray: pip install 'fastlt[ray]' on each machine.") from None
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         _require_listener(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # of many kinds: no cluster, another version of Ray or Python
         raise ValueError(f"there is no Ray cluster at {address}: {one_line(error, 300)}") from None
     try:
+        with suppress(ValueError):  # outside of the main thread
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         yield ray
     finally:
         ray.shutdown()
+        with suppress(ValueError, TypeError):  # None where Python did not set it
+            signal.signal(signal.SIGTERM, terminated)
 
 
 def _require_listener(address: str) -> None:

@@ -7,6 +7,7 @@ overwritten images.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import shutil
@@ -81,8 +82,16 @@ def pull(catalog: Catalog, url: str) -> int:
     if needed - there > (free := shutil.disk_usage(folder).free):
         raise ValueError(f"{folder} has room for {in_bytes(free)}, {in_bytes(needed - there)} are to come: make room.")
     transfer = Transfer(f"bringing {len(missing):,} shards from {store.url} to {folder}", needed, there)
-    for path, (num_bytes, sha256) in missing.items():
-        fetch(store, path, num_bytes, sha256, transfer)
+    for done, (path, (num_bytes, sha256)) in enumerate(missing.items()):
+        try:
+            fetch(store, path, num_bytes, sha256, transfer)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ValueError(
+                f"the disk of {folder} is full, {done:,} of {len(missing):,} shards have come: make room, and the same "
+                "command goes on from there."
+            ) from None
     transfer.end()
     return len(rows)
 

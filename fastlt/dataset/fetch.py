@@ -53,6 +53,6 @@ def fetch(store: ObjectStore, path: Path, num_bytes: int, sha256: str, transfer:
             return
         raise ValueError(
             f"{store.url}/{path.name} has other bytes than its checksum says: it was changed, or damaged on its way. "
-            "Try again, then upload it again."
+            "Try again; if that stays so, remove it there and upload it again."
         )
     publish_file(part, path)

@@ -1,6 +1,7 @@
 """Where there is no cluster, or machines do not see the same files, one sentence says so."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -70,3 +71,20 @@ def test_another_version_of_ray(workshop):
     assert done.stderr.startswith(f"fastlt: error: there is no Ray cluster at {address}: Version mismatch: The cluster")
     assert done.stderr.count("\n") == 1
     assert not [*workshop.folder.glob("*of_another_version*")]
+
+
+@pytest.mark.slow
+def test_sigterm_is_a_ctrl_c(tmp_path):
+    pytest.importorskip("ray")
+    script = tmp_path / "driver.py"
+    script.write_text(
+        "import time\nfrom fastlt.data_prep.ray_cluster import ray_cluster\ntry:\n    with ray_cluster('local'):\n"
+        "        print('up', flush=True)\n        time.sleep(60)\nexcept KeyboardInterrupt:\n    raise SystemExit(130)\n"
+    )
+    driver = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "up\n"
+    driver.terminate()
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, said
+    assert "SIGTERM" not in said

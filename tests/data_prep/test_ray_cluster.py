@@ -78,8 +78,9 @@ def test_sigterm_is_a_ctrl_c(tmp_path):
     pytest.importorskip("ray")
     script = tmp_path / "driver.py"
     script.write_text(
-        "import time\nfrom fastlt.data_prep.ray_cluster import ray_cluster\ntry:\n    with ray_cluster('local'):\n"
-        "        print('up', flush=True)\n        time.sleep(60)\nexcept KeyboardInterrupt:\n    raise SystemExit(130)\n"
+        "import sys, time\nfrom fastlt.data_prep.ray_cluster import ray_cluster\ntry:\n"
+        "    with ray_cluster('local'):\n        print('up', flush=True)\n        time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    sys.exit(130)\n"
     )
     driver = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert driver.stdout is not None

@@ -1,7 +1,11 @@
 """Shards go to an object store and come back, whole or not at all; encode then reads them as if they had stayed."""
 
 import io
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from fastlt.data_prep.shard_store import pull, push
 from fastlt.dataset.images import read_bytes, read_image
 from support.catalogs import make_catalog
 from support.command import run_here
+from support.crawling import encoded
 from support.store import web_store
 
 
@@ -183,3 +188,37 @@ def test_removed_images_do_not_come_back_from_a_store(catalog, tmp_path):
         push(ours, url)
         pull(ours, url)
         assert ours.shard_path(0).read_bytes() == content
+
+
+_PULL_ONTO_A_FULL_DISK = """
+import shutil, subprocess, sys
+from types import SimpleNamespace
+from fastlt.cli import main
+catalog, disk, url = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", disk], check=True)
+shutil.copy(catalog, disk)
+shutil.disk_usage = lambda _: SimpleNamespace(free=2**30)  # another process takes the room meanwhile
+sys.exit(main(["pull", f"{disk}/birds.sqlite", url]))
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0,
+    reason="needs root and unshare, to make a disk of its own",
+)
+def test_a_disk_that_gets_full_is_one_sentence(tmp_path):
+    images = [("wren", Image.effect_noise((700, 700), 90).convert("RGB")) for _ in range(3)]
+    catalog = make_catalog(
+        tmp_path / "here" / "birds.sqlite",
+        [(name, encoded(image)) for name, image in images],
+        {"robin": ["wren"]},
+        in_shard=1,
+    )
+    with Catalog(catalog) as ours:
+        push(ours, f"file://{tmp_path}/store")
+    words = [sys.executable, "-c", _PULL_ONTO_A_FULL_DISK, catalog, tmp_path / "elsewhere", f"file://{tmp_path}/store"]
+    done = subprocess.run(["unshare", "--mount", *words], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert re.search(r"birds_shards is full, \d of 3 shards have come: make room, and the same", done.stderr), (
+        done.stderr
+    )

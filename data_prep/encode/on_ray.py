@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -65,7 +65,8 @@ class _Promised(Future):
 
     def cancel(self) -> bool:
         """Gives the task up."""
-        self._ray.cancel(self._task)
+        with suppress(Exception):  # the cluster is gone, and why was said
+            self._ray.cancel(self._task)
         return True
 
 

@@ -12,9 +12,10 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,7 +69,8 @@ class SplitWriter:
             file.seek(self._end)
             journal.truncate(self._journal_bytes)
             journal.seek(self._journal_bytes)
-            self._append(file, journal, self._chunks(pool, processes, options))
+            with closing(self._chunks(pool, processes, options)) as chunks:  # while the pool is there to cancel in
+                self._append(file, journal, chunks)
             broken: dict[str, str] = {}
             for line in self._lines():
                 broken |= {str(self.images[int(index)]): reason for index, reason in line["broken"].items()}
@@ -100,7 +102,9 @@ class SplitWriter:
                 lines.clear()
         progress.close()
 
-    def _chunks(self, pool: Executor, processes: int, options: EncodeOptions) -> Iterator[list[StoredImage | str]]:
+    def _chunks(
+        self, pool: Executor, processes: int, options: EncodeOptions
+    ) -> Generator[list[StoredImage | str], None, None]:
         """What is stored of the images that are missing, in order; a few chunks ahead are being made."""
         waiting: deque[tuple[int, Future]] = deque()
         try:

@@ -1,6 +1,7 @@
 """`fastlt encode --ray` where nodes and the driver are killed: the bytes of one machine."""
 
 import io
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -71,3 +72,21 @@ def test_a_cluster_of_this_machine(tmp_path, folder):
         done = subprocess.run([BIN / "fastlt", "encode", *words], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert contents(folder / "spread") == contents(folder / "alone")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_driver_that_is_stopped_says_nothing_odd(folder, sent):
+    pytest.importorskip("ray")
+    words = ["--train", "train", "--val", "val", "--skip-broken", "--ray", "local"]
+    command = [BIN / "fastlt", "encode", "spread", *words]
+    driver = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    journal = folder / ".spread.partial" / "train.journal"
+    while not (journal.exists() and journal.stat().st_size):
+        assert driver.poll() is None, driver.communicate()
+        time.sleep(0.002)
+    driver.send_signal(sent)
+    _, error = driver.communicate(timeout=120)
+    assert driver.returncode == 130, error
+    assert "Traceback" not in error
+    assert "SIGTERM" not in error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -27,7 +28,7 @@ def fetch_part(fetch: Fetch, share: Share) -> tuple[str, str]:
             except (InUseError, LeaseLostError):
                 time.sleep(_AGAIN)
                 continue
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, sqlite3.DatabaseError) as error:  # the last of a full disk, mostly
                 return said.getvalue(), one_line(error, 300)
             return said.getvalue(), ""
 

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from sqlite3 import IntegrityError
+from sqlite3 import DatabaseError, IntegrityError
 from typing import NamedTuple
 
 from fastlt.atomic import publish_file
@@ -15,7 +15,7 @@ from fastlt.data_prep.catalog.database import Database
 from fastlt.data_prep.crawl.parts import lease
 from fastlt.data_prep.crawl.parts.lease import Lease, LeaseLostError
 from fastlt.data_prep.crawl.parts.shares import Share, part_of
-from fastlt.messages import listed
+from fastlt.messages import listed, one_line
 from fastlt.ownership import make_own
 
 _OWNER = "part owner"
@@ -100,10 +100,22 @@ def owned_part(path: Path, seconds: float) -> Iterator[tuple[Catalog, Lease]]:
 
 
 def _make(path: Path) -> None:
-    """An empty catalog, whole at once."""
+    """An empty catalog, whole at once.
+
+    Raises:
+        ValueError: the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     make_own(temporary)
-    Catalog(temporary, create=True).connection.close()
+    try:
+        with Catalog(temporary, create=True) as made:
+            # All of it into the one file. Closing does so too, but does not say where there is no room for it.
+            made.connection.execute("PRAGMA journal_mode = DELETE")
+    except DatabaseError as error:
+        raise ValueError(f"{path} cannot be made: {one_line(error)}. Make room, then run the same command.") from None
+    finally:
+        for ending in ("-wal", "-shm"):
+            Path(f"{temporary}{ending}").unlink(missing_ok=True)
     publish_file(temporary, path)
 
 

@@ -358,6 +358,39 @@ def test_a_damaged_shard_of_a_part_is_one_sentence_and_the_part_can_be_run_again
     require_whole(catalog)
 
 
+_PARTS_ON_FULL_DISKS = """
+import subprocess, sys
+from pathlib import Path
+from fastlt.data_prep.catalog import Catalog
+from fastlt.data_prep.crawl.parts.part import _make
+disk = Path(sys.argv[1])
+for pages in range(1, 120, 2):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={pages * 4}k", "tmpfs", disk], check=True)
+    path, made = disk / "part.sqlite", True
+    try:
+        _make(path)
+    except (ValueError, OSError):
+        made = False
+    assert path.exists() == made
+    kept = path.read_bytes() if made else b""
+    subprocess.run(["umount", disk], check=True)
+    if made:
+        (disk / "copy.sqlite").write_bytes(kept)
+        Catalog(disk / "copy.sqlite").connection.close()
+    print("made" if made else "refused")
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0,
+    reason="needs root and unshare, to make a disk of its own",
+)
+def test_a_part_that_a_full_disk_has_no_room_for_is_not_made(tmp_path):
+    done = run("unshare", "--mount", sys.executable, "-c", _PARTS_ON_FULL_DISKS, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {"made", "refused"}
+
+
 def test_a_lease_holds_as_long_as_its_owner_was_told_whatever_others_were(tmp_path):
     stem = tmp_path / "part"
     with lease.held(stem, 12) as first:  # which beats once a second

@@ -458,7 +458,7 @@ class Encode:
         from fastlt.data_prep.encode.encode import require_encode_of
         from fastlt.dataset.upload import Upload
 
-        if is_url(str(self.out).replace(":/", "://", 1)):  # a path has made one slash of two
+        if is_url(_as_typed(self.out)):
             raise OptionError(f"{self.out}: OUT is a folder on a disk here; --upload URL then copies it to a store.")
         upload = Upload(self.out, self.upload) if self.upload else None
         if self.check:
@@ -496,6 +496,14 @@ class Remove:
     """Encoded data sets that were made from this catalog: each is written anew without all that was ever removed."""
     dry_run: Flag = False
     """Only say what would be removed."""
+
+    def __post_init__(self) -> None:
+        for folder in self.encoded:
+            if is_url(_as_typed(folder)):
+                raise OptionError(
+                    f"{_as_typed(folder)}: --encoded names folders on a disk here. Remove from the folder that was "
+                    "uploaded, upload it under another name, and delete that one."
+                )
 
     def run(self) -> None:
         from fastlt.data_prep.catalog import Catalog
@@ -560,6 +568,11 @@ class Review:
             serve(desk, self.port)
         finally:
             desk.close()
+
+
+def _as_typed(path: Path) -> str:
+    """A path that may be a URL, of whose two slashes it has made one."""
+    return str(path).replace(":/", "://", 1)
 
 
 COMMANDS = {

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import sys
 from dataclasses import dataclass, field
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
@@ -492,7 +493,8 @@ class _Harmless:
 
 def sentence(error: Exception) -> str:
     """What an error says, of any length and with nothing in it that a terminal obeys: it may quote foreign text."""
-    said = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(error))
+    full = ": make room, and run the same command again" * (getattr(error, "errno", None) in (ENOSPC, EDQUOT))
+    said = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in f"{error}{full}")
     return said if len(said) <= _MAX_SAID else f"{said[: _MAX_SAID - 300]} ... {said[-300:]}"
 
 

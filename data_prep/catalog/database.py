@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import sys
 import time
@@ -17,6 +18,8 @@ from fastlt.data_prep.catalog import schema
 from fastlt.foreign import parse_json
 from fastlt.messages import one_line
 from fastlt.ownership import open_own
+
+_ROOM = 2**18  # bytes, without which SQLite speaks of a disk I/O error
 
 
 def require_catalog(path: Path) -> None:
@@ -93,7 +96,8 @@ class Database:
             self._create_or_migrate(create)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: SQLite quotes what it cannot parse
             self.connection.close()
-            raise ValueError(f"{path} cannot be used as a catalog: {one_line(error, 300)}.") from None
+            full = " (its disk is full: make room)" * (shutil.disk_usage(path.parent).free < _ROOM)
+            raise ValueError(f"{path} cannot be used as a catalog: {one_line(error, 300)}{full}.") from None
 
     def _create_or_migrate(self, create: bool) -> None:
         if self._number("PRAGMA user_version") == schema.VERSION:  # and nobody who writes is in the way

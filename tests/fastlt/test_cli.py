@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from fastlt import cli
 from fastlt.cli import COMMANDS, main
 from fastlt.recipe import recipe_keys
 
@@ -175,3 +176,10 @@ def test_the_script_of_the_ranks_says_where_help_is(capsys):
     with pytest.raises(SystemExit):
         train.main(["--help"])
     assert "`fastlt recipe` explains every key" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_full_disk_says_what_to_do():
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left") as raised:
+        full.write(b"a")
+    said = cli.sentence(raised.value)
+    assert said.endswith("No space left on device: make room, and run the same command again")

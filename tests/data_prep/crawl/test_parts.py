@@ -361,6 +361,7 @@ def test_a_damaged_shard_of_a_part_is_one_sentence_and_the_part_can_be_run_again
 _PARTS_ON_FULL_DISKS = """
 import subprocess, sys
 from pathlib import Path
+from fastlt.cli import sentence
 from fastlt.data_prep.catalog import Catalog
 from fastlt.data_prep.crawl.parts.part import _make
 disk = Path(sys.argv[1])
@@ -369,8 +370,9 @@ for pages in range(1, 120, 2):
     path, made = disk / "part.sqlite", True
     try:
         _make(path)
-    except (ValueError, OSError):
+    except (ValueError, OSError) as error:
         made = False
+        assert "make room" in sentence(error).lower(), error
     assert path.exists() == made
     kept = path.read_bytes() if made else b""
     subprocess.run(["umount", disk], check=True)

@@ -344,6 +344,7 @@ def test_what_cannot_be_done_is_told_before_anything_is(folder):
         (["--author", "Nobody"], "c.sqlite has nothing that --author Nobody means: nothing was removed."),
         (["--author", ""], "--author is empty"),
         (["--author", "Dan", "--encoded", "train"], "train is not an encoded data set"),
+        (["--author", "Dan", "--encoded", "s3://b/c"], "s3://b/c: --encoded names folders on a disk here. Remove from"),
     ):
         status, said = type_here(folder, "remove", "c.sqlite", *words)
         assert (status, outcomes(folder / "c.sqlite")) == (1, before), said

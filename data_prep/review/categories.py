@@ -107,7 +107,7 @@ def arranged(rows: list[Row], order: str, show: str, text: str) -> list[tuple[Ro
 
 
 def _doubtful_first(rows: list[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: (-row.doubt, row.title))
+    return sorted(rows, key=lambda row: (-row.doubt, row.state != "kept", row.title))
 
 
 def _is_shown(row: Row, show: str) -> bool:

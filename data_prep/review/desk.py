@@ -182,7 +182,7 @@ class Desk:
                         "labels were not judged, or thresholds took their place: `fastlt filter` does that."
                     )
                 if below is None or high > below:
-                    raise ValueError(f"what lies above {below} was not judged by its label: `fastlt filter` does that.")
+                    raise ValueError(f"what lies above {below:.3f} was not judged by its label: `fastlt filter` does that.")
                 settings["labels_below"] = below
             if self._is_changed():  # nobody writes any more
                 self._load(again=True)
@@ -337,16 +337,19 @@ class Desk:
 def _shown_image(row: Any) -> dict[str, Any]:
     link = row["page"] or row["url"]
     banned = is_banned(row["reason"])
-    kept = {"drop": False, "keep": not banned}.get(row["verdict"] or "", row["state"] == "kept")
+    hand = "" if banned else row["verdict"] or ""
+    kept = hand == "keep" or (not hand and row["state"] == "kept")
     reason = _text(row["reason"]) or ("kept" if row["state"] == "kept" else "not filtered")
-    if row["category_state"] != "kept":
+    if hand:
+        reason = "kept by hand" if kept else "dropped by hand"
+    if kept and row["category_state"] != "kept":
         kept, reason = False, f"{reason}, but its category is rejected"
     return {
         "id": row["id"],
         "category": row["category"],
         "title": _text(row["title"]),
         "reason": reason,
-        "hand": row["verdict"] or "",
+        "hand": hand,
         "kept": kept,
         "banned": banned,
         "similarity": row["similarity"],

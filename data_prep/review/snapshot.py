@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastlt.data_prep.catalog import Catalog
-from fastlt.data_prep.verdicts import JUDGED, KEPT, LIKE_ANOTHER, by_thresholds, is_banned
+from fastlt.data_prep.verdicts import JUDGED, KEPT, LIKE_ANOTHER, TOO_FAR, TOO_NEAR, by_thresholds, is_banned
 
 MILLION = 1_000_000
 """Similarities are kept as whole millionths, as filter rounds them."""
@@ -147,7 +147,8 @@ class Snapshot:
 
         Of a threshold at place t (t * STEP millionths), images on it and those up to the next have bins of their own,
         2 t and 2 t + 1, so that counts are exact. `plain` has those that similarity alone judges, `like_another` those
-        whose label filter doubts; others are `kept` or dropped wherever the thresholds are.
+        whose label filter doubts; others are `kept` or dropped wherever the thresholds are. `now` counts by the
+        thresholds that were used, which may lie between two places.
         """
         free = self._free()
         usable = free & self._in_kept_category(rejected)
@@ -160,6 +161,9 @@ class Snapshot:
             for name, mask in (("plain", ~like), ("like_another", like))
         }
         always = self._with_hands(np.zeros(len(self.ids), bool)) & self._in_kept_category(rejected)
+        by_reason = dict(zip(self.reasons, np.bincount(self.reason[usable], minlength=len(self.reasons)), strict=True))
+        names = {"kept": KEPT, "like": LIKE_ANOTHER, "far": TOO_FAR, "near": TOO_NEAR}
+        parts["now"] = {name: int(by_reason.get(reason, 0)) for name, reason in names.items()}
         return parts | {"low": low, "step": STEP / MILLION, "kept": int(always.sum()), "all": len(self.ids)}
 
     def _free(self) -> np.ndarray:

@@ -48,6 +48,7 @@ function follow(answer) {
     const undo = find("undo");
     undo.disabled = !answer.last;
     undo.textContent = answer.last ? `Undo: ${answer.last.told}` : "Undo";
+    undo.title = answer.last ? `${answer.last.told} (u)` : "u";
   }
   if ("changed" in answer) find("changed").hidden = !answer.changed;
   return answer;

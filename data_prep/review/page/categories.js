@@ -80,10 +80,10 @@ function fill(element, category) {
     make("div", { class: "own" },
       make("h3", {}, category.title, " ", make("b", { class: "state" }, state)),
       make("p", { class: "quiet" }, `${told.join(" · ")}${others ? ` · beside ${others}` : ""}`),
-      category.state === "rejected" && category.reason ? make("p", { class: "doubt" }, category.reason) : "",
+      category.state === "rejected" && category.reason && !category.decided ? make("p", { class: "doubt" }, category.reason) : "",
       ...category.doubts.map((doubt) => make("p", { class: "doubt" }, doubt)),
       make("div", { class: "pictures" }, ...category.samples.map((image) => picture(`image/${image}`, "", 96))),
-      make("div", { class: "actions" }, ...ACTIONS.map(([key, name]) => make("button", { type: "button", "data-key": key, title: key }, name)))));
+      make("div", { class: "actions" }, ...ACTIONS.map(([key, name, told]) => make("button", { type: "button", "data-key": key, title: `${told} (${key})` }, name)))));
 }
 
 // Shows categories as they are now, where they are; whether all of them are there.
@@ -159,7 +159,7 @@ async function rename(element) {
 
 async function move(element) {
   const { name, title, targets } = about.get(element);
-  const said = await askFor(`${title} is beside`, null, targets);
+  const said = await askFor(`Move ${title}`, null, targets);
   if (said) await send(element, { category: name, verdict: "move", targets: said.targets }, `Moved ${title}.`);
   focus(element);
 }
@@ -176,19 +176,23 @@ function images(element) {
 }
 
 const ACTIONS = [
-  ["a", "Accept", (element) => verdict(element, "accept", "Accepted")],
-  ["r", "Reject", (element) => verdict(element, "reject", "Rejected")],
-  ["e", "Rename", rename],
-  ["m", "Move", move],
-  ["i", "Images", images],
+  ["a", "Accept", "Keep it, and doubt it no more", (element) => verdict(element, "accept", "Accepted")],
+  ["r", "Reject", "Neither crawl nor encode it", (element) => verdict(element, "reject", "Rejected")],
+  ["e", "Rename", "Give it another title", rename],
+  ["m", "Move", "Put it beside other targets", move],
+  ["i", "Images", "Look at all its images", images],
 ];
 
 const focused = () => list.querySelector("article[tabindex='0']");
 
+let current = null; // where a person has been: keys decide about nothing that nobody has gone to
+
 const focus = (element) => moveFocus(focused(), element);
 
+list.addEventListener("focusin", (event) => { current = event.target.closest("article"); });
+
 async function act(key, element) {
-  const [, , action] = ACTIONS.find(([name]) => name === key);
+  const [, , , action] = ACTIONS.find(([name]) => name === key);
   const done = await action(element);
   const articles = [...list.querySelectorAll("article")];
   const next = articles[articles.indexOf(element) + 1];
@@ -208,8 +212,9 @@ export function onKey(event) {
     focus(articles[Math.max(0, Math.min(articles.length - 1, at))]);
     return true;
   }
-  if (ACTIONS.some(([key]) => key === event.key)) { act(event.key, here); return true; }
-  return false;
+  if (!ACTIONS.some(([key]) => key === event.key)) return false;
+  if (current?.isConnected) act(event.key, current); else focus(here);
+  return true;
 }
 
 list.addEventListener("click", (event) => {

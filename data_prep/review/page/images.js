@@ -10,16 +10,19 @@ let after = null; // where the next page begins; "" at the end, null before the 
 let turn = 0; // of what is shown: answers to an older one come too late
 let loading = false;
 let anchor = null;
+let ofTitle = ""; // of the category whose images are shown
+let current = null; // the image that the bar tells about: what is decided of where none is selected
 const about = new WeakMap(); // of each element, its image
 
 export function show(words) {
   asked = { show: words.show ?? "all", order: words.order ?? "id", category: words.category ?? "", target: words.target ?? "" };
+  ofTitle = words.title ?? "one category";
   ensureOption(asked.show);
   controls.show.value = asked.show;
   controls.order.value = asked.order;
   const of = find("of-category");
   of.hidden = !asked.category;
-  of.textContent = `of ${words.title ?? "one category"} ✕`;
+  of.textContent = `of ${ofTitle} ✕`;
   reload();
 }
 
@@ -75,14 +78,13 @@ function fill(element, image) {
     element.replaceChildren(make("span", { class: "missing" }, "gone"));
     return;
   }
-  const said = image.hand ? `${image.kept ? "kept" : "dropped"} by hand` : image.reason;
   const similarity = image.similarity === null ? "" : ` ${image.similarity.toFixed(3)}`;
   element.className = `tile ${image.kept ? "kept" : "dropped"}${image.hand ? " hand" : ""}`;
-  element.setAttribute("aria-label", `${image.title}, ${said}${similarity}`);
+  element.setAttribute("aria-label", `${image.title}, ${image.reason}${similarity}`);
   const old = element.querySelector("img, .missing");
   element.replaceChildren(
     old ?? picture(`image/${image.id}`, "", 150),
-    make("b", {}, `${said}${similarity}`),
+    make("b", {}, `${image.reason}${similarity}`),
     make("span", {}, image.title),
     make("span", { class: "quiet" }, image.license || "no license"));
 }
@@ -91,12 +93,13 @@ function fill(element, image) {
 export function refill(changed) {
   const elements = changed.map((image) => grid.querySelector(`.tile[data-id="${Number(image.id)}"]`));
   elements.forEach((element, at) => element && fill(element, changed[at]));
-  tellAbout(focused());
+  tellAbout(current);
   return elements.every(Boolean);
 }
 
 function tellAbout(element) {
   const image = element && about.get(element);
+  current = element;
   const selected = chosen();
   find("selected").textContent = selected.length ? `${count(selected.length)} selected` : "";
   if (!image || image.gone) { find("about").textContent = "No image in focus."; return; }
@@ -137,7 +140,7 @@ grid.addEventListener("focusin", (event) => { const element = event.target.close
 
 async function decide(verdict) {
   const selected = chosen();
-  const here = focused();
+  const here = current;
   const elements = (selected.length ? selected : here ? [here] : []).filter((element) => !about.get(element).gone);
   if (!elements.length) { say("Select images first."); return; }
   const answer = await trying(() => post("decide", { images: elements.map((element) => about.get(element).id), verdict }));
@@ -150,7 +153,7 @@ async function decide(verdict) {
   }
   tell(answer, `${verdict === "keep" ? "Kept" : "Dropped"} ${count(answer.done)}.`);
   if (selected.length === 0 && here.nextElementSibling) focus(here.nextElementSibling);
-  else tellAbout(focused());
+  else tellAbout(here);
   document.dispatchEvent(new Event("decided"));
 }
 
@@ -175,7 +178,7 @@ export function onKey(event) {
   }
   if ((event.ctrlKey || event.metaKey) && event.key === "a") {
     [...grid.children].forEach((tile) => select(tile, true));
-    tellAbout(here);
+    tellAbout(current);
     return true;
   }
   if (event.ctrlKey || event.metaKey) return false;
@@ -186,13 +189,13 @@ export function onKey(event) {
     tellAbout(here);
     return true;
   }
-  if (event.key === "Escape") { chosen().forEach((tile) => select(tile, false)); tellAbout(here); return true; }
+  if (event.key === "Escape") { chosen().forEach((tile) => select(tile, false)); tellAbout(current); return true; }
   return false;
 }
 
 function change() {
   const words = new URLSearchParams({ show: controls.show.value, order: controls.order.value });
-  if (asked.category) words.set("category", asked.category);
+  if (asked.category) { words.set("category", asked.category); words.set("title", ofTitle); }
   location.hash = `images?${words}`;
 }
 

@@ -5,6 +5,7 @@ const form = find("sliders");
 const { gamma1, gamma2, labels } = form.elements;
 let sums = null; // {plain, like}: how many images lie below each bin
 let about = null;
+let top = 0; // the last place of the upper slider
 
 export function setOverview(found) {
   const { histogram } = found;
@@ -14,14 +15,14 @@ export function setOverview(found) {
   form.hidden = histogram.plain.length + histogram.like_another.length === 0;
   if (form.hidden) return;
   const bins = Math.max(histogram.plain.length, histogram.like_another.length);
-  const places = [found.gamma1, found.gamma2].filter((value) => value !== null).map((value) => Math.round(value / histogram.step));
+  const places = [found.gamma1, found.gamma2].filter((value) => value !== null).map(place);
   const low = Math.min(Math.floor(histogram.low / 2) - 1, ...places);
-  const high = Math.max(Math.ceil((histogram.low + bins) / 2) + 1, ...places);
-  for (const slider of [gamma1, gamma2]) { slider.min = low; slider.max = high; slider.step = 1; }
+  top = Math.max(Math.ceil((histogram.low + bins) / 2) + 1, ...places);
+  for (const slider of [gamma1, gamma2]) { slider.min = low; slider.max = top; slider.step = 1; }
   if (isNew) {
     labels.checked = found.labels;
-    gamma1.value = found.gamma1 === null ? low : Math.round(found.gamma1 / histogram.step);
-    gamma2.value = found.gamma2 === null ? high : Math.round(found.gamma2 / histogram.step);
+    gamma1.value = found.gamma1 === null ? low : place(found.gamma1);
+    gamma2.value = found.gamma2 === null ? top : place(found.gamma2);
   }
   find("labels").hidden = !found.labels;
   update();
@@ -33,6 +34,9 @@ function running(counts) {
   return found;
 }
 
+// Where the slider stands for a threshold that lies on no place: the one below, up to which labels are judged.
+const place = (value) => Math.floor(value / about.histogram.step + 1e-6);
+const stands = (slider, value) => value !== null && Number(slider.value) === place(value);
 const below = (sum, bin) => sum[Math.max(0, Math.min(sum.length - 1, bin - about.histogram.low))];
 const all = (sum) => sum[sum.length - 1];
 const chosen = () => ({
@@ -40,26 +44,34 @@ const chosen = () => ({
   gamma2: gamma2.value * about.histogram.step,
 });
 
-function update() {
+// How many images the places of the sliders would keep, and leave out for which reason.
+function counted() {
   const low = 2 * gamma1.value + 1; // the first bin above the threshold
   const high = 2 * gamma2.value; // the bin on it
   const { plain, like } = sums;
-  const kept = labels.checked
-    ? below(plain, high)
-    : Math.max(0, below(plain, high) + below(like, high) - below(plain, low) - below(like, low));
-  const parts = [`${count(kept + about.histogram.kept)} of ${count(about.histogram.all)} kept`];
-  if (labels.checked) parts.push(`${count(all(like))} look like another category`);
-  else parts.push(`${count(Math.min(below(plain, low) + below(like, low), all(plain) + all(like)))} too far`);
-  parts.push(`${count(all(plain) - below(plain, high) + (labels.checked ? 0 : all(like) - below(like, high)))} too near`);
-  find("preview").textContent = parts.join(", ");
-  gamma1.disabled = labels.checked;
-  find("told1").textContent = labels.checked ? "–" : Number(chosen().gamma1).toFixed(3);
-  find("told2").textContent = chosen().gamma2.toFixed(3);
-  const same = labels.checked === about.labels && closeTo(chosen().gamma2, about.gamma2) && (labels.checked || closeTo(chosen().gamma1, about.gamma1));
-  find("apply").disabled = same || (!labels.checked && Number(gamma1.value) >= Number(gamma2.value));
+  if (labels.checked) return { kept: below(plain, high), like: all(like), near: all(plain) - below(plain, high) };
+  return {
+    kept: Math.max(0, below(plain, high) + below(like, high) - below(plain, low) - below(like, low)),
+    far: below(plain, low) + below(like, low),
+    near: all(plain) - below(plain, high) + all(like) - below(like, high),
+  };
 }
 
-const closeTo = (value, other) => other !== null && Math.abs(value - other) <= about.histogram.step / 2;
+function update() {
+  gamma2.max = labels.checked && about.below !== null ? place(about.below) : top;
+  const same = labels.checked === about.labels && stands(gamma2, about.gamma2) && (labels.checked || stands(gamma1, about.gamma1));
+  const now = same ? about.histogram.now : counted();
+  const parts = [`${count(now.kept + about.histogram.kept)} of ${count(about.histogram.all)} kept`];
+  parts.push(labels.checked ? `${count(now.like)} look like another category` : `${count(now.far)} too far`);
+  parts.push(`${count(now.near)} too near`);
+  if (about.labels && !labels.checked) parts.push("and only `fastlt filter` brings labels back");
+  find("preview").textContent = parts.join(", ");
+  gamma1.disabled = labels.checked;
+  const told = same ? about : chosen();
+  find("told1").textContent = labels.checked ? "–" : told.gamma1.toFixed(3);
+  find("told2").textContent = told.gamma2.toFixed(3);
+  find("apply").disabled = same || (!labels.checked && Number(gamma1.value) >= Number(gamma2.value));
+}
 
 async function apply() {
   const answer = await trying(() => post("thresholds", chosen()));

@@ -15,6 +15,7 @@ _TITLES = {
     "candidate": "candidate URLs",
     "image": "images",
 }
+_MANY = {"category": "categories", "image": "images", "pair": "pairs", "title": "titles"}
 
 
 def as_shown(found: dict[str, Any]) -> dict[str, Any]:
@@ -52,8 +53,9 @@ def status_text(found: dict[str, Any]) -> str:
             lines.append(f"{'answers of the LLM':<21}{answer['answers']:>10,}   {tokens}")
             lines += [f"{'':<21}{number:>10,}     unusable: {why}" for why, number in answer["unusable"].items()]
     if decided := found.get("decision"):
-        counts = ", ".join(f"{number:,} {kind}" for kind, number in decided.items())
+        counts = ", ".join(f"{number:,} {_MANY[kind] if number > 1 else kind}" for kind, number in decided.items())
         lines.append(f"{'decided by people':<21}{sum(decided.values()):>10,}   {counts}")
+        lines.append(f"{'taken by encode':<21}{found['taken']:>10,}   images, by filter and people")
     shards = ", ".join(f"{number:,} {state}" for state, number in found["shard"].items()) or "none"
     lines.append(f"{'shards':<21}{sum(found['shard'].values()):>10,}   {shards}")
     return "\n".join(lines)

@@ -49,11 +49,14 @@ def publish(
         yes: do not ask.
 
     Raises:
-        ValueError: the folder is not whole, its licenses forbid it, nobody said yes, or the hub did not take it.
+        ValueError: no owner is named, the folder is not whole, its licenses forbid it, nobody said yes, or the hub did
+            not take it.
     """
     endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/")
     token = next((value for name in _TOKENS if (value := os.environ.get(name, "").strip())), "")
     _require_safe(endpoint)
+    if not all(parts := repository.split("/")) or len(parts) != 2:
+        raise ValueError(f"--to {repository} is no repository: give OWNER/NAME, such as me/birds.")
     parcel = _parcel(folder, own_license)
     if not token:
         raise ValueError("there is no token of the hub: set HF_TOKEN to one that may write.")

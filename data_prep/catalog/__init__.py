@@ -37,7 +37,8 @@ class Catalog(Decisions, Answers, Searches, Lists, Usage, Removals):
         return [row["title"] for row in self.categories(kept=True) if row["id"] not in with_images]
 
     def status(self) -> dict[str, Any]:
-        """Counts of every stage: {table: {state: {reason, "" for none: number}}}, and of pairs, answers and shards."""
+        """Counts of every stage: {table: {state: {reason, "" for none: number}}}, and of pairs, answers and shards;
+        where people decided, of what they decided about, and of the images that encode takes."""
         found: dict[str, Any] = {}
         for table in ("target", "category", "search", "candidate", "image"):
             states: dict[str, Any] = {}
@@ -54,4 +55,6 @@ class Catalog(Decisions, Answers, Searches, Lists, Usage, Removals):
         found["shard"] = dict(self._run("SELECT state, count(*) FROM shard GROUP BY state").fetchall())
         if decisions := self.num_decisions():
             found["decision"] = decisions
+            taken = "SELECT count(*) FROM image_taken JOIN category ON category.id = category"
+            found["taken"] = self._number(f"{taken} WHERE category.state = 'kept'")
         return found

@@ -182,7 +182,8 @@ class Desk:
                         "labels were not judged, or thresholds took their place: `fastlt filter` does that."
                     )
                 if below is None or high > below:
-                    raise ValueError(f"what lies above {below:.3f} was not judged by its label: `fastlt filter` does that.")
+                    above = "" if below is None else f" above {below:.3f}"
+                    raise ValueError(f"what lies{above} was not judged by its label: `fastlt filter` does that.")
                 settings["labels_below"] = below
             if self._is_changed():  # nobody writes any more
                 self._load(again=True)

@@ -21,6 +21,7 @@ from fastlt.licenses import counted, name_on_the_hub, permits
 CARD = "README.md"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _NAMED = 20  # licenses or sources
+_HOW = ("batch_size", "workers")  # settings of filter that change nothing
 
 
 class Contents(NamedTuple):
@@ -167,8 +168,9 @@ def _origin(found: Contents, made: Mapping[str, Any]) -> list[str]:
         lines.append(f"{removed:,} images were removed later, on request.")
     filtered = catalog.get("filter")
     if isinstance(filtered, dict) and filtered:
-        filtered = without_run(filtered)
-        said = ", ".join(f"{markdown(str(name))} {markdown(str(value))}" for name, value in filtered.items())
+        told = {name: value for name, value in without_run(filtered).items() if value is not None and name not in _HOW}
+        values = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in told.items()}
+        said = ", ".join(f"{markdown(str(name))} {markdown(value)}" for name, value in values.items())
         lines.append(f"Filter, which keeps what shows its class and repeats no image to judge by: {said}.")
     else:
         lines.append("No filter has looked at them.")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fastlt.atomic import new_file
 from fastlt.cores import available_cores
 from fastlt.loaders.named import named_batches
-from fastlt.prediction.inputs import image_names
+from fastlt.prediction.inputs import STDIN, image_names
 from fastlt.prediction.predictor import Predictor
 from fastlt.prediction.rows import UNSURE, Form, Prediction, rows
 
@@ -74,8 +74,8 @@ def predict(
     )
     shows = sys.stderr.isatty() and (out is not None or not sys.stdout.isatty())
     with _opened(out) as write, tqdm(unit=" images", disable=not shows) as bar:
-        write(head)
         for batch, why, images in batches:
+            write(head if not counted.images else "")
             found = _predictions(predictor, batch, why, images, top_k, threshold)
             write("".join(map(line, found)))
             counted.images += len(found)
@@ -83,7 +83,8 @@ def predict(
             counted.unsure += sum(said.unsure for said in found)
             bar.update(len(found))
         if not counted.images:
-            raise ValueError(f"there is no image in {' '.join(map(str, words))}.")
+            named = " ".join("standard input" if word == STDIN else str(word) for word in words)
+            raise ValueError(f"there is no image in {named}.")
     return counted
 
 

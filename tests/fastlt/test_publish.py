@@ -49,7 +49,8 @@ def made(tmp_path_factory) -> Path:
         for n, license in enumerate(LICENSES, 1):
             catalog.connection.execute("UPDATE candidate SET license = ? WHERE id = ?", [license, n])
         catalog.judge_images([("kept", "", None, None, n) for n in range(1, len(LICENSES) + 1)])
-        catalog.remember("filter", json.dumps({"encoder": "resnet18 of /home/me/run, epoch 3, at 32 px"}))
+        told = {"encoder": "resnet18 of /home/me/run, epoch 3, at 32 px", "gamma2": 0.9812402725219727}
+        catalog.remember("filter", json.dumps(told | {"preset": None, "workers": 4, "batch_size": 128}))
     words = ["--train", "train", "--val", "val", "--workers", "1", "--format", "webdataset"]
     for out, more in (
         ("good", ["--catalog", "c.sqlite", "--licenses", "redistributable", "--own-license", "cc-by-4.0"]),
@@ -113,6 +114,7 @@ def test_a_data_set_arrives_whole(folder, hub):
     assert manifest["settings"]["catalog"]["filter"]["encoder"] == "resnet18 of a run, epoch 3, at 32 px"
     pushed = html.unescape(b"".join(repository["files"].values()).decode("latin-1"))
     assert "/home/me" not in pushed
+    assert "encoder resnet18 of a run, epoch 3, at 32 px, gamma2 0.9812.\n" in pushed
     copy = folder / "downloaded"
     copy.mkdir()
     for name, content in repository["files"].items():
@@ -156,6 +158,14 @@ def test_nothing_is_pushed_without_a_yes(folder, hub):
     status, said = type_it(folder, *words, typed=b"y\n")
     assert status == 0, said
     assert hub.repositories["models", "me/cats"]["private"] is False
+
+
+@pytest.mark.parametrize("to", ["cats", "/cats", "me/cats/2", "me/"])
+def test_a_repository_has_an_owner(folder, hub, to):
+    status, said = type_it(folder, "model", "--to", to, "--endpoint", hub.url, "--yes")
+    assert status == 1
+    assert f"--to {to} is no repository: give OWNER/NAME" in said
+    assert hub.asked == []
 
 
 def test_licenses_that_forbid_it_are_named(folder, hub):

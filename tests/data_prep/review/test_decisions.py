@@ -240,6 +240,11 @@ def test_a_catalog_is_read_at_once_while_another_process_writes(judged):
 def test_status_counts_decisions(judged: Path):
     assert "decided" not in run_here(["status", str(judged)]).stdout
     with Catalog(judged) as catalog:
-        catalog.decide([image(1, "drop"), Decision("category", "stone", "reject")])
-    assert "decided by people" in run_here(["status", str(judged)]).stdout
-    assert json.loads(run_here(["status", str(judged), "--json"]).stdout)["decision"] == {"category": 1, "image": 1}
+        catalog.decide([image(1, "drop"), image(2, "drop"), Decision("category", "stone", "reject")])
+        taken = sum(map(len, catalog.kept_images().values()))
+    said = run_here(["status", str(judged)]).stdout
+    assert "decided by people             3   1 category, 2 images\n" in said
+    assert f"taken by encode               {taken}   images" in said
+    found = json.loads(run_here(["status", str(judged), "--json"]).stdout)
+    assert found["decision"] == {"category": 1, "image": 2}
+    assert found["taken"] == taken == 1

@@ -116,6 +116,13 @@ def test_mistakes(workshop, trained, words, sentence):
     assert "Traceback" not in done.stderr
 
 
+def test_of_no_image_there_is_no_table(workshop, trained):
+    done = predict(workshop, "trained", "-", given=b"")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "there is no image in standard input." in done.stderr
+
+
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [

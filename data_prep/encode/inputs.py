@@ -33,8 +33,8 @@ class EncodeInputs(TargetImages):
     neighbors: OptionalFile = None
     """Neighbors of each target, a JSON object {target: [auxiliary, ...]} or {target: {auxiliary: strength}}."""
     catalog: OptionalFile = None
-    """A catalog whose kept images are taken instead of --auxiliary, with its neighbors unless --neighbors has others
-    of these classes, called by their names or as a list of URLs had them."""
+    """A catalog whose kept images are taken instead of --auxiliary, with its neighbors unless --neighbors has others.
+    There its classes are called by their names or as a list of URLs had them."""
     unfiltered: Flag = False
     """Take all images of the catalog."""
     licenses: Names = ()

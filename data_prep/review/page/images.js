@@ -78,7 +78,7 @@ function fill(element, image) {
     element.replaceChildren(make("span", { class: "missing" }, "gone"));
     return;
   }
-  const similarity = image.similarity === null ? "" : ` ${image.similarity.toFixed(3)}`;
+  const similarity = image.similarity === null ? "" : ` · ${image.similarity.toFixed(3)}`;
   element.className = `tile ${image.kept ? "kept" : "dropped"}${image.hand ? " hand" : ""}`;
   element.setAttribute("aria-label", `${image.title}, ${image.reason}${similarity}`);
   const old = element.querySelector("img, .missing");
@@ -128,7 +128,7 @@ grid.addEventListener("click", (event) => {
   if (!element) return;
   if (event.shiftKey) selectTo(element);
   else {
-    const others = event.ctrlKey || event.metaKey;
+    const others = event.ctrlKey || event.metaKey || event.pointerType === "touch";
     const was = element.getAttribute("aria-selected") === "true";
     if (!others) chosen().forEach((tile) => select(tile, false));
     select(element, !(was && others));

@@ -175,7 +175,7 @@ def test_what_was_kept_by_hand_in_a_rejected_category_says_both(page, served, ju
     stone.get_by_role("button", name="Images").click()
     tile(page, 7).click()
     page.keyboard.press("k")
-    tile(page, 7).get_by_text("kept by hand, but its category is rejected 0.400").wait_for()
+    tile(page, 7).get_by_text("kept by hand, but its category is rejected · 0.400").wait_for()
     assert "kept by hand" in page.locator("#about").inner_text()
     page.locator("#images [name=order]").select_option("far")
     page.wait_for_function("() => location.hash.includes('order=far')")
@@ -188,6 +188,19 @@ def test_a_narrow_page_begins_at_its_top(page, served, judged):
     tile(page, 7).wait_for()
     header, controls = page.locator("header").bounding_box(), page.locator("#image-controls").bounding_box()
     assert controls["y"] >= header["y"] + header["height"]
+
+
+def test_fingers_select_many_too(served, judged, browser):
+    with contextlib.closing(browser.new_context(has_touch=True, viewport={"width": 390, "height": 844})) as context:
+        page = context.new_page()
+        page.goto(served(judged) + "#images")
+        for number in (1, 2, 5, 2):
+            tile(page, number).tap()
+        assert page.locator("#selected").inner_text() == "2 selected"
+        page.get_by_role("button", name="Drop").tap()
+        page.wait_for_function("() => document.querySelectorAll('.tile.dropped.hand').length === 2")
+    with Catalog(judged) as catalog:
+        assert catalog.images_by_hand() == {1: "drop", 5: "drop"}
 
 
 def test_many_are_selected_with_shift_and_repeats_are_refused_by_name(page, served, judged):

@@ -22,7 +22,7 @@ __all__ = ["log_counts", "picture", "plt", "table", "write_page"]
 _STYLE = (
     ":root{color-scheme:light dark}body{font:16px sans-serif;margin:2em auto;max-width:60em;padding:0 1em}"
     "img{max-width:100%;background:white}.table{overflow-x:auto}"
-    "td,th{padding:.2em 1em;text-align:right}iframe{width:100%;height:50em;border:1px solid silver}"
+    "td,th{padding:.2em .7em;text-align:right}iframe{width:100%;height:50em;border:1px solid silver}"
     ".pictures,.pictures div{display:flex;flex-wrap:wrap;gap:6px}.pictures{gap:1em 2em}"
     "figure{margin:0;font-size:.75em;line-height:1.2}"
     "figure img{display:block;width:80px;height:80px;object-fit:cover;background:silver}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastlt.data_prep.catalog import Catalog, Decision, held_catalog
 from fastlt.data_prep.review.categories import ORDERS, Row, arranged, category_rows
-from fastlt.data_prep.review.pictures import TargetPictures, thumbnail, why_near_duplicate
+from fastlt.data_prep.review.pictures import TargetPictures, repeated_by, thumbnail
 from fastlt.data_prep.review.snapshot import Snapshot, asked_of, reasons_of
 from fastlt.data_prep.verdicts import is_banned
 from fastlt.dataset.images import BrokenImageError
@@ -170,7 +170,7 @@ class Desk:
             ValueError: thresholds that leave nothing between them, or that the similarities cannot tell; another stage
                 is at work.
         """
-        low, high = _number(gamma1), _number(gamma2)
+        low, high = _threshold(gamma1), _threshold(gamma2)
         if high is None or (gamma1 is not None and low is None) or (low is not None and low >= high):
             raise ValueError("the lower threshold must be below the upper one.")
         with self._writing, held_catalog(self._path, "review"):
@@ -206,7 +206,9 @@ class Desk:
             ids = {row["url"]: image for image, row in rows.items()}
             decided = self._writer.decide([Decision("image", url, verdict) for url in ids])
             gone = [self._writer.why_not_in_use(image) for image in images if image not in rows]
-        refused = [self._refusal(d, ids[d.what], why) for d, why in decided.refused]
+        report = self._path.with_name(f"{self._path.stem}_filter.csv")
+        likes = repeated_by(report, [ids[d.what] for d, _ in decided.refused]) if decided.refused else {}
+        refused = [", ".join([f"{d.what}: {why}", *likes.get(ids[d.what], [])]) for d, why in decided.refused]
         followed = set(ids) - {d.what for d, _ in (*decided.refused, *decided.unknown)}
         for url in followed:
             self._columns().set_hand(ids[url], verdict)
@@ -220,11 +222,6 @@ class Desk:
             rows = self._reader.images_shown(images)
         return answer | {"images": [_shown_image(row) for row in rows.values()], **self._state()}
 
-    def _refusal(self, decision: Decision, image: int, why: str) -> str:
-        report = self._path.with_name(f"{self._path.stem}_filter.csv")
-        like = why_near_duplicate(report, image)
-        return f"{decision.what}: {why}{f', {like}' if like else ''}"
-
     def _decide_category(self, body: dict[str, Any], verdict: object) -> dict[str, Any]:
         what, title, targets = (body.get(key) for key in ("category", "title", "targets"))
         if not isinstance(targets or [], list) or not all(isinstance(t, str) for t in targets or []):
@@ -236,7 +233,7 @@ class Desk:
             decided = self._writer.decide(decisions)
         self._rows = None
         failed = [_text(f"{d.what or d.title}: {why}") for d, why in (*decided.refused, *decided.unknown)]
-        name = next((d.what for d in self._last()[1] if d.kind != "image"), "") if verdict == "add" else what
+        name = (decisions[0].what if decided.done else "") if verdict == "add" else what
         shown = self._category_now(name or "", body.get("beside"))
         return {"done": decided.done, "refused": failed, "gone": [], "category": shown, **self._state()}
 
@@ -376,6 +373,12 @@ def _told(decisions: Sequence[Decision]) -> str:
 
 def _text(said: str) -> str:
     return one_line(said, _LONGEST)
+
+
+def _threshold(value: object) -> float | None:
+    """In whole millionths, as similarities are: a slider's steps, multiplied, miss some by a bit."""
+    number = _number(value)
+    return None if number is None else round(number, 6)
 
 
 def _number(value: object) -> float | None:

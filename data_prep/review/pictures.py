@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -104,10 +104,12 @@ def _of_encoded(folder: Path) -> dict[str, list[Callable[[], Image.Image]]]:
     return {name: found[name] for name in data.label_space.target_names}
 
 
-def why_near_duplicate(report: Path, image: int) -> str:
-    """What filter's table says that an image repeats, "" for nothing."""
+def repeated_by(report: Path, images: Collection[int]) -> dict[int, list[str]]:
+    """{image: [what it repeats]} of those of which filter's table says so, by one reading of it."""
+    found, wanted = {}, {str(image): image for image in images}
     with suppress(OSError, csv.Error, UnicodeDecodeError), report.open(newline="") as file:
         for row in csv.DictReader(file):
-            if row.get("image") == str(image) and (row.get("reason") or "").startswith("near-duplicate"):
-                return row.get("like") or ""
-    return ""
+            image, like = wanted.get(row.get("image") or ""), row.get("like")
+            if image is not None and like and (row.get("reason") or "").startswith("near-duplicate"):
+                found[image] = [like]
+    return found

@@ -30,14 +30,13 @@ class Asked:
 
     Attributes:
         show: "all", "taken", "left" (out), "hand" (decided by people), or a reason.
-        category, target: ids, of the image's category and of the target that it is nearest to; 0 for any.
+        category: id of the images' category; 0 for any.
         order: "id", "near" (most alike first) or "far".
         after: the last image of the page before, as (similarity in millionths, id).
     """
 
     show: str = "all"
     category: int = 0
-    target: int = 0
     order: str = "id"
     after: tuple[int, int] | None = None
 
@@ -126,8 +125,6 @@ class Snapshot:
             wanted &= self.reason == (self.reasons.index(asked.show) if asked.show in self.reasons else -1)
         if asked.category:
             wanted &= self.categories == asked.category
-        if asked.target:
-            wanted &= self.nearest == asked.target
         return wanted
 
     def _after(self, asked: Asked) -> np.ndarray:
@@ -250,7 +247,7 @@ def asked_of(words: dict[str, str]) -> Asked:
     Raises:
         ValueError: numbers that are none.
     """
-    asked = Asked(words.get("show", "all"), int(words.get("category") or 0), int(words.get("target") or 0))
+    asked = Asked(words.get("show", "all"), int(words.get("category") or 0))
     if words.get("order") in ("near", "far"):
         asked = replace(asked, order=words["order"])
     if words.get("after"):

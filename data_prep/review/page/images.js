@@ -15,7 +15,7 @@ let current = null; // the image that the bar tells about: what is decided of wh
 const about = new WeakMap(); // of each element, its image
 
 export function show(words) {
-  asked = { show: words.show ?? "all", order: words.order ?? "id", category: words.category ?? "", target: words.target ?? "" };
+  asked = { show: words.show ?? "all", order: words.order ?? "id", category: words.category ?? "" };
   ofTitle = words.title ?? "one category";
   ensureOption(asked.show);
   controls.show.value = asked.show;

@@ -227,6 +227,18 @@ def test_many_are_selected_with_shift_and_repeats_are_refused_by_name(page, serv
         assert catalog.images_by_hand() == {1: "drop", 2: "drop", 3: "drop", 5: "keep"}
 
 
+def test_images_of_one_category_stay_those_in_another_order(page, served, judged):
+    page.goto(served(judged))
+    page.locator("article", has_text="kite").get_by_role("button", name="Images").click()
+    tile(page, 4).wait_for()
+    page.locator("#image-controls [name=order]").select_option("far")
+    page.wait_for_function("() => document.querySelector('.tile')?.dataset.id === '3'")
+    assert page.locator("#of-category").inner_text() == "of kite ✕"
+    assert page.locator(".tile").count() == 4
+    page.locator("#of-category").click()
+    page.wait_for_function("() => document.querySelectorAll('.tile').length === 7")
+
+
 def slide(page, name: str, value: float) -> str:
     page.locator(f"[name={name}]").evaluate(
         "(e, v) => { e.value = Math.round(v / 0.002); e.dispatchEvent(new Event('input', {bubbles: true})); }", value

@@ -24,10 +24,14 @@ class Removals(Database):
         """All candidates by id, one at a time: id, url, page, attribution, license, category."""
         return iter(self._run("SELECT id, url, page, attribution, license, category FROM candidate ORDER BY id"))
 
-    def duplicates_of(self, images: Iterable[int]) -> list[int]:
-        """Candidates that were dropped as duplicates of these images."""
-        query = "SELECT id FROM candidate WHERE twin IN (SELECT value FROM json_each(?))"
-        return [row[0] for row in self._run(query, [json.dumps([*images])])]
+    def same_pictures(self, candidates: Iterable[int]) -> list[int]:
+        """These candidates, the images that they were dropped as duplicates of, and all other duplicates of both."""
+        query = (
+            "WITH given AS (SELECT value AS id FROM json_each(?)),"
+            " shown AS (SELECT id FROM given UNION SELECT twin FROM given JOIN candidate USING (id) WHERE twin > 0)"
+            " SELECT id FROM shown UNION SELECT id FROM candidate WHERE twin IN (SELECT id FROM shown)"
+        )
+        return [row[0] for row in self._run(query, [json.dumps([*candidates])])]
 
     def urls_of(self, candidates: Iterable[int]) -> set[str]:
         """Their URLs, but of those that were removed before."""

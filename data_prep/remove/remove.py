@@ -18,7 +18,7 @@ from fastlt.data_prep.crawl.parts.part import parts_of
 from fastlt.data_prep.filter.embedding_store import erase_rows, image_keys
 from fastlt.data_prep.remove.holes import erase_samples
 from fastlt.data_prep.remove.wanted import Found, Wanted, find
-from fastlt.dataset.attribution import read_credits
+from fastlt.dataset.attribution import FILE, read_credits
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.dataset.shortened import finish_swap, shorten
 from fastlt.messages import listed
@@ -50,8 +50,7 @@ def remove(catalog: Catalog, wanted: Wanted, encoded: Sequence[Path], dry_run: b
     if dry_run:
         return [*said, *_dry(catalog, found, encoded)], left
     with catalog.transaction():
-        duplicates = catalog.duplicates_of(found.images)
-        number = catalog.mark_removed([*found.images, *duplicates])
+        number = catalog.mark_removed(catalog.same_pictures(found.images))
         number += catalog.mark_removed(found.of_license, "license")
         number += catalog.mark_removed(found.of_category, "category")
         catalog.reject_on_request(found.categories)
@@ -79,7 +78,7 @@ def _told(found: Found) -> list[str]:
 
 def _dry(catalog: Catalog, found: Found, encoded: Sequence[Path]) -> list[str]:
     """What would be done."""
-    ids = {*found.images, *catalog.duplicates_of(found.images), *found.of_license, *found.of_category}
+    ids = {*catalog.same_pictures(found.images), *found.of_license, *found.of_category}
     urls, images = catalog.urls_of(ids), catalog.num_images_of(ids)
     said = [f"{catalog.path}: {len(urls):,} URLs would be dropped, with {images:,} images in shards"]
     said += [f"  {url}" for url in sorted(urls)[:20]] + ["  ..."] * (len(urls) > 20)
@@ -116,11 +115,11 @@ def _erase(catalog: Catalog) -> list[str]:
 
 
 def _has_credits(folder: Path) -> bool:
-    return next(read_credits(folder), None) is not None
+    return (folder / FILE).is_file()
 
 
 def _again(folder: Path, catalog: Path) -> str:
     return (
-        f"{folder} does not say where its images come from (it has no ATTRIBUTION.csv): encode again from {catalog}, "
+        f"{folder} does not say where its images come from (it has no {FILE}): encode again from {catalog}, "
         "and delete this one"
     )

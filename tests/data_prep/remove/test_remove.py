@@ -186,6 +186,20 @@ def test_an_author_is_gone_everywhere_and_stays_gone(folder):
         assert outcomes(folder / "c.sqlite")["0.jpg"] == "dropped: removed on request"
 
 
+def test_a_duplicate_takes_the_image_with_it_that_it_repeats(folder):
+    """The picture was kept under another address: whoever wants it away knows the one that was dropped."""
+    keep_before(folder)
+    url = f"http://{(folder / 'host').read_text()}/3.jpg"
+    status, said = type_here(folder, "remove", "c.sqlite", "--url", url, "--dry-run")
+    assert "c.sqlite: 2 URLs would be dropped, with 1 images in shards" in said
+    sets = ["--encoded", "ffcv", "webdataset", "plain"]
+    status, said = type_here(folder, "remove", "c.sqlite", "--url", url, *sets)
+    assert status == 0, said
+    assert bytes_left(folder, 0) == []
+    found = outcomes(folder / "c.sqlite")
+    assert sorted(name for name, state in found.items() if "removed" in state) == ["0.jpg", "3.jpg"]
+
+
 @pytest.mark.parametrize(
     ("words", "gone", "reason"),
     [
@@ -230,6 +244,17 @@ def test_removals_of_before_are_carried_into_another_set(folder):
     status, said = type_here(folder, "remove", "c.sqlite", "--encoded", "ffcv")
     assert status == 0, said
     assert "ffcv: holds none of what was removed" in said
+
+
+def test_a_set_of_which_nothing_crawled_is_left(folder):
+    sets = ["--encoded", "webdataset"]
+    status, said = type_here(folder, "remove", "c.sqlite", "--category", "lynx", "wolf", "fox", *sets)
+    assert status == 0, said
+    assert "webdataset: 6 of 8 training images removed" in said
+    for words in (sets, [*sets, "--dry-run"]):
+        status, said = type_here(folder, "remove", "c.sqlite", *words)
+        assert status == 0, said
+    assert "webdataset: 0 images would be removed" in said
 
 
 @pytest.mark.slow

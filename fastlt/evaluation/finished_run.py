@@ -96,10 +96,18 @@ class FinishedRun:
 
     @torch.no_grad()
     def target_logits(self, split: str, data: Place | None = None) -> tuple[Tensor, Tensor]:
-        """Logits float32 [N, T] and labels int64 [N] of all images of a split, on the host."""
+        """Logits float32 [N, T] and labels int64 [N] of all images of a split, on the host.
+
+        They are written where they stay (0.8 GB for iNaturalist's 24,426 images and 8,142 classes): batches kept aside
+        would hold auxiliary columns too, and be in memory twice when they are joined.
+        """
         model, loader = self._ready(split, eval_transform(self.recipe), data)
-        found = [(model(images)[:, : self.label_space.num_targets].float().cpu(), labels) for images, labels in loader]
-        return torch.cat([logits for logits, _ in found]), torch.cat([labels.cpu() for _, labels in found])
+        labels = torch.as_tensor(loader.labels, dtype=torch.int64)
+        logits, done = torch.empty(len(labels), self.label_space.num_targets), 0
+        for images, _ in loader:
+            logits[done : done + len(images)] = model(images)[:, : logits.shape[1]]
+            done += len(images)
+        return logits, labels
 
     @torch.no_grad()
     def predict(self, split: str) -> tuple[Tensor, Tensor]:

@@ -104,7 +104,7 @@ def _use(needs_more: bool, onnx: str) -> list[str]:
 
 
 def _accuracies(run: FinishedRun) -> list[str]:
-    rows = []
+    rows, own = [], str(run.recipe.data.path)
     for split in ("test", "val"):
         path = run.folder.evaluation(split)
         found = load_json(path) if path.is_file() else {}
@@ -112,7 +112,8 @@ def _accuracies(run: FinishedRun) -> list[str]:
             numbers = [found.get(name) for name in _NUMBERS]
             shown = " | ".join(f"{number:.1f}" if isinstance(number, int | float) else "-" for number in numbers)
             crops = ", five crops" if found.get("crops") == 5 else ""
-            rows.append(f"| {split}{crops} | {found.get('num_images', 0):,} | {shown} |")
+            other = " of another data set" if found.get("data", own) != own else ""
+            rows.append(f"| {split}{other}{crops} | {found.get('num_images', 0):,} | {shown} |")
     if not rows:
         return ["These weights were not evaluated before they were exported: `fastlt evaluate` does it."]
     return [

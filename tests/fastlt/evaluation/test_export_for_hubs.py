@@ -130,6 +130,18 @@ def test_the_card_tells_what_is_known_and_nothing_of_the_disk(tmp_path):
     assert "path" not in recipe["data"]
 
 
+def test_the_card_says_which_accuracies_are_of_another_data_set(tmp_path):
+    run = finished(tmp_path / "run", "resnet18", CASES["resnet18"][0], 32)
+    evaluation = {"weights": "last", "epoch": 3, "num_images": 45, "all": 61.25, "crops": 1}
+    run.folder.evaluation("val").write_text(json.dumps(evaluation | {"data": str(run.recipe.data.path)}))
+    run.folder.evaluation("test").write_text(json.dumps(evaluation | {"data": "/home/somebody/secret/easier"}))
+    export(run, tmp_path / "exported")
+    card = (tmp_path / "exported" / "README.md").read_text()
+    assert "| val | 45 | 61.2 |" in card
+    assert "| test of another data set | 45 | 61.2 |" in card
+    assert "secret" not in card
+
+
 def test_the_card_says_how_to_calibrate(tmp_path):
     run = finished(tmp_path / "run", "resnet18", CASES["resnet18"][0], 32)
     description = {"image_size": 32, "epoch": 3, "weights": "last"}

@@ -84,7 +84,7 @@ def _led(link: re.Match[str], here: str, origin: str, files: Files) -> str:
         there = f"pictures/{PurePosixPath(path).name}"
     else:
         there = path.removeprefix("docs/")
-    if files.get_file_from_path(there) is None or (there == path and path.startswith("../")):
+    if files.get_file_from_path(there) is None:
         return f"{text} (`{path}`)" if path not in text else text
     return f"{mark}[{text}]({relpath(there, PurePosixPath(here).parent)}{sharp}{anchor})"
 

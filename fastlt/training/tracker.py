@@ -25,7 +25,7 @@ from fastlt.atomic import write_text
 from fastlt.foreign import load_json, parse_json, without_credentials
 from fastlt.messages import one_line
 from fastlt.ownership import open_own
-from fastlt.run_folder import RunFolder
+from fastlt.run_folder import RunFolder, hold
 from fastlt.stopping import stop_signals
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -262,6 +262,7 @@ def main() -> None:
         told.write(f"{text}\n")
         told.flush()
 
+    hold(run.trackers / f"{about['name']}.held", wait=True)  # that of a killed run may still deliver
     follow(about["name"], run, about["config"], ended, say)
 
 

@@ -14,6 +14,7 @@ from fastlt.recipe import load_recipe
 from fastlt.run_folder import RunFolder
 from fastlt.training.run_log import RunLog
 from fastlt.training.tracker import scalars
+from fastlt.training.trackers import Trackers
 
 pytestmark = pytest.mark.medium
 
@@ -109,6 +110,29 @@ def test_a_server_that_never_answers_holds_up_nothing(place, capfd, monkeypatch)
     told(load_recipe("recipe.yaml", ["output=run", "log.trackers=[mlflow]"]), 5, range(6, 8))
     found = in_mlflow((place / "store").as_uri(), json.loads(Path("run/trackers/mlflow.json").read_text())["id"])
     assert [step for step, _ in found["train/loss"]] == list(range(1, 8))
+
+
+def test_a_record_has_one_writer(place):
+    """The run was killed, and its tracker still delivers, when the resumed run starts one for the same record."""
+    run = RunFolder(Path("run"))
+    run.path.mkdir()
+
+    def log(*steps: int) -> None:
+        with run.log.open("a") as file:
+            file.writelines(json.dumps({"kind": "train", "step": step, "loss": 1 / step}) + "\n" for step in steps)
+
+    log(1)
+    before = Trackers(["trackio"], run, {})
+    until = time.monotonic() + 60
+    while not (run.tracker("trackio").exists() and json.loads(run.tracker("trackio").read_text())["reached"] == [1, 0]):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    after = Trackers(["trackio"], run, {})
+    time.sleep(4)  # in which it would read where the record is
+    log(2, 3)
+    assert before.close() + after.close() == []
+    losses = in_trackio(place / "trackio" / "fastlt.db")["train/loss"]
+    assert losses == [(step, pytest.approx(1 / step)) for step in (1, 2, 3)]
 
 
 def test_a_run_that_is_killed_leaves_no_tracker_behind(place):

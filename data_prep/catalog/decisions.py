@@ -121,8 +121,10 @@ class Decisions(Classes, Candidates, Images):
         return undone
 
     def decisions(self) -> list[Decision]:
-        """The last one about each thing, in the order in which they were made."""
-        query = "SELECT kind, what, verdict, target_name, title, made FROM decided ORDER BY decided.id"
+        """The last one about each thing: additions first, which others may be about, then in their order."""
+        query = (
+            "SELECT kind, what, verdict, target_name, title, made FROM decided ORDER BY verdict != 'add', decided.id"
+        )
         return [Decision(*row) for row in self._run(query)]
 
     def num_decisions(self) -> dict[str, int]:
@@ -178,6 +180,7 @@ class Decisions(Classes, Candidates, Images):
         else:
             self._title(row["title"])
             self._set_state(row["id"], "kept", "")
+            decision = self._as_added(decision)
         return decision, {"state": row["state"], "reason": row["reason"]}
 
     def _require_followable(self, decision: Decision) -> None:
@@ -203,6 +206,12 @@ class Decisions(Classes, Candidates, Images):
         self._set_state(self.add_category(name, title), "kept", "")
         before = {"state": row["state"], "reason": row["reason"]} if row else None
         return decision._replace(what=name, title=title), before
+
+    def _as_added(self, accepted: Decision) -> Decision:
+        """What accepts a category: adds it once more, if a person had added it, for a catalog that lacks it."""
+        query = "SELECT title FROM decision WHERE kind = 'category' AND what = ? AND verdict = 'add' ORDER BY id DESC"
+        row = self._run(query, [accepted.what]).fetchone()
+        return accepted._replace(verdict="add", title=row["title"]) if row else accepted
 
     def _title(self, said: str) -> str:
         """What was said as a title.

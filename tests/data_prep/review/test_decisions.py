@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fastlt.data_prep.catalog import Candidate, Catalog, Decision
+from fastlt.data_prep.review.exchange import apply_decisions, write_decisions
 from fastlt.data_prep.verdicts import are_kept
 from support.command import run_here
 from support.crawling import command, jpeg, write_list
@@ -196,6 +197,21 @@ def test_decisions_are_exported_and_fit_another_catalog(judged, tmp_path):
     ]
     with Catalog(other) as catalog:
         assert catalog.images_by_hand() == {3: "keep", 2: "keep"}
+
+
+def test_a_category_that_was_added_and_accepted_later_is_brought_to_another_catalog(judged, tmp_path):
+    with Catalog(judged) as catalog:
+        catalog.decide([Decision("category", "", "add", title="Red kite")])
+        catalog.decide([Decision("title", "red_kite", "rename", title="milan")])
+        catalog.decide([Decision("category", "red_kite", "reject")])
+        accepted = catalog.decide([Decision("category", "red_kite", "accept")])
+        assert accepted.done == 1
+        write_decisions(catalog, tmp_path / "decisions.jsonl")
+        assert catalog.undo(accepted.batch)
+        assert categories(catalog)["red_kite"][1:] == ("rejected", "rejected by hand")
+    with Catalog(tmp_path / "other.sqlite", create=True) as catalog:
+        assert apply_decisions(catalog, tmp_path / "decisions.jsonl")[0] == "2 of 2 decisions followed"
+        assert categories(catalog) == {"red_kite": ("milan", "kept", "")}
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,10 @@ class Images(Database):
         """
         return self.shards_folder / f"{shard:05d}_erased"
 
+    def erased_marks(self) -> Iterator[Path]:
+        """All of these files; each was written when its shard was last overwritten."""
+        return self.shards_folder.glob("*_erased")
+
     def shards(self, state: str) -> list[sqlite3.Row]:
         """The shards of a state, "open" or "done", by id."""
         return self._run("SELECT * FROM shard WHERE state = ? ORDER BY id", [state]).fetchall()

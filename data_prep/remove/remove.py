@@ -64,7 +64,8 @@ def remove(catalog: Catalog, wanted: Wanted, encoded: Sequence[Path], dry_run: b
             continue
         said.append(shorten(folder, lambda credit: credit.url in removed))
     drawn = [catalog.path.with_name(f"{catalog.path.stem}_{name}") for name in ("sheet.html", "filter.csv")]
-    if drawn := [path for path in drawn if path.exists()]:
+    erased = max((mark.stat().st_mtime for mark in catalog.erased_marks()), default=0.0)
+    if drawn := [path for path in drawn if path.exists() and path.stat().st_mtime <= erased]:
         left.append(f"{' and '.join(map(str, drawn))} may show what was removed: `fastlt filter` writes them anew")
     return said, left
 

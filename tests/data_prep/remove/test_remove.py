@@ -246,6 +246,19 @@ def test_removals_of_before_are_carried_into_another_set(folder):
     assert "ffcv: holds none of what was removed" in said
 
 
+def test_what_filter_drew_is_left_to_do_until_it_is_drawn_anew(folder):
+    (folder / "c_filter.csv").write_text("image,url\n")
+    os.utime(folder / "c_filter.csv", (1e9, 1e9))
+    assert type_here(folder, "remove", "c.sqlite")[0] == 0, "nothing was ever removed"
+    for words in (["--author", "Dan"], []):
+        status, said = type_here(folder, "remove", "c.sqlite", *words)
+        assert status == 1
+        assert "left to do: c_filter.csv may show what was removed: `fastlt filter` writes them anew." in said
+    os.utime(folder / "c_filter.csv")
+    status, said = type_here(folder, "remove", "c.sqlite")
+    assert status == 0, said
+
+
 def test_a_set_of_which_nothing_crawled_is_left(folder):
     sets = ["--encoded", "webdataset"]
     status, said = type_here(folder, "remove", "c.sqlite", "--category", "lynx", "wolf", "fox", *sets)

@@ -68,8 +68,9 @@ class Guard:
         hosts = headers.get(b"host", [])
         if len(hosts) != 1 or hosts[0].decode("latin-1").rpartition(":")[0] not in _NAMES:
             return 403, ""  # another name that leads here, as of a page that had its name changed to this address
-        _, token, *rest = scope["path"].split("/", 2)
-        if not rest or not secrets.compare_digest(token.encode(errors="replace"), self._token.encode()):
+        before, _, path = scope["path"].partition("/")  # `OPTIONS *` has no slash
+        token, slash, rest = path.partition("/")
+        if before or not slash or not secrets.compare_digest(token.encode(errors="replace"), self._token.encode()):
             return 404, ""
         if scope["method"] not in ("GET", "HEAD"):
             if headers.get(b"origin") != [b"http://" + hosts[0]]:
@@ -79,6 +80,6 @@ class Guard:
                 return 411, ""
             if int(length) > _MOST_BYTES:
                 return 413, ""
-        elif rest[0] and headers.get(b"sec-fetch-site", [b"none"])[0] not in (b"same-origin", b"none"):
+        elif rest and headers.get(b"sec-fetch-site", [b"none"])[0] not in (b"same-origin", b"none"):
             return 403, ""  # the page itself may be opened by a link in another one
-        return 200, f"/{rest[0]}"
+        return 200, f"/{rest}"

@@ -55,6 +55,7 @@ def test_only_the_page_itself_is_answered(served, judged):
         "/%00/",
     ):
         assert ask(address, "GET", wrong, {})[0] == 404, wrong
+    assert ask(address, "OPTIONS", "*", {})[0] == 404
     for host in (
         "evil.test",
         f"evil.test:{home.port}",

@@ -189,9 +189,11 @@ def run_attempt(command: list[str], name: str, needed: bool, advice: str, timeou
     )
     try:
         out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
+    except BaseException as error:  # Ctrl-C, too, which reaches this process alone
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         return Found(name, f"hangs: nothing came of it in {timeout:.0f} s", False, needed, advice)
     lines = [line for line in (out if process.returncode == 0 else err or out).splitlines() if line.strip()]
     last = one_line(lines[-1], 300) if lines else ""

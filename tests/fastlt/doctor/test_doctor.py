@@ -1,8 +1,11 @@
 """`fastlt doctor` on this machine, and what it says where something raises, crashes or hangs."""
 
+import signal
 import subprocess
 import sys
+import time
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,25 @@ def test_what_an_attempt_made_is_told_and_nothing_of_it_stays():
     assert tried("import os; os.abort()").said == "crashes (SIGABRT)"
     assert tried("raise SystemExit(3)").said == "ends with status 3"
     assert tried("import subprocess; subprocess.run(['sleep', '600'])", 1).said == "hangs: nothing came of it in 1 s"
+
+
+@pytest.mark.medium
+def test_ctrl_c_ends_what_is_tried_too(tmp_path):
+    tried = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    code = "import sys; from fastlt.doctor.doctor import run_attempt\n" + (
+        f"run_attempt([sys.executable, '-c', {tried!r}], 'it', True, '', 600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+    left = Path("/proc", (tmp_path / "pid").read_text())
+    while left.exists() and "State:\tZ" not in (left / "status").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
 
 @pytest.mark.slow

@@ -51,16 +51,20 @@ def contents(data: EncodedDataset) -> Contents:
         raise ValueError(f"{data.path} has no {FILE} to credit anybody by: encode again.")
     licenses: Counter[str] = Counter()
     sources: Counter[str] = Counter()
-    last, labels = -1, data.split("train").labels()
+    last, counts = -1, data.label_space.counts
     for credit in read_credits(data.path):
         licenses[credit.license] += 1
         sources[credit.source] += 1
         last = credit.sample
-    if last >= len(labels):
-        raise ValueError(f"{data.path / FILE} is of another data set: it has an image {last:,} of {len(labels):,}.")
+    credited, crawled = sum(licenses.values()), sum(counts[data.label_space.num_targets :])
+    if (data.path / FILE).is_file() and (credited != crawled or (crawled and last != sum(counts) - 1)):
+        raise ValueError(  # or what it lacks would count as its maker's own
+            f"{data.path / FILE} is cut off, or of another data set: it credits {credited:,} images of the {crawled:,} "
+            "that came from a catalog. Encode again."
+        )
     number = sum(sum(split.counts) for split in data.splits.values())
     own_license = str(settings(data).get("own_license", ""))
-    return Contents(number, number - sum(licenses.values()), own_license, dict(licenses), dict(sources))
+    return Contents(number, number - credited, own_license, dict(licenses), dict(sources))
 
 
 def settings(data: EncodedDataset) -> dict[str, Any]:

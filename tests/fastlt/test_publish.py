@@ -196,6 +196,7 @@ def test_ones_own_images_need_a_license(folder, hub):
     ("damage", "sentence"),
     [
         (lambda folder: (folder / "good" / "ATTRIBUTION.csv").unlink(), "it has no ATTRIBUTION.csv to credit anybody"),
+        (lambda folder: _cut(folder / "good" / "ATTRIBUTION.csv"), "ATTRIBUTION.csv is cut off, or of another"),
         (lambda folder: (folder / "good" / "val.idx").unlink(), "val.idx is not the index of val.tar"),
         (lambda folder: _flip(folder / "good" / "train.tar"), "train.tar does not have the sha256 of its manifest"),
         (lambda folder: (folder / "good" / "label_space.json").unlink(), "there is no label space at"),
@@ -211,6 +212,11 @@ def test_what_is_not_whole_is_refused(folder, damage, sentence):
     done = run_here(["publish", name, "--to", "me/x", "--endpoint", "http://127.0.0.1:1", "--yes"], folder)
     assert done.returncode == 1
     assert sentence in done.stderr
+
+
+def _cut(file: Path) -> None:
+    """Behind a row, as by a disk that was full."""
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
 
 
 def _flip(file: Path) -> None:

@@ -77,6 +77,10 @@ class Snapshot:
         for image, verdict in catalog.images_by_hand().items():
             self.set_hand(image, verdict)
         self._by_category = np.argsort(self.categories, kind="stable").astype(np.int32)
+        ordered = self.categories[self._by_category]
+        is_first = np.diff(ordered, prepend=ordered[:1] - 1) != 0
+        self._filled, self._category = ordered[is_first], np.empty(len(ordered), np.int32)  # categories, and position
+        self._category[self._by_category] = np.cumsum(is_first) - 1
         self._by_similarity = np.lexsort((self.ids, self.similarity)).astype(np.int32)
 
     def set_hand(self, image: int, verdict: str) -> None:
@@ -205,15 +209,14 @@ class Snapshot:
 
     def by_category(self, rejected: set[int]) -> dict[int, tuple[int, int, float]]:
         """{category: (images, taken ones, mean similarity or NaN)}."""
-        most = int(self.categories.max()) + 1 if len(self.ids) else 0
-        known = self.similarity != NONE
-        images = np.bincount(self.categories, minlength=most)
-        taken = np.bincount(self.categories[self.taken(rejected)], minlength=most)
-        sums = np.bincount(self.categories[known], self.similarity[known] / MILLION, most)
+        most, of, known = len(self._filled), self._category, self.similarity != NONE
+        images = np.bincount(of, minlength=most)
+        taken = np.bincount(of[self.taken(rejected)], minlength=most)
+        sums = np.bincount(of[known], self.similarity[known] / MILLION, most)
         with np.errstate(invalid="ignore", divide="ignore"):
-            means = sums / np.bincount(self.categories[known], minlength=most)
-        chosen = np.flatnonzero(images).tolist()
-        return {at: (int(images[at]), int(taken[at]), float(means[at])) for at in chosen}
+            means = sums / np.bincount(of[known], minlength=most)
+        columns = (images.tolist(), taken.tolist(), means.tolist())
+        return dict(zip(self._filled.tolist(), zip(*columns, strict=True), strict=True))
 
     def samples(self, categories: list[int], number: int, rejected: set[int]) -> dict[int, list[int]]:
         """A few images of each category, from the most to the least alike: taken ones, if there are any."""

@@ -1,6 +1,9 @@
 """What the page is told of what it asked for."""
 
 import os
+import re
+import resource
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -24,6 +27,25 @@ def test_an_added_category_that_is_refused_shows_no_other_one(desk):
     assert (answer["done"], answer["category"]) == (0, None)
     assert answer["refused"][0] == "hawk: 'Hawk' is the target class 'hawk'"
     assert desk.decide({"verdict": "add", "title": "Red kite", "targets": ["hawk"]})["category"]["title"] == "Red kite"
+
+
+def test_numbers_of_categories_cost_no_memory(judged):
+    """A stranger's catalog may have any; 16 GB would be one of 8 bytes for each number that there could be."""
+    with sqlite3.connect(judged) as connection:
+        connection.execute("UPDATE category SET id = ? WHERE name = 'gull'", [2**31 - 1])
+        for table in ("image", "candidate", "neighbor"):
+            connection.execute(f"UPDATE {table} SET category = ? WHERE category = 3", [2**31 - 1])
+    connection.close()
+    opened = Desk(judged, TargetPictures(None, None))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        now = 1024 * int(re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+        resource.setrlimit(resource.RLIMIT_AS, (now + 2**31, before[1]))
+        found = opened.categories({"text": "gull"})["categories"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+        opened.close()
+    assert [(row["images"], row["taken"], row["similarity"]) for row in found] == [(2, 1, 0.893)]
 
 
 def test_many_repeats_are_named_by_one_look_at_the_table_of_filter(desk, judged):

@@ -52,7 +52,8 @@ def _walk(folder: str, above: tuple[str, ...]) -> Iterator[str]:
     for entry in entries:
         if is_hidden(entry.name):
             continue
-        if not entry.is_dir():
+        # A link that leads nowhere, or back to itself, is no folder; `entry.is_dir` would raise.
+        if not (os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()):
             yield entry.path
             continue
         place = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastlt.foreign import table_cell
-from fastlt.messages import one_line
+from fastlt.messages import harmless, one_line
 
 Form = Literal["table", "csv", "jsonl"]
 UNSURE = "unsure"
@@ -76,8 +76,14 @@ def _csv_line(cells: Sequence[str]) -> str:
 
 def _json_line(said: Prediction) -> str:
     if said.error:
-        return json.dumps({"file": said.file, "error": said.error}, ensure_ascii=False) + "\n"
+        return _json({"file": said.file, "error": said.error})
     name, probability = said.best[0]
     about = {"file": said.file, "class": None if said.unsure else name, "probability": round(probability, 6)}
     top = [{"class": name, "probability": round(p, 6)} for name, p in said.best]
-    return json.dumps(about | {"unsure": said.unsure, "top": top}, ensure_ascii=False) + "\n"
+    return _json(about | {"unsure": said.unsure, "top": top})
+
+
+def _json(value: dict[str, object]) -> str:
+    """A line; of what a terminal obeys it has the escapes, or that would be lost on the way there."""
+    line = json.dumps(value, ensure_ascii=False)
+    return (line if harmless(line) == line else json.dumps(value)) + "\n"

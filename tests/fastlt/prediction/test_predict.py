@@ -84,6 +84,32 @@ def test_what_cannot_be_read_is_named_and_counted(workshop, trained):
     ]  # fmt: skip
 
 
+def test_odd_names_come_back_as_they_are_and_links_that_lead_nowhere_stop_nothing(workshop, trained):
+    folder = workshop.folder / "odd"
+    folder.mkdir()
+    one = next((workshop.folder / "species" / "val" / "genus00_species0").iterdir()).read_bytes()
+    names = [
+        "new\nline.jpg",
+        "esc\x1b[31m.jpg",
+        "bidi\u202egpj.exe.jpg",
+        "line\u2028.jpg",
+        "latin\udce9.jpg",
+        "größe.jpg",
+    ]
+    for name in names:
+        (folder / name).write_bytes(one)
+    (folder / "ring").symlink_to("ring")
+    (folder / "nowhere").symlink_to("gone")
+    done = predict(workshop, "trained", "odd", "--format", "jsonl")
+    assert done.returncode == 3, done.stderr
+    said = {
+        entry["file"]: entry for entry in map(json.loads, done.stdout.encode(errors="backslashreplace").splitlines())
+    }
+    assert {f"odd/{name}" for name in names} == {name for name, entry in said.items() if "class" in entry}
+    assert said["odd/ring"]["error"] == "Too many levels of symbolic links"
+    assert "größe" in done.stdout
+
+
 def test_under_a_threshold_it_is_unsure(workshop, trained):
     done = predict(workshop, "trained", "species/val/genus00_species0", "--threshold", 1)
     assert done.returncode == 0, done.stderr

@@ -96,8 +96,12 @@ class Database:
             self._create_or_migrate(create)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter: SQLite quotes what it cannot parse
             self.connection.close()
-            full = " (its disk is full: make room)" * (shutil.disk_usage(path.parent).free < _ROOM)
-            raise ValueError(f"{path} cannot be used as a catalog: {one_line(error, 300)}{full}.") from None
+            why = one_line(error, 300)
+            if shutil.disk_usage(path.parent).free < _ROOM:
+                why += " (its disk is full: make room)"
+            elif "unable to open" in why or "readonly" in why:
+                why += " (also to read it, file and folder have to be writable: SQLite keeps files beside it)"
+            raise ValueError(f"{path} cannot be used as a catalog: {why}.") from None
 
     def _create_or_migrate(self, create: bool) -> None:
         if self._number("PRAGMA user_version") == schema.VERSION:  # and nobody who writes is in the way

@@ -159,6 +159,8 @@ class Decisions(Classes, Candidates, Images):
         """Does what was decided; the decision as it is written down, and what was before."""
         if decision.verdict not in VERDICTS.get(decision.kind, ()):
             raise RefusedError(f"{decision.verdict!r} is nothing to be decided of {decision.kind!r}")
+        if decision.target_name and decision.kind != "pair":  # or there would be two last decisions about one thing
+            raise RefusedError("a target class belongs to pairs alone")
         if decision.kind == "image":
             self._require_followable(decision)
             return decision, None

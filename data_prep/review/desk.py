@@ -38,6 +38,7 @@ class Desk:
 
     def __init__(self, path: Path, targets: TargetPictures) -> None:
         self._path, self._targets = path, targets
+        self._file = _identity(path)
         self._reader, self._writer = Catalog(path), Catalog(path)
         self._reading, self._writing, self._loading = threading.Lock(), threading.Lock(), threading.Lock()
         self._snapshot: Snapshot | None = None
@@ -51,12 +52,17 @@ class Desk:
         for catalog in (self._reader, self._writer):
             catalog.connection.close()
 
+    def is_writing(self) -> bool:
+        """Whether a decision is being written, or waits for others who write."""
+        return self._writing.locked()
+
     def overview(self, fresh: bool = False) -> dict[str, Any]:
         """Counts, what sliders count by, thresholds and the last decision.
 
         Args:
             fresh: read the columns again if others have written since.
         """
+        self._require_same_file()
         if fresh and self._is_changed():
             self._load(again=True)
         snapshot = self._columns()
@@ -145,6 +151,7 @@ class Desk:
     def undo(self, batch: object) -> dict[str, Any]:
         """Takes the last decision back, if it is still the last one."""
         with self._writing, self._own_write():
+            self._require_same_file()
             undone = self._writer.undo(batch if type(batch) is int else 0)
             by_hand = self._writer.images_by_hand() if undone else {}
             ids = [self._writer.candidate_of_url(d.what) for d in undone if d.kind == "image"]
@@ -173,6 +180,7 @@ class Desk:
         low, high = _threshold(gamma1), _threshold(gamma2)
         if high is None or (gamma1 is not None and low is None) or (low is not None and low >= high):
             raise ValueError("the lower threshold must be below the upper one.")
+        self._require_same_file()
         with self._writing, held_catalog(self._path, "review"):
             settings = self._writer.json_setting("filter")
             below = _number(settings.get("labels_below")) or _number(settings.get("gamma2"))
@@ -202,6 +210,7 @@ class Desk:
         if verdict not in ("keep", "drop") or len(images) > _MOST_AT_ONCE:
             raise ValueError(f"keep or drop {_MOST_AT_ONCE:,} images at most.")
         with self._writing, self._own_write():
+            self._require_same_file()
             rows = self._writer.images_shown(images)
             ids = {row["url"]: image for image, row in rows.items()}
             decided = self._writer.decide([Decision("image", url, verdict) for url in ids])
@@ -229,6 +238,7 @@ class Desk:
         if not isinstance(what or "", str) or not isinstance(title or "", str):
             raise ValueError("categories are named by their names.")
         with self._writing, self._own_write():
+            self._require_same_file()
             decisions = self._category_decisions(what or "", verdict, title or "", targets or [])
             decided = self._writer.decide(decisions)
         self._rows = None
@@ -297,6 +307,14 @@ class Desk:
                 self._seen, self._rows = seen, None
             return self._snapshot
 
+    def _require_same_file(self) -> None:
+        """Raises ValueError where decisions would go into a file that nobody finds any more."""
+        if _identity(self._path) != self._file:
+            raise ValueError(
+                f"{self._path.name} was removed or replaced since it was opened here: end `fastlt review` and start it "
+                "again."
+            )
+
     def _is_changed(self) -> bool:
         with self._reading:
             return self._seen not in (-1, self._reader.data_version())
@@ -330,6 +348,15 @@ class Desk:
         """What every answer says: whether others have written since, and what may be undone."""
         batch, last = self._last()
         return {"changed": self._is_changed(), "last": {"batch": batch, "told": _told(last)} if batch else None}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of the same name; None where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
 
 
 def _shown_image(row: Any) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from fastlt.atomic import write_text
@@ -13,11 +15,19 @@ from fastlt.data_prep.inputs.text import read_text
 from fastlt.foreign import parse_json
 from fastlt.messages import listed
 
+_OF_A_CATALOG = ("", "-wal", "-shm", "-journal", ".lock")  # how names of its files end
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?\+00:00")
 
 
 def write_decisions(catalog: Catalog, file: Path) -> int:
-    """Writes the last decision about each thing; how many."""
+    """Writes the last decision about each thing; how many.
+
+    Raises:
+        ValueError: what is there is not to be written over.
+    """
+    ours = {str(catalog.path.resolve()) + end for end in _OF_A_CATALOG}
+    if str(file.resolve()) in ours or (file.exists() and not file.is_file()):
+        raise ValueError(f"--export {file} is a folder, a device, or the catalog's own: name another file.")
     decisions = catalog.decisions()
     lines = [
         json.dumps({key: value for key, value in decision._asdict().items() if value}, ensure_ascii=False)
@@ -50,6 +60,12 @@ def _named(decision: Decision) -> str:
     return f"{name} beside {decision.target_name}" if decision.target_name else name
 
 
+def _is_time(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(_TIME.fullmatch(text) and datetime.fromisoformat(text))
+    return False
+
+
 def _read(file: Path) -> list[Decision]:
     decisions = []
     for number, line in enumerate(read_text(file, "decisions").split("\n"), 1):
@@ -60,7 +76,8 @@ def _read(file: Path) -> list[Decision]:
             if not isinstance(fields, dict) or not all(isinstance(value, str) for value in fields.values()):
                 raise ValueError("it is no object of texts")
             decision = Decision(**fields)
-            if not _TIME.fullmatch(decision.made):
+            "".join(fields.values()).encode()  # halves of characters are none
+            if not _is_time(decision.made):
                 raise ValueError("'made' is no time such as 2026-01-31T12:00:00+00:00")
         except (ValueError, TypeError) as error:
             raise ValueError(f"line {number} of {file} is no decision: {error}.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -54,8 +55,13 @@ class Guard:
         status, rest = self._judge(scope)
         if status == 200:
             inside = {**scope, "path": rest, "raw_path": rest.encode(errors="surrogateescape"), "root_path": ""}
-            return await self._app(inside, receive, with_headers)
-        said = {404: b"not found", 403: b"not from here", 411: b"length required", 413: b"too long"}[status]
+            try:
+                return await self._app(inside, receive, with_headers)
+            except asyncio.CancelledError:  # the server ends, and waits no longer
+                status = 503
+        said = {404: b"not found", 403: b"not from here", 411: b"length required", 413: b"too long", 503: b"ended"}[
+            status
+        ]
         headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(said)).encode())]
         await with_headers({"type": "http.response.start", "status": status, "headers": headers})
         await with_headers({"type": "http.response.body", "body": said})

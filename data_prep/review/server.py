@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +57,12 @@ def serve(desk: Desk, port: int) -> None:
     threading.Thread(
         target=_quietly(desk.overview), daemon=True
     ).start()  # or the first page would wait for the columns
-    uvicorn.Server(config).run(sockets=[listener])
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        if desk.is_writing():  # for up to a minute; SQLite leaves all of it or nothing
+            print("a decision that waited for others who write was given up", file=sys.stderr, flush=True)
+            os._exit(130)
 
 
 def application(desk: Desk) -> Starlette:
@@ -79,18 +86,19 @@ def application(desk: Desk) -> Starlette:
         return respond
 
     def picture(request: Request) -> Response:
-        return _picture(desk.picture(request.path_params["image"]))
+        return _answer(lambda: desk.picture(int(request.path_params["image"])), _picture)
 
     def target_picture(request: Request) -> Response:
-        return _picture(desk.target_picture(request.path_params["name"], request.path_params["number"]))
+        name, number = request.path_params["name"], request.path_params["number"]
+        return _answer(lambda: desk.target_picture(name, int(number)), _picture)
 
     gets: dict[str, Callable[[Request], Response]] = {
         "/api/overview": answer(lambda request: desk.overview(fresh="fresh" in request.query_params)),
         "/api/images": answer(lambda request: desk.images(dict(request.query_params))),
         "/api/categories": answer(lambda request: desk.categories(dict(request.query_params))),
         "/api/targets": answer(lambda request: desk.targets(request.query_params.get("text", ""))),
-        "/image/{image:int}": picture,
-        "/target/{number:int}/{name:path}": target_picture,
+        "/image/{image}": picture,
+        "/target/{number}/{name:path}": target_picture,
     }
     posts = {
         "/api/decide": change(desk.decide),
@@ -113,11 +121,17 @@ def _file(path: Path) -> Callable[[Request], Response]:
     return lambda request: Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
 
-def _answer(asked: Callable[[], Any]) -> Response:
+def _json(found: Any) -> Response:
+    return JSONResponse(found, headers={"cache-control": "no-store"})
+
+
+def _answer(asked: Callable[[], Any], shown: Callable[[Any], Response] = _json) -> Response:
     try:
-        return JSONResponse(asked(), headers={"cache-control": "no-store"})
+        return shown(asked())
     except sqlite3.OperationalError as error:
         said, status = f"the catalog cannot be used now: {one_line(error, 200)}. Try again in a while.", 503
+    except sqlite3.DatabaseError as error:
+        said, status = f"the catalog cannot be used: {one_line(error, 200)}.", 500
     except (ValueError, OverflowError) as error:
         said, status = one_line(error, 1000), 400
     return JSONResponse({"error": said}, status)

@@ -146,6 +146,7 @@ def test_decisions_survive_another_crawl(tmp_path):
         (Decision("title", "kite", "rename", title="x" * 101), "100 at most"),
         (Decision("category", "kite", "keep"), "'keep' is nothing to be decided of 'category'"),
         (Decision("species", "kite", "keep"), "nothing to be decided of 'species'"),
+        (Decision("image", "http://images.test/1", "keep", "hawk"), "a target class belongs to pairs alone"),
     ],
 )
 def test_what_makes_no_sense_is_refused(judged, decision, why):
@@ -222,6 +223,11 @@ def test_a_category_that_was_added_and_accepted_later_is_brought_to_another_cata
         ('{"kind": "image", "what": "http://a", "verdict": "keep"}', "'made' is no time"),
         ('{"what": "http://a"}', "missing 2 required positional arguments"),
         ("{", "Expecting property name"),
+        (
+            '{"kind": "image", "what": "a", "verdict": "keep", "made": "9999-99-99T99:99:99+00:00"}',
+            "'made' is no time",
+        ),
+        ('{"kind": "image", "what": "\\ud800", "verdict": "keep"}', "surrogates not allowed"),
     ],
 )
 def test_files_that_hold_no_decisions(judged, tmp_path, line, why):
@@ -231,6 +237,17 @@ def test_files_that_hold_no_decisions(judged, tmp_path, line, why):
     assert done.returncode == 1
     assert done.stderr.startswith(f"fastlt: error: line 2 of {file} is no decision: ")
     assert why in done.stderr
+
+
+def test_an_export_replaces_no_catalog_and_no_device(judged, tmp_path):
+    (tmp_path / "link").symlink_to(judged)
+    (tmp_path / "folder").mkdir()
+    content = judged.read_bytes()
+    for out in (judged, f"{judged}-wal", f"{judged}.lock", tmp_path / "link", tmp_path / "folder", "/dev/null"):
+        done = run_here(["review", str(judged), "--export", str(out)])
+        assert "or the catalog's own: name another file" in done.stderr
+    assert judged.read_bytes() == content
+    assert run_here(["review", str(judged), "--export", f"{judged}_decisions.jsonl"]).returncode == 0
 
 
 def test_options_that_contradict_each_other(judged, tmp_path):

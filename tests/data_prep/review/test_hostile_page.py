@@ -101,6 +101,8 @@ def test_bodies_without_sense_are_one_sentence(served, judged, body):
     assert json.loads(answer)["error"]
     for words in ("after=x", "category=x", "order=far&after=1"):
         assert ask(address, "GET", f"{home.path}api/images?{words}", {})[0] == 400
+    for number in ("9" * 20, "9" * 5000, "x"):
+        assert ask(address, "GET", f"{home.path}image/{number}", {})[0] == 400
 
 
 def test_it_listens_on_this_machine_alone(served, judged):

@@ -1,10 +1,16 @@
 """The page of `fastlt review`, in a real browser: what a person clicks and types is what encode takes."""
 
 import contextlib
+import os
+import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from PIL import Image
@@ -13,6 +19,7 @@ from fastlt.data_prep.catalog import Catalog, held_catalog
 from fastlt.dataset.encoded import EncodedDataset
 from support.command import run_here
 from support.crawling import photograph
+from support.paths import with_support
 
 pytestmark = pytest.mark.medium
 
@@ -366,6 +373,57 @@ def test_a_tab_that_was_left_open_and_two_tabs(page, served, judged, browser):
         page.get_by_text("Undone: keep 1 image").wait_for()
     with Catalog(judged) as catalog:
         assert catalog.images_by_hand() == {1: "keep"}
+
+
+def test_no_decision_goes_into_a_catalog_that_is_gone(page, served, judged, tmp_path):
+    other = Path(shutil.copy(judged, tmp_path / "other.sqlite"))
+    page.goto(served(judged) + "#images")
+    page.wait_for_selector(".tile")
+    for change in (judged.unlink, lambda: other.rename(judged)):
+        change()
+        page.locator(".tile").first.click()
+        page.keyboard.press("d")
+        page.wait_for_selector("#said.error")
+        assert "was removed or replaced since it was opened" in page.inner_text("#said")
+    with Catalog(judged) as catalog:
+        assert catalog.decisions() == []
+
+
+def test_a_catalog_that_was_damaged_meanwhile_is_one_sentence(page, served, judged):
+    page.goto(served(judged) + "#images")
+    page.wait_for_selector(".tile")
+    with Catalog(judged) as catalog:
+        catalog.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    judged.write_bytes(judged.read_bytes()[:4096] + bytes(100_000))
+    page.locator(".tile").first.click()
+    page.keyboard.press("d")
+    page.wait_for_selector("#said.error")
+    assert "the catalog cannot be used: " in page.inner_text("#said")
+
+
+def test_it_ends_while_a_decision_waits(judged):
+    command = [sys.executable, "-m", "fastlt", "review", str(judged)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=with_support() | os.environ
+    )
+    address = process.stdout.readline().strip()
+    with Catalog(judged) as catalog, catalog.transaction():
+        sent = threading.Thread(target=_drop_an_image, args=(address,))
+        sent.start()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        sent.join()
+    said = process.stderr.read()
+    assert "a decision that waited for others who write was given up" in said
+    assert "Traceback" not in said
+
+
+def _drop_an_image(address: str) -> None:
+    origin = address.rsplit("/", 2)[0]
+    request = Request(f"{address}api/decide", b'{"images": [1], "verdict": "drop"}', {"Origin": origin})
+    with contextlib.suppress(OSError):
+        urlopen(request, timeout=60).close()
 
 
 def test_long_lists_come_as_one_scrolls(page, served, tmp_path):

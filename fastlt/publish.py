@@ -93,14 +93,14 @@ def _model(folder: Path) -> Parcel:
     if missing:
         raise ValueError(f"{folder} is not whole, it has no {listed(missing)}: run `fastlt export` again.")
     try:
-        labels = load_json(folder / "model.json")["labels"]
+        number_of_labels = len(load_json(folder / "model.json")["labels"])
         with safe_open(folder / "model.safetensors", framework="numpy") as stored:
             number = len(stored.keys())
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} is damaged ({one_line(error)}): run `fastlt export` again.") from None
     names = [name for name in (*_NEEDED, *_EITHER, *_MAYBE) if (folder / name).is_file()]
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
-    return Parcel("model", files, f"a model of {len(labels):,} classes, {number:,} tensors")
+    return Parcel("model", files, f"a model of {number_of_labels:,} classes, {number:,} tensors")
 
 
 def _data_set(folder: Path, own_license: str) -> Parcel:
@@ -193,6 +193,8 @@ def _pushed(parcel: Parcel, folder: Path, repository: str, endpoint: str, privat
             if may_be_missing and getattr(getattr(error, "response", None), "status_code", 0) == 404:
                 return None
             why = one_line(secrets.hide(str(error)), 400).rstrip(".")
+            if isinstance(error, KeyError | TypeError | AttributeError | json.JSONDecodeError):
+                why = f"it does not answer as a hub does ({why})"
             raise ValueError(f"{shown_url(endpoint)} did not take {repository}: {why}.") from None
 
     found = tried(lambda: api.repo_info(repository, repo_type=parcel.kind), may_be_missing=True)

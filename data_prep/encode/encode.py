@@ -154,8 +154,8 @@ def _write(
     settings = _settings(options, digest, sorted(broken))
     if sources.own_license:
         settings["own_license"] = sources.own_license
-    if sources.catalog:
-        settings["catalog"] = credit(partial.path, kept, sources)
+    # Also where there is none: a data set that says nothing is of before, and its images may be anybody's.
+    settings["catalog"] = credit(partial.path, kept, sources) if sources.catalog else None
     partial.complete(manifest_json(options.format, splits, settings))
 
 

@@ -45,10 +45,17 @@ def contents(data: EncodedDataset) -> Contents:
     """Counts them.
 
     Raises:
-        ValueError: ATTRIBUTION.csv is missing, damaged, or of another data set.
+        ValueError: ATTRIBUTION.csv is missing, damaged, or of another data set, or nobody knows whether there has to be
+            one.
     """
-    if settings(data).get("catalog") and not (data.path / FILE).is_file():
+    made = settings(data)
+    has_credits = (data.path / FILE).is_file()
+    if made.get("catalog") and not has_credits:
         raise ValueError(f"{data.path} has no {FILE} to credit anybody by: encode again.")
+    if data.label_space.auxiliary_names and not has_credits and "catalog" not in made:
+        raise ValueError(
+            f"{data.path} was encoded before data sets said whose the images of auxiliary classes are: encode again."
+        )
     licenses: Counter[str] = Counter()
     sources: Counter[str] = Counter()
     last, counts = -1, data.label_space.counts
@@ -57,19 +64,22 @@ def contents(data: EncodedDataset) -> Contents:
         sources[credit.source] += 1
         last = credit.sample
     credited, crawled = sum(licenses.values()), sum(counts[data.label_space.num_targets :])
-    if (data.path / FILE).is_file() and (credited != crawled or (crawled and last != sum(counts) - 1)):
+    if has_credits and (credited != crawled or (crawled and last != sum(counts) - 1)):
         raise ValueError(  # or what it lacks would count as its maker's own
             f"{data.path / FILE} is cut off, or of another data set: it credits {credited:,} images of the {crawled:,} "
             "that came from a catalog. Encode again."
         )
     number = sum(sum(split.counts) for split in data.splits.values())
-    own_license = str(settings(data).get("own_license", ""))
+    own_license = str(made.get("own_license", ""))
     return Contents(number, number - credited, own_license, dict(licenses), dict(sources))
 
 
 def settings(data: EncodedDataset) -> dict[str, Any]:
     """How it was encoded, as its manifest says."""
-    return load_json(data.path / "manifest.json")["settings"]
+    found = load_json(data.path / "manifest.json").get("settings")
+    if not isinstance(found, dict) or not isinstance(found.get("catalog") or {}, dict):
+        raise ValueError(f"{data.path / 'manifest.json'} is damaged, its settings are none: encode again.")
+    return found
 
 
 def write_card(path: Path) -> None:

@@ -198,17 +198,24 @@ def test_ones_own_images_need_a_license(folder, hub):
         (lambda folder: (folder / "good" / "ATTRIBUTION.csv").unlink(), "it has no ATTRIBUTION.csv to credit anybody"),
         (lambda folder: _cut(folder / "good" / "ATTRIBUTION.csv"), "ATTRIBUTION.csv is cut off, or of another"),
         (lambda folder: (folder / "good" / "val.idx").unlink(), "val.idx is not the index of val.tar"),
+        (lambda folder: _of_before(folder / "good"), "good was encoded before data sets said whose the images of"),
+        (lambda folder: _say(folder / "good" / "manifest.json", settings=3), "good/manifest.json is damaged"),
         (lambda folder: _flip(folder / "good" / "train.tar"), "train.tar does not have the sha256 of its manifest"),
         (lambda folder: (folder / "good" / "label_space.json").unlink(), "there is no label space at"),
         (lambda folder: (folder / "model" / "README.md").unlink(), "model is not whole, it has no README.md"),
         (lambda folder: (folder / "model" / "config.json").unlink(), "model is not whole, it has no config.json"),
         (lambda folder: os.truncate(folder / "model" / "model.safetensors", 5000), "model is damaged ("),
+        (lambda folder: _say(folder / "model" / "model.json", labels=5), "model is damaged ("),
         (lambda folder: (folder / "model" / "model.safetensors").unlink(), "neither an exported model nor an encoded"),
     ],
 )
 def test_what_is_not_whole_is_refused(folder, damage, sentence):
     damage(folder)
-    name = "good" if "good" in sentence or any(n in sentence for n in ("ATTR", "val", "train", "label")) else "model"
+    name = (
+        "good"
+        if "good" in sentence or any(n in sentence for n in ("ATTR", "val", "train.", "label space"))
+        else "model"
+    )
     done = run_here(["publish", name, "--to", "me/x", "--endpoint", "http://127.0.0.1:1", "--yes"], folder)
     assert done.returncode == 1
     assert sentence in done.stderr
@@ -217,6 +224,18 @@ def test_what_is_not_whole_is_refused(folder, damage, sentence):
 def _cut(file: Path) -> None:
     """Behind a row, as by a disk that was full."""
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+
+
+def _say(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def _of_before(data: Path) -> None:
+    """As data sets were before they had credits; nobody knows that its auxiliary images are others'."""
+    settings = json.loads((data / "manifest.json").read_text())["settings"]
+    del settings["catalog"]
+    _say(data / "manifest.json", settings=settings)
+    (data / "ATTRIBUTION.csv").unlink()
 
 
 def _flip(file: Path) -> None:

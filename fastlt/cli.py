@@ -395,6 +395,10 @@ class Doctor:
     timeout: float = 600.0
     """Seconds that each attempt may take; a first one compiles."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout <= 86_400:
+            raise OptionError(f"--timeout is {self.timeout:g}; give seconds, up to a day of them.")
+
     def run(self) -> None:
         from functools import partial
 

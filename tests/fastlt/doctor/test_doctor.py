@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastlt.doctor.doctor import Found, doctor, run_attempt
+from support.command import run_here
 from support.paths import ROOT
 
 
@@ -70,3 +71,10 @@ def test_a_broken_package_is_named_with_what_to_type(tmp_path):
     assert done.returncode == 1
     assert "FAILS   loss, numba         ImportError: Numba needs NumPy 2.3 or less" in done.stdout
     assert "NOT all that fastlt needs works here: see FAILS." in done.stdout
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_no_time_for_attempts_is_told_before_all_of_them_fail(seconds):
+    done = run_here(["doctor", "--timeout", seconds])
+    assert done.returncode == 1
+    assert f"--timeout is {seconds}; give seconds" in done.stderr

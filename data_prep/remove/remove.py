@@ -18,7 +18,7 @@ from fastlt.data_prep.crawl.parts.part import parts_of
 from fastlt.data_prep.filter.embedding_store import erase_rows, image_keys
 from fastlt.data_prep.remove.holes import erase_samples
 from fastlt.data_prep.remove.wanted import Found, Wanted, find
-from fastlt.dataset.attribution import FILE, read_credits
+from fastlt.dataset.attribution import FILE, cell, read_credits
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.dataset.shortened import finish_swap, shorten
 from fastlt.messages import listed
@@ -57,7 +57,7 @@ def remove(catalog: Catalog, wanted: Wanted, encoded: Sequence[Path], dry_run: b
     rejected = f", {len(found.categories):,} categories rejected" if found.categories else ""
     said.append(f"{catalog.path}: {number:,} URLs dropped, which are not fetched again{rejected}")
     said += _erase(catalog)
-    removed = set(catalog.removed_urls()) if encoded else set()
+    removed = {cell(url) for url in catalog.removed_urls()} if encoded else set()
     for folder in encoded:
         if not _has_credits(folder):
             left.append(_again(folder, catalog.path))
@@ -83,7 +83,7 @@ def _dry(catalog: Catalog, found: Found, encoded: Sequence[Path]) -> list[str]:
     urls, images = catalog.urls_of(ids), catalog.num_images_of(ids)
     said = [f"{catalog.path}: {len(urls):,} URLs would be dropped, with {images:,} images in shards"]
     said += [f"  {url}" for url in sorted(urls)[:20]] + ["  ..."] * (len(urls) > 20)
-    urls |= set(catalog.removed_urls())
+    urls = {cell(url) for url in (*urls, *catalog.removed_urls())}
     for folder in encoded:
         number = sum(credit.url in urls for credit in read_credits(folder))
         said.append(

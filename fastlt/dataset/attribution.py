@@ -28,14 +28,18 @@ class Credit(NamedTuple):
     source: str
 
 
+def cell(text: str) -> str:
+    """A text as a row of the file has it, which is shorter where the text is odd: to be looked for there as this."""
+    return table_cell(one_line(text, _LONGEST))
+
+
 def write_credits(folder: Path, credits: Iterable[Credit]) -> None:
     """Writes the file of a folder. No cell of it is a formula to a spreadsheet, and each row is a line."""
     with new_file(folder / FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(COLUMNS)
         for name, index, *said in credits:
-            cells = [table_cell(one_line(text, _LONGEST)) for text in said]
-            table.writerow([table_cell(name), index, *cells])
+            table.writerow([table_cell(name), index, *map(cell, said)])
 
 
 def read_credits(folder: Path) -> Iterator[Credit]:

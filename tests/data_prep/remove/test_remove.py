@@ -246,6 +246,21 @@ def test_removals_of_before_are_carried_into_another_set(folder):
     assert "ffcv: holds none of what was removed" in said
 
 
+def test_an_odd_url_is_found_in_a_set(folder):
+    """ATTRIBUTION.csv has no two spaces beside each other, the catalog has."""
+    odd = "http://images.test/two  spaces\u202e.jpg"
+    with Catalog(folder / "c.sqlite") as catalog:
+        catalog.connection.execute(
+            "UPDATE candidate SET url = ? WHERE id = (SELECT max(id) FROM image_in_use WHERE state != 'dropped')", [odd]
+        )
+    assert type_here(folder, *encode_words("odd"), "--format", "webdataset")[0] == 0
+    status, said = type_here(folder, "remove", "c.sqlite", "--url", odd, "--encoded", "odd", "--dry-run")
+    assert "odd: 1 images would be removed" in said
+    status, said = type_here(folder, "remove", "c.sqlite", "--url", odd, "--encoded", "odd")
+    assert status == 0, said
+    assert "odd: 1 of 8 training images removed" in said
+
+
 def test_what_filter_drew_is_left_to_do_until_it_is_drawn_anew(folder):
     (folder / "c_filter.csv").write_text("image,url\n")
     os.utime(folder / "c_filter.csv", (1e9, 1e9))

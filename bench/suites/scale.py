@@ -167,7 +167,7 @@ def _one_host(world: World, machine: Machine) -> Iterator[Record]:
 def needs(urls: int, recorded: Recorded, machine: Machine, world: World, held: Record) -> Record:
     """What so many images are as bytes and as machine-hours, if none is lost; None where there is no record."""
     embed = recorded.find("embed", "embedding 4,000 images, tf_efficientnet_lite0 at 128 px")
-    dump = recorded.find("dump", "100,000,000 photos")
+    dump = recorded.find("dump", "50,000,000 photos")
     encode = recorded.find("loaders", "encode photographs", storage="jpg 400")
     hosts = len(crawl_model.zipf(urls, world.hosts, world.exponent))
     rates = {"filter": embed, "encode": encode}

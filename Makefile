@@ -1,7 +1,9 @@
 # Each target installs what it needs first; a second call does not install again.
 export DS_ACCELERATOR ?= $(if $(wildcard /dev/nvidia0),cuda,cpu)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-pytest := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# As many as there are cores, and no more than memory has room for.
+processes := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 6 ? 6 : n)))
+pytest := pytest --numprocesses $(processes) --dist loadfile --no-loadscope-reorder
 
 .PHONY: install install-dev demo test test-fast test-slow fuzz gpu gpu-tests gpu-kernels gpu-shapes gpu-train lint docs clean
 
@@ -24,7 +26,7 @@ test: install-dev
 
 # Kills, long trainings, every ZeRO stage, builds of the package.
 test-slow: install-dev
-	@pytest --numprocesses 2 --dist worksteal -m slow
+	@pytest --numprocesses $(processes) --dist worksteal -m slow
 
 # On a machine with a GPU, where perhaps nothing can be installed: see docs/gpu.md. Results go to bench/results.
 gpu_python = $(if $(PYTHON),$(PYTHON),$(if $(wildcard .venv/bin/python),.venv/bin/python,python3))

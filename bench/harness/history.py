@@ -31,6 +31,7 @@ HEADLINES = {  # suite: {field of its records: unit}
     "scale": {"catalog_bytes": "bytes an image in the catalog", "index_bytes": "bytes an image in the index"},
     "filter": {"precision": "precision", "recall": "recall", **_SPEEDS},
     "embed": {**_SPEEDS, "over_bare": "of bare"},
+    "predict": {**_SPEEDS, "over_loader": "of the loader"},
     "loaders": _SPEEDS,
     "captions": _SPEEDS,
     "review": _SPEEDS,

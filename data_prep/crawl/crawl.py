@@ -129,8 +129,9 @@ class _Crawl:
         assert task
         gc.freeze()  # what imports have made stays, and need not be looked through again and again
         loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS))  # name servers are slow, and asked in threads
-        for ending in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(ending, task.cancel)
+        loop.add_signal_handler(signal.SIGINT, task.cancel)
+        # Once: of a parent that ends, this process hears as often as the parent has threads.
+        loop.add_signal_handler(signal.SIGTERM, lambda: task.cancelling() or task.cancel())
         self._bar = tqdm(
             total=self._catalog.num_waiting(), unit="image", disable=not sys.stderr.isatty(), smoothing=0.05
         )

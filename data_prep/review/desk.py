@@ -157,7 +157,7 @@ class Desk:
             ids = [self._writer.candidate_of_url(d.what) for d in undone if d.kind == "image"]
         for image in filter(None, ids):
             self._columns().set_hand(image, by_hand.get(image, ""))
-        self._rows = None
+        self._forget_rows()
         failed = "" if undone else "another decision was made since, in another tab perhaps: undo that one first"
         with self._reading:
             images = self._reader.images_shown(filter(None, ids))
@@ -201,7 +201,7 @@ class Desk:
                 settings |= {"gamma1": "auto" if low is None else low, "gamma2": high}
                 self._writer.remember_json("filter", settings)
             self._columns().set_reasons(changes)
-            self._rows = None
+            self._forget_rows()
         return {"changed_images": len(changes), "now": dict(reasons_of(changes)), **self._state()}
 
     def _decide_images(self, images: object, verdict: object) -> dict[str, Any]:
@@ -221,7 +221,7 @@ class Desk:
         followed = set(ids) - {d.what for d, _ in (*decided.refused, *decided.unknown)}
         for url in followed:
             self._columns().set_hand(ids[url], verdict)
-        self._rows = None
+        self._forget_rows()
         answer = {
             "done": decided.done,
             "refused": [_text(why) for why in refused],
@@ -241,7 +241,7 @@ class Desk:
             self._require_same_file()
             decisions = self._category_decisions(what or "", verdict, title or "", targets or [])
             decided = self._writer.decide(decisions)
-        self._rows = None
+        self._forget_rows()
         failed = [_text(f"{d.what or d.title}: {why}") for d, why in (*decided.refused, *decided.unknown)]
         name = (decisions[0].what if decided.done else "") if verdict == "add" else what
         shown = self._category_now(name or "", body.get("beside"))
@@ -335,6 +335,10 @@ class Desk:
             with self._reading:
                 self._rows = rows = category_rows(self._reader, snapshot)
         return rows
+
+    def _forget_rows(self) -> None:
+        with self._reading:  # or rows of before, which another thread computes, would be kept after this
+            self._rows = None
 
     def _rejected(self) -> set[int]:
         with self._reading:

@@ -342,7 +342,7 @@ def test_a_run_at_another_size_is_exported_and_goes_on(workshop, tmp_path):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("name", ["levit_128", "maxvit_tiny_tf_224"])
+@pytest.mark.parametrize("name", ["levit_128", pytest.param("maxvit_tiny_tf_224", marks=pytest.mark.slow)])
 def test_a_size_that_a_model_cannot_take_is_a_sentence(name, workshop):
     words = ["recipe.yaml", "data.path=encoded", "output=not_begun", "--ranks", "1", "model.arguments={}"]
     done = workshop.fastlt("train", *words, f"model.name={name}", "data.image_size=200")

@@ -1,6 +1,7 @@
 """Run without TRITON_INTERPRET: compiles the Triton kernels for GPUs that need not be there, in every variant."""
 
 import re
+import sys
 
 from bench.suites.sass import MOST, VARIANTS, compile_rows
 from fastlt.kernels import triton_kernels
@@ -17,7 +18,8 @@ def compile_kernel(kernel, capability: int, dtype: str, shape: dict, **constants
     print(kernel.__name__, dtype, capability, constants, "compiled")
 
 
-for capability, dtype in ((80, "bf16"), (90, "bf16"), (90, "fp16"), (90, "fp32")):
+for word in sys.argv[1:]:  # such as 90:bf16
+    capability, dtype = int(word.partition(":")[0]), word.partition(":")[2]
     shape = {"ROWS": 2, "T": 128, "V": 4 if dtype == "fp32" else 8, "num_warps": 4}
     shape["R"] = 8 // shape["V"]
     variants = [*VARIANTS.values(), VARIANTS[MOST] | {"strengths": True}]

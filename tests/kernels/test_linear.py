@@ -119,6 +119,7 @@ def test_a_head_used_twice_in_one_step(impl, limit, device):
     torch.testing.assert_close(twice, head.weight.grad, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_memory_of_slices_does_not_grow_with_the_classes():
     """512 rows of 200,000 classes would be 0.4 GB of logits; the sliced loss takes a quarter of that."""
     script = """

@@ -57,6 +57,7 @@ def test_bombs_of_every_format_are_stopped_and_cost_nobody_else_an_image(tmp_pat
     assert {found[name] for name in good} == {"fetched"}
 
 
+@pytest.mark.slow
 def test_the_largest_image_that_is_allowed_is_decoded(tmp_path):
     """Everything that a decoder holds at once fits: colors with transparency, and a turn."""
     wide = photograph(1, size=(5_000, 4_990))
@@ -76,6 +77,7 @@ def test_the_largest_image_that_is_allowed_is_decoded(tmp_path):
     assert set(found.values()) == {"fetched"}
 
 
+@pytest.mark.slow
 def test_what_was_too_large_is_tried_again_with_a_higher_limit(tmp_path):
     with Web(lambda host, path: TILES if "tif" in path else Answer(hostile.huge_webp(9000, 9000))) as web:
         urls = [f"http://{web.hosts[0]}/2.webp", f"http://{web.hosts[0]}/tiles.tif"]

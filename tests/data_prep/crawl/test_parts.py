@@ -331,7 +331,7 @@ def test_parts_of_another_catalog_are_not_taken_for_this_ones(tmp_path):
     assert len(contents(tmp_path / "c_parts" / "0001-of-0001.sqlite")) == 4
 
 
-@pytest.mark.parametrize("left", [0, 100, 1500, 20_000, None])
+@pytest.mark.parametrize("left", [1500, None, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 100, 20_000))])
 def test_a_damaged_shard_of_a_part_is_one_sentence_and_the_part_can_be_run_again(tmp_path, left):
     with Web(pictures, 1) as web:
         catalog, folder = tmp_path / "c.sqlite", tmp_path / "c_parts"
@@ -441,7 +441,9 @@ def test_all_parts_on_this_machine_are_one_crawl_though_a_process_is_killed(tmp_
     require_whole(catalog)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_fetchers_of_this_machine_end_with_the_command(tmp_path, number):
     with Web(lambda host, path: Answer(pictures(host, path).body, delay=0.2), HOSTS) as web:
         catalog = tmp_path / "c.sqlite"

@@ -73,7 +73,7 @@ def test_nodes_are_killed_and_every_url_has_one_outcome(tmp_path, cluster):
         assert one.num_candidates() == len(content)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_parts_that_were_begun_are_gone_on_with(tmp_path):
     """However many machines the cluster has by now."""
     pytest.importorskip("ray")

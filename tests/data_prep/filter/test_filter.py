@@ -275,6 +275,7 @@ def filtered(path: Path, paintings: Path, encoder: list[str], *words: str) -> su
     return run_here([*command, "--train", str(paintings / "train"), "--val", str(paintings / "val")])
 
 
+@pytest.mark.slow
 def test_a_batch_is_embedded_in_the_memory_of_the_one_before(tmp_path, paintings, encoder_words):
     """Clearing the pages of what a batch computes takes as long as computing it."""
     folders = ["--train", paintings / "train", "--val", paintings / "val", "--workers", "0"]

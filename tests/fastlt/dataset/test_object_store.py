@@ -271,7 +271,7 @@ def test_urls_are_taken_and_credentials_in_them_are_not():
         load_recipe("demo/species", ["data.path=x", "output=s3://bucket/run"])
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_run_from_a_store(workshop, tmp_path):
     """Trained, evaluated, and shown with pictures, by what a user types."""
     disk = tmp_path / "disk"

@@ -247,6 +247,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(workshop, tra
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_data_set_that_was_encoded_again_is_told(workshop, trained):
     shutil.copytree(trained, workshop.folder / "data-changed")
     assert workshop.encode("encoded_smaller", "--max-resolution", "24").returncode == 0

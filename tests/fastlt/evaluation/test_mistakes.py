@@ -106,7 +106,7 @@ def test_a_file_that_says_what_cannot_be_is_one_sentence(tmp_path, changed):
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ranks_find_what_one_process_finds(workshop, trained, ranks, tmp_path, monkeypatch):
     """45 images in batches of 11: the second of two ranks has one batch less, and a stand-in."""
     monkeypatch.chdir(workshop.folder)

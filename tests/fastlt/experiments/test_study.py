@@ -617,7 +617,7 @@ def is_over(process: psutil.Process) -> bool:
         return True
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_data_of_tin_wide_are_whole_though_their_extraction_was_cut_off(workshop, tmp_path):
     species = workshop.folder / "species"
     pairs = json.loads((species / "neighbors.json").read_text())

@@ -62,7 +62,7 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize("how", ["works", "fails"])
+@pytest.mark.parametrize("how", [pytest.param("works", marks=pytest.mark.slow), "fails"])
 def test_a_rank_that_takes_long_is_waited_for_and_one_that_fails_is_not(tmp_path, how):
     words = [sys.executable, "-c", WAITING, str(tmp_path / "meeting")]
     started = [subprocess.Popen([*words, str(rank), how], stdout=subprocess.PIPE, text=True) for rank in (0, 1)]

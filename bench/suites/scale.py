@@ -44,7 +44,7 @@ class World:
             August 2022).
         rate, per_host: requests a second to one host, and at once; the defaults of `fastlt crawl`.
         gbits: of a machine's network.
-        transfer: seconds from request to the last byte; assumed; with the other defaults it limits nothing below 0.38.
+        transfer: seconds from request to the last byte; assumed; with the other defaults it limits nothing below 0.37.
         largest_first: hosts are begun by size, not by name as `fastlt crawl` does it.
     """
 

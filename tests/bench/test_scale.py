@@ -137,11 +137,11 @@ def test_what_the_page_says_in_words_is_in_the_records():
         f"{by[10**8, 256]['images_per_s']:.0f} images/s on 256 machines, at {by[10**8, 1]['images_per_s']:.0f} on one",
         f"longer than {math.floor(25600 * told['per_image_s']) / 100} s",
         f"{by[10**9, 256]['hours']['all'] / 24:.0f} days",
-        "the model is right to 3%",
+        "the model is right to 4%",
     ]
     flat = re.sub(r"\s+", " ", PAGE)
     assert [claim for claim in claims if claim not in flat] == []
-    assert max(errors) < 0.03
+    assert max(errors) < 0.04
 
 
 def run(*words):

@@ -155,7 +155,7 @@ def test_exports_give_the_same_logits_without_fastlt(tmp_path):
         assert set(found.argmax(1).tolist()) == {0, 1}
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_run_says_what_is_trained_and_its_saved_weights_need_no_peft(workshop):
     pytest.importorskip("peft")
     words = ["model.name=test_vit", "model.arguments={}", "optimizer.epochs=1", "model.tune=lora", "model.tune_rank=4"]

@@ -275,7 +275,7 @@ def test_weights_that_are_no_numbers_are_refused(odd, tmp_path):
     assert f"holds NaN or infinity in {name}" in fails(SMALL_RESNET, tmp_path / "f.pth")
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_training_starts_from_them(workshop):
     """With a rate of nothing, what a run ends with is what it began with."""
     right, other = (weights_of(SMALL_RESNET, seed) for seed in (1, 2))

@@ -133,6 +133,7 @@ def found(catalog: Path) -> dict[str, set[str]]:
     return by_title
 
 
+@pytest.mark.slow
 def test_photos_are_joined_and_everything_left_out_is_counted(tmp_path, dump, catalog):
     excluded = tmp_path / "excluded.txt"
     excluded.write_text(f"1\n{uuid_of(2)}\nhttps://www.inaturalist.org/photos/3\n{uuid_of(10_004)}\n")

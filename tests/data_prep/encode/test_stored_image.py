@@ -107,6 +107,7 @@ np.savez(sys.argv[2], images=np.concatenate([b[0] for b in batches]), labels=np.
 """
 
 
+@pytest.mark.slow
 @needs_ffcv
 def test_ffcv_itself_reads_pages_of_any_size(tmp_path):
     """Page by page, as it does without the system's cache; images of more than its usual 8 MiB need larger pages."""

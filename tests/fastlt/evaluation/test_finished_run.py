@@ -54,6 +54,7 @@ def test_export_gives_the_same_top1_in_plain_timm(workshop, trained):
     assert evaluation["top1"] == pytest.approx(100 * found["correct"] / found["total"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_five_crops_are_those_of_torchvision(workshop, trained):
     """Of an image that is square, as the drawn ones are: LIFT's Resize and FiveCrop, with the mean of their logits."""
     done = workshop.fastlt("evaluate", "trained", "--ensemble")

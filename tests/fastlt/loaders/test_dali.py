@@ -240,6 +240,7 @@ def test_broken_image_is_named(data, recipe_source, damage):
     assert collect(recipe_source, [keys(1)[6:]]).shape[0] == 6, "reads on when the file is whole again"
 
 
+@pytest.mark.slow
 def test_other_augmentations_are_refused(data):
     with pytest.raises(ValueError, match="increasing operations"):
         open_reader(data, "train", Transform(SIZE, train=True, rand_augment="rand-m9-mstd0.5"), 8, 1, "dali")

@@ -118,6 +118,7 @@ def test_what_a_checkpoint_names_is_not_executed(workshop, finished, tmp_path, h
     assert run.all_checkpoints() == [checkpoint]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to somebody else")
 def test_a_run_of_another_owner_is_told(workshop, finished, tmp_path):
     run = finished("whole", tmp_path / "run")

@@ -54,8 +54,8 @@ class Container:
                 )
                 shutil.copy("/etc/resolv.conf", self._root / "etc/resolv.conf")
                 if certificates := self._arguments.get("PIP_CERT"):
-                    shutil.copy(certificates, self._root / "root/certificates.pem")
-                    self._arguments |= dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE"), "/root/certificates.pem")
+                    shutil.copy(certificates, self._root / "certificates.pem")
+                    self._arguments |= dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE"), "/certificates.pem")
             case "ARG":
                 name, _, value = shlex.split(rest)[0].partition("=")
                 self._arguments.setdefault(name, value)

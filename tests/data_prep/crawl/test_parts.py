@@ -462,6 +462,23 @@ def test_fetchers_of_this_machine_end_with_the_command(tmp_path, number):
         assert not part.shards("open")  # it ended cleanly
 
 
+def test_sigterm_may_come_again_and_the_end_is_as_clean(tmp_path):
+    """As to the child of a process with threads, each of which is its parent for a moment when all of it is killed."""
+    with Web(lambda host, path: Answer(pictures(host, path).body, delay=0.2), HOSTS) as web:
+        catalog = tmp_path / "c.sqlite"
+        listed(catalog, web, [f"{i}.jpg" for i in range(4 * IMAGES)])
+        words = command(catalog, "--per-host", 1, "--ignore-robots")
+        crawling = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        wait_until(lambda: web.asked.total() > IMAGES // 2, crawling)
+        for _ in range(3):
+            crawling.send_signal(signal.SIGTERM)
+            time.sleep(0.005)  # signals of one kind that wait are one
+        assert "stopped; " in crawling.communicate(timeout=60)[1]
+    with Catalog(catalog) as left:
+        assert left.has_images()
+        assert not left.shards("open")
+
+
 def fetchers(driver: int) -> list[int]:
     """The processes that fetch parts."""
     children = Path(f"/proc/{driver}/task/{driver}/children").read_text().split()

@@ -3,6 +3,7 @@
 import io
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -72,6 +73,22 @@ def test_a_cluster_of_this_machine(tmp_path, folder):
         done = subprocess.run([BIN / "fastlt", "encode", *words], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert contents(folder / "spread") == contents(folder / "alone")
+
+
+@pytest.mark.medium
+def test_a_task_that_is_done_is_not_canceled(tmp_path):
+    """Ray would crash now and then, and its driver with it, which therefore is a process of its own."""
+    pytest.importorskip("ray")
+    program = "\n".join(
+        [
+            "from fastlt.data_prep.encode.on_ray import pool_on_ray",
+            "with pool_on_ray('local') as pool:",
+            "    found = [list(pool.map(lambda images: [1], [['a.jpg']])) for _ in range(2000)]",
+            "assert found == [[[1]]] * 2000",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

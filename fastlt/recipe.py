@@ -211,8 +211,6 @@ class LossRecipe(Section):
     """Strength of the class prior; 0 is plain cross-entropy."""
     lambda_s: float = Field(0.1, ge=0, le=1)
     """Weight of silenced neighbors in the denominator; 1 silences nothing, 0 drops them."""
-    lambda_s_start: float | None = Field(None, ge=0, le=1)
-    """Weight of silenced neighbors at the first step, from which it goes linearly to lambda_s; none keeps lambda_s."""
     silence: Silence = "pairs"
     """Whom a sample silences: its neighbors, or for auxiliary samples every auxiliary class too."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)

@@ -149,9 +149,6 @@ class Trainer:
             is_logged = (self.step + 1) % self.recipe.log.steps == 0 or self.step + 1 == end
             rate = learning_rate(recipe, self.step, self.steps_per_epoch)
             set_learning_rate(self.engine.optimizer, rate, head_only)
-            if (start := self.recipe.loss.lambda_s_start) is not None:
-                done = self.step / self._end_of(recipe.epochs - 1)
-                self.head.module.loss.lambda_s = start + done * (self.recipe.loss.lambda_s - start)
             for micro_step in range(recipe.accumulation):
                 with self._stats.waiting():
                     images, labels = next(batches)

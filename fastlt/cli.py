@@ -8,6 +8,7 @@ import io
 import os
 import sqlite3
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
@@ -203,11 +204,7 @@ class Predict:
         form = self.format if self.format != "auto" else "csv" if ending == "csv" else "table"
         form = "jsonl" if self.format == "auto" and ending in ("jsonl", "ndjson") else form
         predictor = open_predictor(self.run_folder, self.weights)
-        try:
-            counted = predict(predictor, self.images, self.out, form, self.top_k, self.threshold, self.workers)
-        except BrokenPipeError:  # as `head` ends what it reads; nothing is left to be flushed at the end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(141) from None
+        counted = predict(predictor, self.images, self.out, form, self.top_k, self.threshold, self.workers)
         written = f"; written: {self.out}" if self.out else ""
         print(f"{predictor.title}: {counted.sentence()}; {predictor.about_probabilities()}{written}", file=sys.stderr)
         if counted.broken:
@@ -455,6 +452,7 @@ def main(words: list[str] | None = None) -> int:
         command = command_of(name, rest)
         with contextlib.redirect_stdout(sys.stdout and _Harmless(sys.stdout)):  # None where it is closed
             command.run()
+            print(end="", flush=True)
     except (ValueError, OptionError, OSError) as error:
         print(f"fastlt: error: {sentence(error)}", file=sys.stderr)
         return 1
@@ -483,13 +481,29 @@ def command_of(name: str, words: list[str]) -> Command:
 
 
 class _Harmless:
-    """The output of a command, without what a terminal obeys: names of classes and files may be anybody's."""
+    """The output of a command, without what a terminal obeys: names of classes and files may be anybody's.
+
+    Once nobody reads it anymore, as with `| head`, the command ends as a signal would have ended it, with 141.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return self._stream.write(harmless(text))
+        with self._read_by_somebody():
+            return self._stream.write(harmless(text))
+
+    def flush(self) -> None:
+        with self._read_by_somebody():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _read_by_somebody(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())  # what Python flushes at its end
+            raise SystemExit(141) from None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

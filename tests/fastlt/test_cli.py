@@ -1,5 +1,6 @@
 """The front doors: help in the order of use, mistakes told in one sentence before anything heavy is imported."""
 
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from fastlt import cli
 from fastlt.cli import COMMANDS, main
 from fastlt.recipe import recipe_keys
+from support.paths import BIN
 
 ALL = [name for group in COMMANDS.values() for name in group]
 
@@ -183,3 +185,12 @@ def test_a_full_disk_says_what_to_do():
         full.write(b"a")
     said = cli.sentence(raised.value)
     assert said.endswith("No space left on device: make room, and run the same command again")
+
+
+@pytest.mark.parametrize("words", [["recipe"], ["recipe", "demo/species"]])  # many writes, and one
+def test_output_that_nobody_reads_ends_a_command_without_a_word(words):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([BIN / "fastlt", *words], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")

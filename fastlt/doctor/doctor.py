@@ -81,7 +81,7 @@ def doctor(tell: Callable[[str], object], timeout: float = _TIMEOUT) -> bool:
         for part, found in (
             ("versions", _versions()),
             ("this machine", _machine()),
-            ("tried here, on tiny inputs", _tried(Path(folder), timeout)),
+            ("tried here, on tiny inputs (a first time takes minutes)", _tried(Path(folder), timeout)),
             ("extras", _extras()),
         ):
             tell(f"\n{part}:")

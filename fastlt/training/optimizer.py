@@ -43,7 +43,7 @@ def learning_rate(recipe: OptimizerRecipe, step: int, steps_per_epoch: float) ->
     peak = recipe.blr * recipe.batch_size / 256
     warmup, total = recipe.warmup_epochs * steps_per_epoch, recipe.epochs * steps_per_epoch
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return peak * min((step + 1) / warmup, 1)  # a warm-up need not end with a step
     done = (step - warmup) / max(total - warmup, 1)
     return recipe.min_lr + (peak - recipe.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 

@@ -224,6 +224,8 @@ class Trainer:
         self.log.say(f"epoch {epoch + 1}/{self.recipe.optimizer.epochs}  {result.row()}")
 
     def _save(self) -> None:
+        with all_in_place(self.emas if self.world_size > 1 else ()):  # the averages have statistics of their own
+            self._share_batch_statistics()
         self._share_batch_statistics()
         checkpointing.save(self.folder, self._progress(), self.recipe.checkpoint.keep, self.parts)
         self._windows.saved()

@@ -1,8 +1,15 @@
 """The moving average of weights: its values, and that evaluating it leaves training untouched."""
 
+import subprocess
+from pathlib import Path
+
+import pytest
 import torch
+from safetensors.torch import load_file
 
 from fastlt.training.ema import Ema
+
+RANKS = Path(__file__).with_name("ema_ranks.py")
 
 
 def test_follows_the_definition_and_steps_aside():
@@ -30,3 +37,17 @@ def test_nothing_to_average_is_no_mistake():
     average.update(1)
     with average.in_place():
         assert average.tensors == {}
+
+
+@pytest.mark.medium
+def test_a_checkpoint_has_what_all_ranks_know_of_batch_statistics(workshop):
+    """Each rank averages those of its own images, and one of them alone writes the file."""
+    command = workshop.train_command("data.path=encoded", "output=averages", "optimizer.ema_decay=0.9", script=RANKS)
+    command.remove("--config")
+    done = subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    saved = load_file(workshop.folder / "averages" / "checkpoints" / "step-000000000" / "ema.safetensors")
+    statistics = {name: tensor for name, tensor in saved.items() if "running" in name}
+    assert statistics
+    for name, tensor in statistics.items():
+        assert (tensor == 1.5).all(), name

@@ -141,9 +141,7 @@ def _silenced(runs: Sequence[Shown]) -> str:
     """The curve, or why there is none."""
     shown = [run for run in runs if run.records("train", "silenced_mass")]
     if not shown:
-        return (
-            "<p>No log tells it: it is measured while training, since this version, where classes have neighbors.</p>"
-        )
+        return "<p>No log tells it: it is measured while training, where classes have neighbors.</p>"
     figure, axes = plt.subplots(figsize=(9, 3.2))
     for run in shown:
         records = run.records("train", "silenced_mass")

@@ -29,7 +29,7 @@ class Shown:
         folder, space: the run and its classes.
         log: its records.
         numbers: accuracies and calibration, empty before the first evaluation.
-        about: of which split, weights and epoch these are.
+        about: of which split, crops, weights and epoch these are.
         split: that of `fastlt evaluate`, "" before it.
         per_class: accuracy of each target class in percent, None for one without images; None before `evaluate`.
         bins: images, confidence and correct ones of each bin [3, bins]; None where an older `evaluate` did not tell.
@@ -79,7 +79,8 @@ def _read(folder: RunFolder, label: str, color: str) -> Shown:
         about = f"while training, epoch {last['epoch']}" if last else ""
         return Shown(label, color, folder, space, log, _numbers(last), about)
     found = _evaluation(folder.evaluation(split), space)
-    about = f"{split}, {found['weights']} weights, epoch {found['epoch']}"
+    crops = ", five crops" if found.get("crops") == 5 else ""
+    about = f"{split}{crops}, {found['weights']} weights, epoch {found['epoch']}"
     per_class, bins = found.get("per_class"), found.get("bins")
     return Shown(
         label, color, folder, space, log, _numbers(found), about, split, per_class,

@@ -19,7 +19,7 @@ from PIL import Image
 import fastlt
 from fastlt.cli import main
 from fastlt.dataset.encoded import EncodedDataset
-from fastlt.experiments.study_file import Study, read_study
+from fastlt.experiments.study_file import Cell, Study, read_study
 from fastlt.provenance import commit, processor
 from fastlt.recipe import load_recipe, read_mapping, validated
 from fastlt.run_folder import RunFolder, hold
@@ -694,3 +694,17 @@ def test_our_studies_name_recipes_and_keys_that_are_known():
             load_recipe(
                 str(beside) if beside.is_file() else keys.base, ["data.path=x", "output=y", *keys.words(arm, "x")]
             )
+
+
+def test_runs_of_tin_wide_are_those_of_the_study_of_silencing_where_it_says_so():
+    """So that the same trainings need not be done twice."""
+    text = (ROOT / "studies" / "tin_wide" / "runs.jsonl").read_text()
+    lines = {(line["arm"], line["seed"]): line for line in map(json.loads, text.splitlines())}
+    file = ROOT / "studies" / "tin_wide_silencing.yaml"
+    keys = validated(Study, read_mapping(file, "study"), str(file))
+    for arm in list(keys.arms)[:2]:
+        line = lines[arm, 0]
+        words = ["data.path=x", "output=y", *keys.words(arm, "x"), f"optimizer.epochs={line['epochs']}"]
+        recipe = load_recipe(keys.base, words)
+        cell = Cell("tin_wide", arm, 0, keys.base, tuple(words), recipe, line["data_digest"], line["steps"], "val")
+        assert cell.recipe_digest() == line["recipe"], arm

@@ -189,7 +189,8 @@ class ModelRecipe(Section):
     its weights, merged in what is saved (pip install 'fastlt[lora]'); adaptformer, a bottleneck beside the MLP of
     each transformer block. What is frozen stays so, BatchNorm's statistics too."""
     tune_rank: int = Field(8, ge=1)
-    """Rank of LoRA's products, or width of AdaptFormer's bottlenecks; LIFT takes 2^floor(log2(classes / 2 blocks))."""
+    """Rank of LoRA's products, or width of AdaptFormer's bottlenecks; LIFT takes 2^floor(log2(classes / (2 * blocks))),
+    blocks being those of the backbone."""
     tune_scale: float = Field(0.1, gt=0)
     """Factor of what AdaptFormer's bottlenecks add; LIFT begins with 1."""
     tune_as_lift: bool = False

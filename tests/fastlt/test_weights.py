@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from fastlt.backbone.create import create_backbone
 from fastlt.classifier import Classifier
 from fastlt.label_space import LabelSpace
-from fastlt.recipe import ModelRecipe, Recipe
+from fastlt.recipe import ModelRecipe, Recipe, load_recipe
 from support.workshop import RECIPE
 
 SMALL_RESNET = yaml.safe_load(RECIPE)["model"]
@@ -357,3 +357,16 @@ def test_allow_missing_is_a_number_or_a_word():
     assert ModelRecipe(name="x", allow_missing=3).allow_missing == 3
     with pytest.raises(ValueError, match="allow_missing"):
         ModelRecipe(name="x", allow_missing=-1)
+
+
+@pytest.mark.parametrize("name", ["imagenet_lt/mae_vitb16", "inat18/mae_vitb16", "places_lt/mae_vitb16"])
+def test_our_recipes_from_an_mae_begin_with_all_of_it(name, tmp_path):
+    """Its encoder has a norm before the mean of its tokens and none behind it; timm's hub loads all of it or none."""
+    right = weights_of(SMALL_VIT, 0)
+    rest = {"mask_token": torch.ones(1, 1, 8), "decoder_norm.weight": torch.ones(8)}
+    torch.save({"model": right | rest | below("decoder_", right)}, tmp_path / "mae.pth")
+    model = load_recipe(name).model
+    small = SMALL_VIT | {"arguments": SMALL_VIT["arguments"] | model.arguments}
+    found, said = loaded(small, tmp_path / "mae.pth", 224, allow_missing=model.allow_missing)
+    assert_same(found, right)
+    assert f"{len(right)} of the backbone's {len(right)} tensors" in said

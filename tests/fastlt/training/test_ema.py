@@ -40,13 +40,15 @@ def test_nothing_to_average_is_no_mistake():
 
 
 @pytest.mark.medium
-def test_a_checkpoint_has_what_all_ranks_know_of_batch_statistics(workshop):
-    """Each rank averages those of its own images, and one of them alone writes the file."""
-    command = workshop.train_command("data.path=encoded", "output=averages", "optimizer.ema_decay=0.9", script=RANKS)
+@pytest.mark.parametrize(("stage", "file"), [(0, "ema.safetensors"), (3, "ema-00001.safetensors")])
+def test_a_checkpoint_has_what_all_ranks_know_of_batch_statistics(workshop, stage, file):
+    """Each rank averages those of its own images; of these files another number of ranks reads the first alone."""
+    words = ["data.path=encoded", f"output=averages{stage}", "optimizer.ema_decay=0.9", f"engine.zero_stage={stage}"]
+    command = workshop.train_command(*words, script=RANKS)
     command.remove("--config")
     done = subprocess.run(command, cwd=workshop.folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    saved = load_file(workshop.folder / "averages" / "checkpoints" / "step-000000000" / "ema.safetensors")
+    saved = load_file(workshop.folder / f"averages{stage}" / "checkpoints" / "step-000000000" / file)
     statistics = {name: tensor for name, tensor in saved.items() if "running" in name}
     assert statistics
     for name, tensor in statistics.items():

@@ -211,7 +211,8 @@ def _bars(runs: list[Shown]) -> Figure:
     groups = COLUMNS[:4]
     width = 0.8 / len(runs)
     for i, run in enumerate(runs):
-        heights = [run.numbers.get(group) or 0.0 for group in groups]
+        found = (run.numbers.get(group) for group in groups)
+        heights = [float("nan") if number is None else number for number in found]  # no bar, and no number on it
         bars = axes.bar([g + i * width for g in range(len(groups))], heights, width, label=run.label)
         axes.bar_label(bars, fmt="%.1f", fontsize=7)
     axes.set_xticks([g + 0.4 - width / 2 for g in range(len(groups))], groups)

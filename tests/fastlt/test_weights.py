@@ -12,6 +12,7 @@ import timm
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from fastlt.backbone.create import create_backbone
 from fastlt.classifier import Classifier
@@ -370,3 +371,9 @@ def test_our_recipes_from_an_mae_begin_with_all_of_it(name, tmp_path):
     found, said = loaded(small, tmp_path / "mae.pth", 224, allow_missing=model.allow_missing)
     assert_same(found, right)
     assert f"{len(right)} of the backbone's {len(right)} tensors" in said
+
+
+@pytest.mark.parametrize("name", ["imagenet_lt/mae_vitb16", "inat18/mae_vitb16", "places_lt/mae_vitb16"])
+def test_our_recipes_from_an_mae_show_it_pixels_as_it_knows_them(name):
+    told = timm.get_pretrained_cfg(load_recipe(name).model.name)
+    assert (told.mean, told.std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)

@@ -40,9 +40,9 @@ class Findings:
         balanced = self.accuracy(BALANCED, classes, figure)
         return {seed: balanced[seed] - value for seed, value in tailed.items() if seed in balanced}
 
-    def saved(self, ratio: float, figure: str = "all") -> Difference | None:
-        """How much more imbalance costs at the coarsest level than at the finest."""
-        return difference(self._costs_at(ratio, 0, figure), self._costs_at(ratio, -1, figure))
+    def saved(self, ratio: float, figure: str = "all", level: int = -1) -> Difference | None:
+        """How much more imbalance costs at the coarsest level than at this one, the finest if none is named."""
+        return difference(self._costs_at(ratio, 0, figure), self._costs_at(ratio, level, figure))
 
     def _costs_at(self, ratio: float, level: int, figure: str) -> dict[int, float]:
         return self.costs(ratio, len(self.design.levels[level]), figure)
@@ -67,25 +67,26 @@ class Findings:
         return f"{said}{'' if saved.tells else ', which may be chance: 0 is within the interval'}."
 
     def write_csv(self, file: Path) -> None:
-        """A row for each version and level."""
-        parts = ("accuracy", "top_accuracy", "cost", "cost_half")
+        """A row for each version and level; `saved` is how much less imbalance costs there than at the coarsest."""
+        parts = ("accuracy", "top_accuracy", "cost", "cost_half", "saved", "saved_half")
         with new_file(file) as temporary, temporary.open("w", newline="") as stream:
             writer = csv.writer(stream)
             columns = [f"{figure}_{part}" for figure in FIGURES for part in parts]
             writer.writerow(["ratio", "classes", "seeds", "images", *columns, "spread", "spread_of_classes"])
             for ratio in self.design.versions:
-                for level in self.design.levels:
+                for number, level in enumerate(self.design.levels):
                     runs = self.runs(ratio, len(level))
-                    cells = [value for figure in FIGURES for value in self._cells(ratio, len(level), figure)]
+                    cells = [value for figure in FIGURES for value in self._cells(ratio, number, figure)]
                     spreads = [mean({s: getattr(run, n) for s, run in runs.items()}) for n in _SPREADS]
                     about = [f"{ratio:g}", len(level), len(runs), self.design.num_images]
                     writer.writerow([*about, *("" if v is None else f"{v:.4f}" for v in (*cells, *spreads))])
 
-    def _cells(self, ratio: float, classes: int, figure: str) -> list[float | None]:
+    def _cells(self, ratio: float, level: int, figure: str) -> list[float | None]:
+        classes = len(self.design.levels[level])
         accuracies = [mean(self.accuracy(ratio, classes, figure, by)) for by in ("summed", "top")]
         cost = difference(self.costs(ratio, classes, figure)) if ratio != BALANCED else None
-        half = cost.half if cost and cost.pairs > 1 else None
-        return [*accuracies, cost.mean if cost else None, half]
+        saved = self.saved(ratio, figure, level) if ratio != BALANCED and level else None
+        return [*accuracies, *_mean_and_half(cost), *_mean_and_half(saved)]
 
 
 _SPREADS = ("spread", "spread_of_classes")
@@ -98,6 +99,10 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float] | None = N
         return found
     single = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
     return Difference(single[0], float("inf"), 1) if single else None
+
+
+def _mean_and_half(found: Difference | None) -> tuple[float | None, float | None]:
+    return (found.mean if found else None, found.half if found and found.pairs > 1 else None)
 
 
 def shown(found: Difference | None) -> str:

@@ -257,7 +257,10 @@ def test_costs_are_those_computed_by_hand(place, tmp_path):
     ]  # fmt: skip
     assert [float(rows[2][f"{name}_accuracy"]) for name in ("all", "many", "medium", "few")] == [50, 56, 50, 44]
     assert float(rows[2]["few_cost_half"]) == pytest.approx(4.30265 / 3**0.5, abs=1e-4)
-    assert rows[0]["all_cost"] == ""
+    assert (rows[0]["all_cost"], rows[1]["all_saved"], rows[2]["all_saved"]) == ("", "", "")
+    assert [float(rows[3][f"all_{part}"]) for part in ("saved", "saved_half")] == pytest.approx(
+        [6, 4.30265 / 3**0.5], abs=1e-4
+    )
     runs[4.0, 12, 2] = judged(40)
     assert ", which may be chance: 0 is within the interval." in found.sentence(4.0)
     for seed, value in enumerate((55, 58, 58)):  # costs 6, 5, 7: each 6 less

@@ -6,12 +6,27 @@ Temporary ones are made anew under their names: what others may have put there i
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOSPC
 from pathlib import Path
 
 from fastlt.ownership import make_own
+
+_FULL = re.compile(r"\(os error (?:28|122)\)|PytorchStreamWriter|inline_container\.cc.* unexpected pos ")
+
+
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """Raises OSError, as files do, where torch or safetensors say in their own ways that a disk is full."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or not _FULL.search(str(error)):
+            raise
+        raise OSError(ENOSPC, os.strerror(ENOSPC), str(path)) from error
 
 
 @contextmanager
@@ -21,7 +36,8 @@ def new_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     make_own(temporary)
     try:
-        yield temporary
+        with full_disk_told(path):
+            yield temporary
         publish_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -57,7 +73,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.partial")
     empty_folder(temporary)
     try:
-        yield temporary
+        with full_disk_told(path):
+            yield temporary
         publish_folder(temporary, path)
     finally:
         if temporary.exists():

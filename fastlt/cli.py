@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import io
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -512,7 +513,8 @@ class _Harmless:
 def sentence(error: Exception) -> str:
     """What an error says, of any length and with nothing in it that a terminal obeys: it may quote foreign text."""
     full = ": make room, and run the same command again" * (getattr(error, "errno", None) in (ENOSPC, EDQUOT))
-    said = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in f"{error}{full}")
+    plain = re.sub(r"\[Errno -?\d+\] ", "", str(error))  # a number that tells nobody more than the words behind it
+    said = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in f"{plain}{full}")
     return said if len(said) <= _MAX_SAID else f"{said[: _MAX_SAID - 300]} ... {said[-300:]}"
 
 

@@ -27,24 +27,12 @@ def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
         ValueError: something is wrong; the message says what to do.
     """
     space = described(recipe.data.path).label_space.trained(recipe.data.auxiliary)
-    images = int(space.epoch_counts(recipe.data.auxiliary_per_class).sum())
-    if images < recipe.optimizer.batch_size:
-        raise ValueError(
-            f"an epoch has {images} images, fewer than one batch of {recipe.optimizer.batch_size}: lower "
-            "optimizer.batch_size."
-        )
-    check_model_name(recipe.model.name)
-    if isinstance(recipe.model.pretrained, str):
-        require_weight_file(Path(recipe.model.pretrained).expanduser())
-    _require_tunable(recipe)
+    require_a_batch(recipe, int(space.epoch_counts(recipe.data.auxiliary_per_class).sum()))
+    check_without_data(recipe, ranks)
     if recipe.model.class_embeddings:
         from fastlt.classifier import require_class_embeddings
 
         require_class_embeddings(recipe, space)
-    recipe.optimizer.micro_batch(ranks)
-    for name in recipe.log.trackers:
-        if find_spec(name) is None:
-            raise ValueError(f"log.trackers names {name}, which is not installed: pip install 'fastlt[{name}]'.")
     if recipe.data.is_staged:
         _require_writable("data.stage_to", stage_folder(recipe.data.stage_to))
         require_stageable(recipe.data.path, recipe.data.stage_to)
@@ -53,6 +41,31 @@ def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
         RunFolder(recipe.output).require_startable(resume)
     if resume:
         _require_same_tuning(recipe)
+
+
+def check_without_data(recipe: Recipe, ranks: int) -> None:
+    """What `check` can say before there is a data set: of model, files of weights, tuned layers, ranks and trackers.
+
+    Raises:
+        ValueError: something is wrong; the message says what to do.
+    """
+    check_model_name(recipe.model.name)
+    if isinstance(recipe.model.pretrained, str):
+        require_weight_file(Path(recipe.model.pretrained).expanduser())
+    _require_tunable(recipe)
+    recipe.optimizer.micro_batch(ranks)
+    for name in recipe.log.trackers:
+        if find_spec(name) is None:
+            raise ValueError(f"log.trackers names {name}, which is not installed: pip install 'fastlt[{name}]'.")
+
+
+def require_a_batch(recipe: Recipe, images: int) -> None:
+    """Raises ValueError where an epoch of so many images has not one batch."""
+    if images < recipe.optimizer.batch_size:
+        raise ValueError(
+            f"an epoch has {images} images, fewer than one batch of {recipe.optimizer.batch_size}: lower "
+            "optimizer.batch_size."
+        )
 
 
 def check_model_name(name: str) -> None:

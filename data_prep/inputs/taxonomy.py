@@ -50,7 +50,7 @@ def lineages(file: Path, found: Any) -> dict[str, list[str]]:
     if not isinstance(found, dict) or not all(_are_texts(above) for above in found.values()):
         raise ValueError(
             f'{file} is no taxonomy: it must be {{"class": ["parent", "grandparent", ...], ...}}, with up to '
-            f"{_HIGHEST} names above a class."
+            f"{_HIGHEST} names above a class, none of them empty."
         )
     found = {class_name(n, str(file)): [class_name(part, str(file)) for part in above] for n, above in found.items()}
     parents: dict[str, set[str]] = {}
@@ -65,7 +65,7 @@ def lineages(file: Path, found: Any) -> dict[str, list[str]]:
 
 
 def _are_texts(above: Any) -> bool:
-    return isinstance(above, list) and len(above) <= _HIGHEST and all(isinstance(part, str) for part in above)
+    return isinstance(above, list) and len(above) <= _HIGHEST and all(isinstance(part, str) and part.strip() for part in above)
 
 
 def _of_ranks(categories: list[Any]) -> dict[str, list[str]]:

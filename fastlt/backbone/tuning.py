@@ -42,14 +42,15 @@ def tuned_layers(model: ModelRecipe, image_size: int, num_classes: int = 0) -> l
         )
     if not model.tune_places:
         return [name for name, sees_image in found.items() if not sees_image] or list(found)
-    taken = [name for name in found if any(f".{place}." in f".{name}." for place in model.tune_places)]
-    if not taken:
+    named = {place: [name for name in found if f".{place}." in f".{name}."] for place in model.tune_places}
+    if vain := [place for place, names in named.items() if not names]:
         last = list(found)[-1]
         raise ValueError(
-            f"model.tune_places={json.dumps(model.tune_places)} names no {what} of {model.name}: give whole parts of "
-            f"names such as {last!r}, or leave it out."
+            f"model.tune_places={json.dumps(vain)} names no {what} of {model.name}: give whole parts of names such as "
+            f"{last!r}, or leave it out."
         )
-    return taken
+    taken = {name for names in named.values() for name in names}
+    return [name for name in found if name in taken]
 
 
 @cache

@@ -14,6 +14,7 @@ from fastlt.evaluation.mistakes import Mistakes
 from fastlt.foreign import load_json
 from fastlt.label_space import LabelSpace
 from fastlt.messages import one_line
+from fastlt.recipe import load_recipe
 from fastlt.run_folder import SPEED, RunFolder
 
 COLUMNS = ("all", "many", "medium", "few", "ece")
@@ -80,13 +81,22 @@ def _read(folder: RunFolder, label: str, color: str) -> Shown:
         return Shown(label, color, folder, space, log, _numbers(last), about)
     found = _evaluation(folder.evaluation(split), space)
     crops = ", five crops" if found.get("crops") == 5 else ""
-    about = f"{split}{crops}, {found['weights']} weights, epoch {found['epoch']}"
+    about = f"{split}{_other_data(folder, found)}{crops}, {found['weights']} weights, epoch {found['epoch']}"
     per_class, bins = found.get("per_class"), found.get("bins")
     return Shown(
         label, color, folder, space, log, _numbers(found), about, split, per_class,
         None if bins is None else np.array([bins[name] for name in _BINS], float),
         _mistakes(folder.mistakes(split), space, per_class),
     )  # fmt: skip
+
+
+def _other_data(folder: RunFolder, found: dict[str, Any]) -> str:
+    """What to say where these are figures on other images than the run's own."""
+    try:
+        own = str(load_recipe(folder.recipe).data.path)
+    except ValueError:  # of a version before, or gone
+        return ""
+    return " of another data set" if found.get("data", own) != own else ""
 
 
 def _numbers(found: dict[str, Any]) -> dict[str, float | None]:

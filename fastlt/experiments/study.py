@@ -243,7 +243,10 @@ def _read_lines(file: Path) -> dict[Key, Line]:
             if not _is_line(line) or key in found:
                 raise ValueError("it is not as a study writes it, or stands there twice")
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"line {number} of {file} is no record of a run: {one_line(error)}.") from None
+            raise ValueError(
+                f"line {number} of {file} is no record of a run: {one_line(error)}. Delete that line: the same command "
+                "then takes its run from the run's folder, or trains it again where that is gone."
+            ) from None
         found[key] = line
     return found
 
@@ -327,6 +330,8 @@ def _hours(log: list[Line], batch_size: int) -> float:
 
 def _reason(output: Path, start: int, status: int) -> str:
     """Why a process failed: the sentence that it ended with, or the last line of what it said."""
+    if not output.is_file():
+        return f"{output.parent} was removed or emptied while it ran"
     with output.open(errors="replace") as said:
         said.seek(start)
         lines = [line.strip() for line in said if line.strip()]

@@ -139,6 +139,9 @@ class Study(Section):
             raise ValueError(f"arm {arm!r}: {error}") from None
         if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
             raise ValueError(f"arm {arm!r} is {given!r}; it must be words like optimizer.epochs=3, or a mapping")
+        keys = [word.partition("=")[0] for word in words]
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise ValueError(f"arm {arm!r} sets {one_line(twice[0])} twice: leave one of them out")
         return [word.replace("{data}", path) for word in words]
 
 

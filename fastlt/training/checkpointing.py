@@ -14,7 +14,7 @@ from typing import Protocol
 import torch.distributed as dist
 from safetensors import SafetensorError
 
-from fastlt.atomic import empty_folder, publish_folder
+from fastlt.atomic import empty_folder, full_disk_told, publish_folder
 from fastlt.foreign import load_json
 from fastlt.ownership import stranger
 from fastlt.run_folder import RunFolder
@@ -193,8 +193,9 @@ def save(run: RunFolder, progress: Progress, keep: int, parts: Sequence[Part]) -
     if main:
         empty_folder(temporary)
     dist.barrier()
-    for part in parts:
-        part.save(temporary)
+    with full_disk_told(final):
+        for part in parts:
+            part.save(temporary)
     dist.barrier()
     files = _checksums(temporary)
     if main:

@@ -29,6 +29,7 @@ from fastlt.loaders.normalize import Normalize
 from fastlt.loaders.readers import loader_of, open_reader
 from fastlt.loaders.sampler import EpochPlan
 from fastlt.loaders.transform import eval_transform, train_transform
+from fastlt.messages import listed
 from fastlt.provenance import gpu, processor
 from fastlt.recipe import Recipe, changed_keys, load_recipe
 from fastlt.run_folder import RunFolder
@@ -246,7 +247,16 @@ class Trainer:
         if not checkpoint:
             return [f"{self.folder.path} has no checkpoint yet: starting over", *said]
         said += checkpointing.whose(self.folder, checkpoint)
-        progress = checkpointing.restore(checkpoint, self._progress(), self.parts)
+        try:
+            progress = checkpointing.restore(checkpoint, self._progress(), self.parts)
+        except ValueError as error:
+            models = [line.strip() for line in changed if line.startswith("  model.")]
+            if not (models and isinstance(error.__cause__, RuntimeError)):  # torch found other tensors
+                raise
+            raise ValueError(
+                f"{checkpoint} does not fit the model of this command ({listed(models)}): resume with the keys that "
+                "it was begun with, or set another output."
+            ) from error
         if progress.data != self.data_digest:
             said.append("warning: the data set was encoded again since, from other images or with other settings")
         if progress.world_size != self.world_size:

@@ -53,6 +53,11 @@ def test_every_command_explains_itself(name, capsys):
     assert "None" not in out
 
 
+def test_an_error_of_the_system_is_told_without_its_number():
+    said = cli.sentence(FileNotFoundError(2, "No such file or directory", "titles.json"))
+    assert said == "No such file or directory: 'titles.json'"
+
+
 def test_recipe_explains_every_key(capsys):
     _, out, _ = said(capsys, "recipe")
     for key, field in recipe_keys():

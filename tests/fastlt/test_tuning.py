@@ -204,6 +204,10 @@ def test_places_are_whole_parts_of_names():
             ["model.name=test_vit", "model.tune=adaptformer", "model.tune_places=[fc1]"],
             r"names no transformer block \(attn and mlp\) of test_vit: give whole parts of names such as 'blo",
         ),
+        (
+            ["model.name=test_vit", "model.tune=lora", "model.tune_places=[qkv, fc3, qk]"],
+            r'tune_places=\["fc3", "qk"\] names no plain',
+        ),
         (["model.tune_rank=0"], "model.tune_rank is 0; it must be at least 1"),
         (["model.tune_places=qkv"], "model.tune_places is 'qkv'; it must be a list"),
         (["model.tune=half"], "model.tune is 'half'; it must be 'full', 'head', 'lora' or 'adaptformer'"),

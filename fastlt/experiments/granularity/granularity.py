@@ -26,10 +26,11 @@ from fastlt.experiments.granularity.taxonomy import Level
 from fastlt.experiments.study import run_study
 from fastlt.experiments.study_file import read_study
 from fastlt.label_space import LabelSpace
+from fastlt.launch import number_of_ranks
 from fastlt.loaders.sampler import EpochPlan
 from fastlt.messages import listed
 from fastlt.options import OptionError
-from fastlt.preflight import check_model_name
+from fastlt.preflight import check_without_data, require_a_batch
 from fastlt.recipe import Recipe, load_recipe
 from fastlt.run_folder import hold
 
@@ -63,8 +64,9 @@ def granularity(
     if storage.skip_broken:
         raise OptionError("--skip-broken would take images from some labels alone: remove broken ones first.")
     recipe = load_recipe(options.base, ["data.path=x", "output=x", *overrides])
-    check_model_name(recipe.model.name)
+    check_without_data(recipe, number_of_ranks(0))
     design = read_design(images, options)
+    require_a_batch(recipe, design.num_images)
     _tell(design, options, recipe)
     if plan_only:
         return 0

@@ -420,6 +420,8 @@ def test_two_studies_in_one_folder_are_one_too_many(place, capsys):
         (["seed=3"], "seed=3: data.path, output and seed are set for each training: leave them out."),
         (["optimizer.epoch=3"], "unknown key 'optimizer.epoch'; did you mean optimizer.epochs?"),
         (["model.name=resnet81"], "model.name=resnet81: timm has no such model"),
+        (["model.tune=adaptformer"], "model.tune=adaptformer finds no transformer block"),
+        (["optimizer.batch_size=2048", "--plan"], "images, fewer than one batch of 2048: lower optimizer.batch_size."),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(place, capsys, more, sentence):
@@ -446,8 +448,9 @@ def test_a_bad_taxonomy_is_one_sentence(place, capsys):
         ({name: [] for name in above}, "other.json leads to one group only"),
         (dict.fromkeys(above, "shape"), "other.json is no taxonomy: it must be"),
         ({name: [3] for name in above}, "other.json is no taxonomy: it must be"),
-        (above | {one: [f"x{i}" for i in range(9999)]}, "with up to 100 names above a class."),
+        (above | {one: [f"x{i}" for i in range(9999)]}, "with up to 100 names above a class, none of them empty."),
         ([1], "other.json is no taxonomy: it must be"),
+        (above | {one: ["", "shape"]}, "other.json is no taxonomy: it must be"),
         ({"categories": [3]}, "other.json lacks 12 of the 12 classes"),
         (above | {one: ["\x1b[31mred"]}, "is no name of a class"),
     ):

@@ -97,6 +97,11 @@ def test_the_study_explains_its_keys(capsys):
         ("{loss.lambda_s: 0.1}", "loss.lambda_s=2", "arm 'silenced': loss.lambda_s is 2; it must be at most 1"),
         ("{loss.lambda_s: 0.1}", "[[1]]", "arm 'silenced' is [[1]]; it must be words like optimizer.epochs=3"),
         ("{loss.lambda_s: 0.1}", '"model.name=\'"', "arm 'silenced': No closing quotation"),
+        (
+            "{loss.lambda_s: 0.1}",
+            "loss.lambda_s=0.1 loss.tau=0 loss.lambda_s=0.2",
+            "arm 'silenced' sets loss.lambda_s twice: leave one of them out.",
+        ),
         ("{loss.lambda_s: 0.1}", "seed=3", "arm 'silenced': the study sets seed and output: leave them out."),
         ("{loss.lambda_s: 0.1}", "output=x", "arm 'silenced': the study sets seed and output: leave them out."),
         (
@@ -167,7 +172,9 @@ def test_other_bad_inputs_are_one_sentence(place, capsys):
     finish(STUDY, FIGURES)
     with Path("study/runs.jsonl").open("a") as lines:
         lines.write('{"data": "species"}\n')
-    assert "line 10 of study/runs.jsonl is no record of a run" in study(capsys, STUDY)[2]
+    err = study(capsys, STUDY)[2]
+    assert "line 10 of study/runs.jsonl is no record of a run" in err
+    assert "Delete that line: the same command then takes its run from the run's folder, or trains it again" in err
 
 
 def test_means_and_intervals_are_those_computed_by_hand(place, capsys):
@@ -506,6 +513,20 @@ def wait_for_step(folder: RunFolder, process: subprocess.Popen, out: str, step: 
         assert process.poll() is None, Path(out).read_text()
         assert time.monotonic() < deadline, Path(out).read_text()
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_run_whose_folder_is_removed_meanwhile_stops_no_other(place):
+    Path("study.yaml").write_text(ONE.replace("seeds: [3]", "  next: optimizer.epochs=1\nseeds: [3]"))
+    folder = RunFolder(Path("study/runs/species/balanced/seed3"))
+    process = start("said", "study.yaml")
+    wait_for_step(folder, process, "said", 1)
+    shutil.rmtree(folder.path)
+    assert process.wait(300) == 1
+    said = Path("said").read_text()
+    assert f"balanced, seed 3: failed: {folder.path} was removed or emptied while it ran\n" in said
+    assert "next, seed 3: all " in said
+    assert "Errno" not in said
 
 
 @pytest.mark.slow

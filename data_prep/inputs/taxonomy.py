@@ -65,7 +65,11 @@ def lineages(file: Path, found: Any) -> dict[str, list[str]]:
 
 
 def _are_texts(above: Any) -> bool:
-    return isinstance(above, list) and len(above) <= _HIGHEST and all(isinstance(part, str) and part.strip() for part in above)
+    return (
+        isinstance(above, list)
+        and len(above) <= _HIGHEST
+        and all(isinstance(part, str) and part.strip() for part in above)
+    )
 
 
 def _of_ranks(categories: list[Any]) -> dict[str, list[str]]:

@@ -239,7 +239,7 @@ def test_wrong_recipes_end_with_one_sentence(workshop, trained):
         ("output=trained",): "holds a run already: add --resume",
         ("output=nowhere", "--resume"): "holds no run to resume",
         ("output=trained", "--resume", "data.auxiliary=false"): "belongs to another label space",
-        ("output=trained", "--resume", "model.arguments={layers: [1, 1, 1, 2]}"): "does not fit the model of this command",
+        ("output=trained", "--resume", "model.name=resnet26"): "does not fit the model of this command",
         ("model.name=resnet99",): "timm has no such model; did you mean resnet",
         ("optimizer.batch_size=15", "optimizer.accumulation=2"): "is not divisible by 1 ranks x 2 accumulation steps",
         ("optimizer.batch_size=2048",): "fewer than one batch",

@@ -6,12 +6,10 @@ import contextlib
 import difflib
 import io
 import os
-import re
 import sqlite3
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
@@ -20,7 +18,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from fastlt.data_prep import cli as data_prep
 from fastlt.data_prep.encode.options import EncodeOptions
 from fastlt.experiments.granularity.options import GranularityOptions
-from fastlt.messages import harmless, one_line
+from fastlt.messages import harmless, one_line, told
 from fastlt.options import (
     Command,
     Flag,
@@ -512,9 +510,7 @@ class _Harmless:
 
 def sentence(error: Exception) -> str:
     """What an error says, of any length and with nothing in it that a terminal obeys: it may quote foreign text."""
-    full = ": make room, and run the same command again" * (getattr(error, "errno", None) in (ENOSPC, EDQUOT))
-    plain = re.sub(r"\[Errno -?\d+\] ", "", str(error))  # a number that tells nobody more than the words behind it
-    said = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in f"{plain}{full}")
+    said = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in told(error))
     return said if len(said) <= _MAX_SAID else f"{said[: _MAX_SAID - 300]} ... {said[-300:]}"
 
 

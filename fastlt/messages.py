@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from errno import EDQUOT, ENOSPC
 
 _OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069]")
 
@@ -25,6 +26,12 @@ def one_line(text: object, most: int = 100) -> str:
     begun = str(text)[: 20 * most + 1000]  # it may be long, and most of it spaces
     plain = " ".join("".join(c if c.isprintable() else " " for c in begun).split())
     return plain if len(plain) <= most else f"{plain[:most]}..."
+
+
+def told(error: Exception) -> str:
+    """What an error says; one of the system without its number, and with what to do where a disk is full."""
+    full = ": make room, and run the same command again" * (getattr(error, "errno", None) in (ENOSPC, EDQUOT))
+    return re.sub(r"\[Errno -?\d+\] ", "", str(error)) + full
 
 
 def in_bytes(number: float) -> str:

@@ -77,7 +77,7 @@ def _read(folder: RunFolder, label: str, color: str) -> Shown:
     split = next((s for s in ("test", "val") if folder.evaluation(s).is_file()), "")
     if not split:
         last: dict[str, Any] = next((r for r in reversed(log) if r["kind"] == "eval"), {})
-        about = f"while training, epoch {last['epoch']}" if last else ""
+        about = f"while training, epoch {last['epoch']}" if last else "not evaluated yet"
         return Shown(label, color, folder, space, log, _numbers(last), about)
     found = _evaluation(folder.evaluation(split), space)
     crops = ", five crops" if found.get("crops") == 5 else ""

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fastlt.messages import harmless, one_line
+from fastlt.messages import harmless, one_line, told
 
 PATIENCE_SECONDS = 10
 
@@ -32,7 +32,7 @@ def exit_with_one_sentence() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(PATIENCE_SECONDS)
         who = f" ({_who(rank)})" if rank != "0" else ""
-        print(f"fastlt: error: {harmless(str(error))}{who}", file=sys.stderr, flush=True)
+        print(f"fastlt: error: {harmless(told(error))}{who}", file=sys.stderr, flush=True)
         if os.environ.get("FASTLT_TRACE"):
             traceback.print_exc()
         _leave()

@@ -1,5 +1,6 @@
 """The front doors: help in the order of use, mistakes told in one sentence before anything heavy is imported."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -56,6 +57,8 @@ def test_every_command_explains_itself(name, capsys):
 def test_an_error_of_the_system_is_told_without_its_number():
     said = cli.sentence(FileNotFoundError(2, "No such file or directory", "titles.json"))
     assert said == "No such file or directory: 'titles.json'"
+    said = cli.sentence(OSError(errno.ENOSPC, "No space left on device", "run"))
+    assert said == "No space left on device: 'run': make room, and run the same command again"
 
 
 def test_recipe_explains_every_key(capsys):

@@ -175,20 +175,6 @@ def test_a_report_says_what_an_older_evaluation_lacks(workshop, trained):
     assert "No log tells it" in (workshop.folder / "page.html").read_text()
 
 
-def test_a_report_says_where_figures_are_of_other_data_or_of_five_crops(workshop, trained):
-    assert workshop.fastlt("evaluate", "trained").returncode == 0
-    shutil.copytree(trained, workshop.folder / "crops")
-    file = workshop.folder / "crops" / "evaluation_val.json"
-    found = json.loads(file.read_text())
-    file.write_text(json.dumps(found | {"crops": 5, "data": "other"}))
-    done = workshop.fastlt("report", "trained", "crops", "--out", "page.html")
-    assert done.returncode == 0, done.stderr
-    page = (workshop.folder / "page.html").read_text()
-    for said in (done.stdout, page):
-        assert "val, last weights, epoch 2" in said
-        assert "val of another data set, five crops, last weights, epoch 2" in said
-
-
 def test_a_report_without_the_data_set_has_no_pictures_and_says_so(workshop, trained):
     assert workshop.fastlt("evaluate", "trained").returncode == 0
     shutil.copytree(trained, workshop.folder / "moved")

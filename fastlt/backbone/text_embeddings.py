@@ -47,7 +47,8 @@ def write_class_embeddings(
     try:
         encoder = open_clip.create_model(model, pretrained=weights).eval()
     except Exception as error:  # a hub that is not reached, a file of something else: open_clip raises what it gets
-        raise ValueError(f"open_clip cannot load {model} with {weights}: {one_line(error, 300)}.") from None
+        local = "" if Path(weights).is_file() else "; without its hub, name a file with --weights"
+        raise ValueError(f"open_clip cannot load {model} with {weights}{local}: {one_line(error, 300)}") from None
     tokenize = open_clip.get_tokenizer(model)
     rows = _embed(lambda sentences: encoder.encode_text(tokenize(sentences)), list(titles.values()), templates)
     with new_file(out) as temporary:

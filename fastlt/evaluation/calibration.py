@@ -71,9 +71,11 @@ class Calibration:
         """For people."""
         at_end = self.temperature in (LOWEST, HIGHEST)
         warning = ", where the search ends: these images do not tell more" if at_end else ""
+        worse = "; ECE got worse: too few images, perhaps" if self.ece_calibrated > self.ece else ""
         return (
             f"temperature {self.temperature:.3f}{warning}, of the smallest mean NLL of {self.num_images:,} validation "
             f"images: NLL {self.nll:.3f} -> {self.nll_calibrated:.3f}, ECE {self.ece:.1f} -> {self.ece_calibrated:.1f}"
+            f"{worse}"
         )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastlt.evaluation.calibration import HIGHEST, LOWEST, find_temperature
+from fastlt.evaluation.calibration import HIGHEST, LOWEST, Calibration, find_temperature
 from fastlt.evaluation.finished_run import FinishedRun
 
 
@@ -31,6 +31,11 @@ def test_it_stops_where_images_do_not_tell_more():
     logits = torch.eye(5).repeat(3, 1)
     assert find_temperature(logits, torch.arange(5).repeat(3)) == pytest.approx(LOWEST)
     assert find_temperature(logits, torch.arange(5).roll(1).repeat(3)) == pytest.approx(HIGHEST)
+
+
+@pytest.mark.parametrize(("ece", "doubted"), [(9.5, True), (12.5, False)])
+def test_a_temperature_that_calibrates_worse_is_doubted(ece, doubted):
+    assert ("ECE got worse" in Calibration(1.2, 3, 40, 1.1, 1.0, ece, 12.0).sentence()) == doubted
 
 
 @pytest.mark.medium

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -74,13 +74,15 @@ class Row:
 
     Attributes:
         data, arm: which one.
+        against: the arm with which it is compared; "" for the baseline.
         lines: the records of its finished runs.
         lacking: for each seed without one the reason.
-        differences: to the baseline, of each figure; empty for the baseline itself.
+        differences: to that arm, of each figure that has two pairs.
     """
 
     data: str
     arm: str
+    against: str
     lines: list[dict[str, Any]]
     lacking: dict[int, str]
     differences: dict[str, Difference]
@@ -105,9 +107,9 @@ def compare(plan: Plan, lines: list[dict[str, Any]], failed: Mapping[tuple[str, 
         failed: why others have none.
     """
     rows = []
+    baseline = plan.keys.compared_with
     for data in plan.keys.data:
         of = {arm: [r for r in lines if (r["data"], r["arm"]) == (data, arm)] for arm in plan.keys.arms}
-        baseline = of[plan.keys.compared_with]
         for arm, ours in of.items():
             done = {line["seed"] for line in ours}
             lacking = {
@@ -115,7 +117,24 @@ def compare(plan: Plan, lines: list[dict[str, Any]], failed: Mapping[tuple[str, 
                 for seed in plan.keys.seed_list
                 if seed not in done
             }
-            pairs = {f: paired(by_seed(ours, f), by_seed(baseline, f)) for f in FIGURES if ours is not baseline}
-            differences = {figure: difference for figure, difference in pairs.items() if difference}
-            rows.append(Row(data, arm, ours, lacking, differences))
+            against = "" if arm == baseline else baseline
+            differences = _differences(ours, of[baseline]) if against else {}
+            rows.append(Row(data, arm, against, ours, lacking, differences))
     return rows
+
+
+def compare_further(plan: Plan, rows: Sequence[Row]) -> list[Row]:
+    """The rows again of arms that are compared with another one than the baseline as well."""
+    found = {(row.data, row.arm): row for row in rows}
+    further = []
+    for data in plan.keys.data:
+        for arm, other in plan.keys.against.items():
+            row = found[data, arm]
+            differences = _differences(row.lines, found[data, other].lines)
+            further.append(replace(row, against=other, differences=differences))
+    return further
+
+
+def _differences(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Difference]:
+    pairs = {figure: paired(by_seed(ours, figure), by_seed(theirs, figure)) for figure in FIGURES}
+    return {figure: difference for figure, difference in pairs.items() if difference}

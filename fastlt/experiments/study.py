@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fastlt.atomic import write_text
-from fastlt.experiments.comparison import FIGURES, compare
+from fastlt.experiments.comparison import FIGURES, compare, compare_further
 from fastlt.experiments.study_file import Cell, Plan, as_word, read_study
 from fastlt.experiments.study_picture import draw
 from fastlt.experiments.study_table import csv_table, markdown
@@ -223,8 +223,9 @@ class _Study:
         why = {key: f"stale: {why}" for key, why in self.stale.items()}
         why |= {cell.key: failed for cell in self.plan.cells if (failed := _begun(cell.folder).get("failed"))}
         rows = compare(self.plan, lines, why)
-        write_text(self.plan.out / "table.md", markdown(self.plan, rows))
-        csv_table(rows, self.plan.out / "table.csv")
+        further = compare_further(self.plan, rows)
+        write_text(self.plan.out / "table.md", markdown(self.plan, rows, further))
+        csv_table([*rows, *further], self.plan.out / "table.csv")
         draw(self.plan, rows, self.plan.out / "picture.png")
 
 

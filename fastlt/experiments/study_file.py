@@ -43,6 +43,8 @@ class Study(Section):
     """The seeds with which every arm is trained: a list, or how many, from 0 on."""
     baseline: str | None = None
     """The arm with which all others are compared, over two seeds or more; without this key it is the first arm."""
+    against: dict[str, str] = Field({})
+    """For an arm's name another arm, with which it is compared as well."""
     steps: int | Literal["baseline"] | None = None
     """The same number of optimizer steps for all arms: this one, or `baseline` for those of the baseline's recipe.
     Each arm gets the whole epochs that come nearest and, where its warmup_epochs is the baseline's, a warm-up of as
@@ -92,13 +94,18 @@ class Study(Section):
         seeds = self.seed_list
         if twice := [seed for i, seed in enumerate(seeds) if seed in seeds[:i]]:
             raise ValueError(f"seed {twice[0]} stands twice in seeds: a repeated run is no further evidence")
-        if self.baseline is not None and self.baseline not in self.arms:
-            raise ValueError(f"baseline {one_line(self.baseline)!r} is none of the arms {listed(list(self.arms))}")
-        if self.baseline is not None and len(seeds) < 2:
-            raise ValueError(
-                "baseline asks for paired differences, and one seed gives no interval: name two seeds or more, or "
-                "leave baseline out to have the means alone"
-            )
+        baseline = {"baseline": [self.baseline]} if self.baseline is not None else {}
+        pairs = {"against": [name for pair in self.against.items() for name in pair]} if self.against else {}
+        for key, names in {**baseline, **pairs}.items():
+            if unknown := next((name for name in names if name not in self.arms), None):
+                raise ValueError(f"{key} {one_line(unknown)!r} is none of the arms {listed(list(self.arms))}")
+            if len(seeds) < 2:
+                raise ValueError(
+                    f"{key} asks for paired differences, and one seed gives no interval: name two seeds or more, or "
+                    f"leave {key} out to have the means alone"
+                )
+        if same := next((arm for arm, other in self.against.items() if arm == other), None):
+            raise ValueError(f"against compares {one_line(same)!r} with itself")
         if isinstance(self.steps, int) and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; it must be a number above 0, or baseline")
         return self

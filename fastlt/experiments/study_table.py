@@ -16,9 +16,9 @@ from fastlt.label_space import FEW_SHOT_BELOW, MANY_SHOT_ABOVE
 from fastlt.messages import listed
 
 
-def markdown(plan: Plan, rows: Sequence[Row]) -> str:
+def markdown(plan: Plan, rows: Sequence[Row], further: Sequence[Row]) -> str:
     """Means, differences, what is missing, where it comes from, and what repeats it."""
-    parts = [f"# {plan.file.stem}", _means(rows), _differences(plan, rows), _origin(plan, rows)]
+    parts = [f"# {plan.file.stem}", _means(rows), _differences(plan, rows, further), _origin(plan, rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -50,15 +50,16 @@ def lacking(row: Row) -> str:
     return "; ".join(f"seed {listed(of, 20)}: {why}" for why, of in seeds.items())
 
 
-def _differences(plan: Plan, rows: Sequence[Row]) -> str:
+def _differences(plan: Plan, rows: Sequence[Row], further: Sequence[Row]) -> str:
     baseline = plan.keys.compared_with
     if len(plan.keys.seed_list) < 2:
         return (
             "There are no differences with intervals: one seed says nothing of how much a repetition would differ. "
             "Name two seeds or more in `seeds`."
         )
-    others = [row for row in rows if row.arm != baseline]
-    shown = [[row.data, row.arm, str(_pairs(row)), *(_difference(row, figure) for figure in FIGURES)] for row in others]
+    others = [row for row in rows if row.against]
+    shown = [[row.data, row.arm, *_difference_cells(row)] for row in others]
+    between = [[row.data, row.arm, row.against, *_difference_cells(row)] for row in further]
     return "\n\n".join(
         [
             f"## Differences to {_cell(baseline)}",
@@ -67,8 +68,13 @@ def _differences(plan: Plan, rows: Sequence[Row]) -> str:
             "twenty, one misses by chance. What stands after ± is the smallest difference that this interval can show.",
             _table(["data", "arm", "pairs", *FIGURES], shown),
             *(_smallest(data, others) for data in plan.keys.data),
+            *([_table(["data", "arm", "against", "pairs", *FIGURES], between)] if between else []),
         ]
     )
+
+
+def _difference_cells(row: Row) -> list[str]:
+    return [str(_pairs(row)), *(_difference(row, figure) for figure in FIGURES)]
 
 
 def _smallest(data: str, rows: Sequence[Row]) -> str:
@@ -97,19 +103,20 @@ def _origin(plan: Plan, rows: Sequence[Row]) -> str:
 
 
 def _all_of(lines: Sequence[dict], name: str) -> str:
-    return listed(sorted({line[name] for line in lines})) or "none yet"
+    """What is told of the runs; a run that went on with another commit or device has several, with commas."""
+    return listed(sorted({one for line in lines for one in line[name].split(", ")})) or "none yet"
 
 
 def csv_table(rows: Sequence[Row], file: Path) -> None:
-    """A row for each data set and arm: means, standard deviations, differences and the ends of their intervals."""
+    """A line for each row: means, standard deviations, differences and the ends of their intervals."""
     parts = ("mean", "sd", "difference", "low", "high", "smallest_effect")
     headings = [f"{figure}_{part}" for figure in FIGURES for part in parts]
     with new_file(file) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["data", "arm", "seeds", "pairs", *headings, "steps", "epochs", "hours", "missing"])
+        writer.writerow(["data", "arm", "against", "seeds", "pairs", *headings, "steps", "epochs", "hours", "missing"])
         for row in rows:
             cells = [_number(value, ".4f", "") for figure in FIGURES for value in _values(row, figure)]
-            names = [table_cell(row.data), table_cell(row.arm), len(row.lines), _pairs(row)]
+            names = [*map(table_cell, (row.data, row.arm, row.against)), len(row.lines), _pairs(row)]
             hours = f"{sum(line['hours'] for line in row.lines):.4f}"
             length = _span(row, "steps", "d", ""), _span(row, "epochs", "d", ""), hours, table_cell(lacking(row))
             writer.writerow([*names, *cells, *length])

@@ -127,6 +127,9 @@ def test_the_study_explains_its_keys(capsys):
             "baseline: balance\nseeds:",
             "baseline 'balance' is none of the arms balanced, + auxiliary, silenced",
         ),
+        ("seeds:", "against: {silenced: balance}\nseeds:", "against 'balance' is none of the arms balanced, + aux"),
+        ("seeds:", "against: {silenced: silenced}\nseeds:", "against compares 'silenced' with itself"),
+        ("seeds: [0, 1, 5]", "seeds: 1\nagainst: {silenced: balanced}", "against asks for paired differences"),
         ("seeds:", "steps: 0\nseeds:", "steps is 0; it must be a number above 0, or baseline"),
         ("seeds:", "steps: yes\nseeds:", "is True; it must be a number"),
         ("seeds:", "ranks: yes\nseeds:", "is True; it must be a number"),
@@ -202,6 +205,22 @@ def test_means_and_intervals_are_those_computed_by_hand(place, capsys):
     assert "9 runs, 2.25 hours of training" in table
     assert "commit c0ffee; a CPU." in table
     assert "`fastlt study study.yaml --only ARM --out runs/repeated`" in table
+
+
+def test_an_arm_is_compared_with_another_than_the_baseline_as_well(place, capsys):
+    text = STUDY + "against: {silenced: + auxiliary}\n"
+    finish(text, FIGURES)
+    assert study(capsys, text)[0] == 0
+    *rows, further = csv.DictReader(Path("study/table.csv").read_text().splitlines())
+    assert [row["against"] for row in rows] == ["", "balanced", "balanced"]
+    assert (further["arm"], further["against"]) == ("silenced", "'+ auxiliary")
+    assert further["all_mean"] == rows[2]["all_mean"]
+    # Differences -0.5, -2.0, -1.1: sd 0.75498.
+    found = [float(further[f"all_{name}"]) for name in ("difference", "smallest_effect")]
+    assert found == pytest.approx([-1.2, 4.30265 * 0.75498 / 3**0.5], abs=2e-4)
+    table = Path("study/table.md").read_text()
+    assert "| species | silenced | + auxiliary | 3 | -1.20 ± 1.88 |" in table
+    assert "9 runs, 2.25 hours of training" in table
 
 
 def test_seeds_that_differ_by_the_same_are_no_evidence(place, capsys):

@@ -11,6 +11,7 @@ from unittest.mock import patch
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from timm.models import _builder
 from torch import Tensor, nn
 
@@ -61,6 +62,14 @@ def backbone_arguments(model: ModelRecipe, image_size: int) -> dict[str, Any]:
         ValueError: the model cannot take such images.
     """
     return dict(_suited(model.name, json.dumps(model.arguments), image_size))
+
+
+def unseen_pixels(backbone: nn.Module, image_size: int) -> int:
+    """Rows and columns of pixels at the edges of an image that a model of patches cuts off without a word."""
+    embedding = getattr(backbone, "patch_embed", None)
+    if not isinstance(embedding, PatchEmbed) or embedding.dynamic_img_pad:
+        return 0
+    return image_size % embedding.patch_size[0]
 
 
 @cache

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from timm.utils import distribute_bn
 from torch import Tensor
 
+from fastlt.backbone.create import unseen_pixels
 from fastlt.caches import give_inductor_a_folder
 from fastlt.classifier import Classifier
 from fastlt.cores import share_of_cores
@@ -308,6 +309,12 @@ class Trainer:
                 lines.append("warning: model.pretrained is false: what is not trained stays as it is drawn.")
         if recipe.data.is_staged:
             lines.append(f"images are read from {data.path}, a copy of {recipe.data.path}")
+        side = recipe.data.image_size
+        if unseen := unseen_pixels(self.engine.module.backbone, side):
+            lines.append(
+                f"warning: {recipe.model.name} cuts images of {side} pixels a side into whole patches: {unseen} at the "
+                f"right and the bottom are not seen; data.image_size={side - unseen} shows what it sees now."
+            )
         if space.auxiliary_names and not space.neighbors and recipe.loss.lambda_s < 1:
             lines.append(
                 f"warning: {recipe.data.path} has no neighbor pairs, so no auxiliary class is silenced for a target, "

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastlt.backbone.create import create_backbone
+from fastlt.backbone.create import create_backbone, unseen_pixels
 from fastlt.classifier import class_embeddings
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.preflight import check
@@ -77,3 +77,15 @@ def test_class_embeddings_are_checked_before_ranks_start(workshop, tmp_path):
     targets = EncodedDataset.open(recipe.data.path).label_space.target_names
     save_file({name: torch.ones(64) for name in targets}, file)
     check(load_recipe(workshop.folder / "recipe.yaml", [*words, "data.auxiliary=false"]), False, 1)
+
+
+@pytest.mark.parametrize(("side", "unseen"), [(40, 0), (36, 4)])
+def test_edges_that_patches_leave_out_are_counted(side, unseen):
+    model = ModelRecipe(name="vit_tiny_patch16_224", pretrained=False, arguments={"patch_size": 8, "depth": 1})
+    backbone = create_backbone(model, side).eval()
+    images = torch.rand(1, 3, side, side)
+    changed = images.clone()
+    changed[..., side - unseen :, :] += 1
+    changed[..., side - unseen :] += 1
+    assert unseen_pixels(backbone, side) == unseen
+    assert torch.equal(backbone(images), backbone(changed))

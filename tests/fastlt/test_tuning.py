@@ -183,9 +183,8 @@ def test_places_are_whole_parts_of_names():
     def names(*places: str, **model: object) -> list[str]:
         return tuned_layers(recipe_of("test_vit", "lora", tune_places=places, **model).model, 32)
 
-    assert names("blocks.1", "blocks.10") == [
-        f"blocks.1.{part}" for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    ]
+    parts = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    assert names("blocks.1", arguments={"depth": 11}) == [f"blocks.1.{part}" for part in parts], "blocks.10 is another"
     assert "patch_embed.proj" not in names()
     assert "patch_embed.proj" in names("proj")
     beit = recipe_of("beit_base_patch16_224", "lora", arguments={"depth": 1}).model

@@ -75,9 +75,11 @@ class Recipe:
     """A recipe to print, with its base: a file, or the name of one of ours. Or a key, such as optimizer.blr."""
 
     def run(self) -> None:
-        from fastlt.recipe import explained, load_recipe, packaged_recipes
+        from fastlt.recipe import Recipe as RecipeKeys
+        from fastlt.recipe import load_recipe, packaged_recipes
+        from fastlt.yaml_keys import explained
 
-        if explanation := explained(self.name):
+        if explanation := explained(RecipeKeys, self.name):
             print(explanation)
         elif self.name:
             print(load_recipe(self.name).text(), end="")
@@ -312,10 +314,10 @@ class Study:
     def run(self) -> None:
         from fastlt.experiments.study import run_study
         from fastlt.experiments.study_file import Study as StudyKeys
-        from fastlt.recipe import explained
+        from fastlt.yaml_keys import explained
 
         if self.file is None:
-            print(explained(kind=StudyKeys))
+            print(explained(StudyKeys))
         elif status := run_study(self.file, self.out, self.only, self.redo, self.other_commits):
             raise SystemExit(status)
 

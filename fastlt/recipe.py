@@ -3,75 +3,24 @@
 from __future__ import annotations
 
 import difflib
-import json
-import re
-import textwrap
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from fastlt.atomic import write_text
-from fastlt.foreign import read_bytes, without_credentials
+from fastlt.foreign import without_credentials
 from fastlt.kernels.options import MEMORY_LIMIT, Implementation
 from fastlt.label_space import Silence
 from fastlt.places import Place, as_place, is_url
+from fastlt.yaml_keys import Section, keys_of, validated
+from fastlt.yaml_text import parsed, read_mapping
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 LoaderName = Literal["auto", "ffcv", "dali", "plain"]
-RENAMED = {
-    "augment.test_crop": "augment.crop_pct",
-    "optimizer.average": "optimizer.ema_decay",
-    "engine.checkpoint_gradients": "engine.activation_checkpointing",
-}
-"""Keys that had another name: a recipe or run of before is told, and nothing is taken under the old one."""
-_MEANT = {
-    "optimizer.lr": "optimizer.blr (lr = blr * batch_size / 256)",
-    "optimizer.learning_rate": "optimizer.blr (lr = blr * batch_size / 256)",
-    "optimizer.gradient_accumulation": "optimizer.accumulation",
-    "optimizer.grad_clip": "optimizer.clip_grad",
-    "data.batch_size": "optimizer.batch_size",
-    "data.num_workers": "data.workers",
-    "engine.dtype": "engine.precision",
-}
-"""What other programs call a key of ours."""
-
-_WHOLE, _NUMBER, _SWITCH = "must be a whole number", "must be a number", "must be true or false"
-_MUST = {
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be above {gt}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be below {lt}",
-    "literal_error": "must be {expected}",
-    "int_parsing": _WHOLE,
-    "int_type": _WHOLE,
-    "int_from_float": _WHOLE,
-    "float_parsing": _NUMBER,
-    "float_type": _NUMBER,
-    "finite_number": _NUMBER,
-    "bool_parsing": _SWITCH,
-    "bool_type": _SWITCH,
-    "string_type": "must be text",
-    "path_type": "must be a path",
-    "tuple_type": "must be a list such as [a, b]",
-    "dict_type": "must have keys of its own",
-    "model_type": "must have keys of its own",
-    "value_error": "{error}",
-}
-"""What pydantic's kinds of mistakes are in plain words; its context fills them in."""
 
 
 def _as_typed(value: Any) -> Any:
@@ -98,17 +47,10 @@ def _place(value: Any) -> Any:
     return as_place(value)
 
 
-S = TypeVar("S", bound=BaseModel)
 _HomePath = Annotated[Path, AfterValidator(_from_home)]
 UserPath = Annotated[_HomePath, BeforeValidator(_no_url), BeforeValidator(_as_typed)]
 """A path as people write it, with ~ for home, and maybe a number."""
 _UserPlace = Annotated[Place, BeforeValidator(_place), BeforeValidator(_as_typed)]
-
-
-class Section(BaseModel):
-    """Keys that are written in YAML: none but those that are known, each explained by the docstring below it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataRecipe(Section):
@@ -180,7 +122,7 @@ class ModelRecipe(Section):
     """true for timm's hub weights, a path for a local file, false for none."""
     allow_missing: bool | Annotated[int, Field(ge=0)] = False
     """How many of the backbone's tensors may be missing in a local file and stay as drawn; true for any number."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field({})
     """Further arguments of timm.create_model."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth rate."""
@@ -316,6 +258,20 @@ class LogRecipe(Section):
 
 
 class Recipe(Section):
+    renamed: ClassVar[dict[str, str]] = {
+        "augment.test_crop": "augment.crop_pct",
+        "optimizer.average": "optimizer.ema_decay",
+        "engine.checkpoint_gradients": "engine.activation_checkpointing",
+    }
+    meant: ClassVar[dict[str, str]] = {
+        "optimizer.lr": "optimizer.blr (lr = blr * batch_size / 256)",
+        "optimizer.learning_rate": "optimizer.blr (lr = blr * batch_size / 256)",
+        "optimizer.gradient_accumulation": "optimizer.accumulation",
+        "optimizer.grad_clip": "optimizer.clip_grad",
+        "data.batch_size": "optimizer.batch_size",
+        "data.num_workers": "data.workers",
+        "engine.dtype": "engine.precision",
+    }
     output: UserPath
     """Folder of the run."""
     seed: int = Field(0, ge=0, lt=2**63)
@@ -404,74 +360,17 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise ValueError(f"{word!r} is not of the form key=value, for example optimizer.epochs=3.")
-        value = _parsed(text, f"the value in {without_credentials(word)[:100]!r}")
+        value = parsed(text, f"the value in {without_credentials(word)[:100]!r}")
         for part in reversed(key.split(".")):
             value = {part: value}
         values = _merge(values, value)
     return validated(Recipe, values, f"recipe {path}", [word.partition("=")[0] for word in overrides])
 
 
-def validated(kind: type[S], values: dict[str, Any], where: str, typed: Sequence[str] = ()) -> S:
-    """The section that these values make.
-
-    Args:
-        kind: of the section.
-        values: as they were read.
-        where: what a mistake's sentence begins with.
-        typed: keys that were typed and do not stand there.
-
-    Raises:
-        ValueError: unknown or renamed key, or a value of the wrong type.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        mistakes = error.errors()
-        keys = [".".join(map(str, mistake["loc"])) for mistake in mistakes]
-        # A word that was typed is not the file's fault.
-        by_hand = all(any(_is_within(key, word) or _is_within(word, key) for word in typed) for key in keys)
-        said = "; ".join(dict.fromkeys(_explain(kind, mistake, values) for mistake in mistakes))
-        raise ValueError(f"{'' if by_hand else f'{where}: '}{said.rstrip('.')}.") from None
-
-
-def _is_within(key: str, section: str) -> bool:
-    return f"{key}.".startswith(f"{section}.")
-
-
-def recipe_keys(section: type[BaseModel] | None = None, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(key, pydantic's FieldInfo) of every key, sections first to last."""
-    for name, field in (section or Recipe).model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from recipe_keys(field.annotation, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", field
-
-
-def explained(only: str = "", kind: type[BaseModel] | None = None) -> str:
-    """Every key with its default and meaning, section by section, for people; `only` one key or section of them.
-
-    `kind` is what has these keys, else a recipe.
-    """
-    lines: list[str] = []
-    section = ""
-    for key, field in recipe_keys(kind):
-        if only and not _is_within(key, only):
-            continue
-        if key.rpartition(".")[0] != section:
-            section = key.rpartition(".")[0]
-            lines.append("")
-        # As it is written in YAML: null, true, [0.08, 1.0].
-        default = "required" if field.is_required() else f"default {json.dumps(field.default)}"
-        meaning = " ".join((field.description or "").split())
-        lines.append(f"{key} ({default})")
-        lines += textwrap.wrap(meaning, 92, initial_indent="    ", subsequent_indent="    ")
-    return "\n".join(lines).lstrip("\n")
-
-
 def changed_keys(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
     """{key: (value before, value after)} of the keys that differ."""
     old, new = flat(before), flat(after)
-    keys = [key for key, _ in recipe_keys()]
+    keys = [key for key, _ in keys_of(Recipe)]
     return {key: (old[key], new[key]) for key in keys if old[key] != new[key]}
 
 
@@ -481,73 +380,11 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 
 
 def _flat(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, _ in recipe_keys():
+    for key, _ in keys_of(Recipe):
         value: Any = values
         for part in key.split("."):
             value = value[part]
         yield key, value
-
-
-_MOST_BYTES, _MOST_VALUES, _DEPTH = 2**18, 10_000, 32
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would take the last.
-
-    Only what looks like a number is one: 20261125_1200, 12:30 and 2026-11-25, which YAML 1.1 takes for numbers and a
-    date, are names of runs.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in found if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
-        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        mapping = super().construct_mapping(node, deep)  # refuses keys that are lists or mappings
-        times = Counter(self.construct_object(key) for key, _ in node.value)
-        if len(times) < len(node.value):
-            twice = times.most_common(1)[0][0]
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} stands twice", node.start_mark)
-        return mapping
-
-    def get_single_node(self) -> yaml.Node | None:
-        """The document, refused if it is large once all that anchors name is written out, or deep."""
-        node = super().get_single_node()
-        if node is None:
-            return None
-        size, depth = _measured(node, {})
-        if size > _MOST_VALUES or depth > _DEPTH:
-            said = f"it has more than {_MOST_VALUES:,} values, or more than {_DEPTH} inside each other"
-            raise yaml.composer.ComposerError(None, None, said, node.start_mark)
-        return node
-
-
-def _measured(node: yaml.Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """How many values a document has, and how many inside each other, with an anchor's wherever it is used."""
-    if id(node) not in known:
-        known[id(node)] = _MOST_VALUES + 1, 0  # should it be inside itself
-        inside = node.value if isinstance(node, yaml.CollectionNode) else []
-        parts = [part for pair in inside for part in (pair if isinstance(pair, tuple) else [pair])]
-        sizes, depths = zip((0, 0), *(_measured(part, known) for part in parts), strict=True)
-        known[id(node)] = 1 + sum(sizes), 1 + max(depths)
-    return known[id(node)]
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?\Z|[-+]?\.(?:inf|nan)\Z", re.I),
-    list("-+.0123456789"),
-)
-
-
-def _parsed(text: str, what: str) -> Any:
-    """The value of a YAML text. Raises ValueError, which begins with `what`, where it is none."""
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"{what} is not valid YAML: {' '.join(str(error).split())}.") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -559,7 +396,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         if not isinstance(base, str | Path):
             raise ValueError(f"recipe {path}: base is {base!r}, not the name of a recipe beside it.")
         path = path.parent / base if read else path
-        values = _read_one(path)
+        values = read_mapping(path, "recipe")
         if path.resolve() in read:
             raise ValueError(f"recipe {path} is its own base.")
         read.append(path.resolve())
@@ -568,77 +405,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return merged
 
 
-def _read_one(path: Path) -> dict[str, Any]:
-    return read_mapping(path, "recipe")
-
-
-def read_mapping(path: Path, kind: str) -> dict[str, Any]:
-    """What a YAML file holds.
-
-    Args:
-        path: the file.
-        kind: what it is called if it cannot be read.
-
-    Raises:
-        ValueError: it is no file, no YAML, large, or no mapping; a key stands twice in it.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no file")
-        text = read_bytes(path, _MOST_BYTES).decode()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{kind} {str(path)!r} cannot be read: {error}.") from None
-    values = _parsed(text, f"{kind} {path}")
-    if not isinstance(values, dict):
-        raise ValueError(f"{kind} {path} is empty or not a mapping.")
-    return values
-
-
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "arguments"
         merged[key] = _merge(merged[key], value) if both else value
     return merged
-
-
-def _explain(kind: type[BaseModel], mistake: Any, values: dict[str, Any]) -> str:
-    """One of pydantic's mistakes about these values, in plain words."""
-    key = ".".join(map(str, mistake["loc"]))
-    if mistake["type"] == "extra_forbidden":
-        return _explain_unknown(kind, key)
-    inside = next((known for known in recipe_keys(kind) if key != known[0] and _is_within(key, known[0])), None)
-    if inside:  # of a value with parts, or one of several types that it may have
-        name, field = inside
-        value: Any = values
-        for part in name.split("."):
-            value = value[part]
-        default = "" if field.default is None else f" (default {json.dumps(field.default)})"
-        return f"{name} cannot be {value!r}: {' '.join((field.description or '').split()).rstrip('.')}{default}"
-    if mistake["type"] == "missing":
-        return f"key {key!r} is missing"
-    must = _MUST.get(mistake["type"])
-    said = must.format(**mistake.get("ctx", {})) if must else mistake["msg"]
-    given = mistake["input"]
-    if isinstance(given, str) and is_url(given):
-        return f"{key}: {said}"  # there may be a password in it
-    return f"{key} is {given!r}; it {said}" if key else said
-
-
-def _explain_unknown(kind: type[BaseModel], key: str) -> str:
-    if key in RENAMED:
-        return f"key {key!r} is now called {RENAMED[key]}: rename it"
-    known = [name for name, _ in recipe_keys(kind)]
-    sections = list(kind.model_fields)
-    meant = _MEANT.get(key) if kind is Recipe else None
-    if not meant and key in {name.rpartition(".")[2] for name in known}:  # `epochs` for `optimizer.epochs`
-        meant = " or ".join(name for name in known if name.endswith(f".{key}"))
-    if not meant:
-        meant = next(iter(difflib.get_close_matches(key, [*known, *sections], 1, cutoff=0.75)), None)
-    said = f"unknown key {key!r}; did you mean {meant}?" if meant else f"unknown key {key!r}"
-    section = key.rpartition(".")[0]
-    inside = [name.removeprefix(f"{section}.") for name in known if name.startswith(f"{section}.")]
-    where = f"known in {section!r} are" if section else "known are"
-    return (
-        f"{said} ({where} {', '.join(inside if section else sections)}; `fastlt {kind.__name__.lower()}` explains them)"
-    )

@@ -106,11 +106,12 @@ def _commands() -> Iterator[str]:
 
 def _recipe_keys() -> Iterator[str]:
     """What `fastlt recipe` says, as tables."""
-    from fastlt.recipe import explained
+    from fastlt.recipe import Recipe
+    from fastlt.yaml_keys import explained
 
     yield "# Recipe keys\n\nWhat `fastlt recipe` says. [Recipes](../recipes.md) has how to set them.\n"
     section: Any = None
-    for entry in re.findall(r"^(\S+) \((.+)\)\n((?:    .*\n?)+)", explained(), re.MULTILINE):
+    for entry in re.findall(r"^(\S+) \((.+)\)\n((?:    .*\n?)+)", explained(Recipe), re.MULTILINE):
         key, default, meaning = entry
         first = key.partition(".")[0] if "." in key else "The run"
         if first != section:

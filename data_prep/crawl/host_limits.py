@@ -9,11 +9,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from yarl import URL
 
 from fastlt.data_prep.crawl.options import Politeness
 from fastlt.messages import one_line
+from fastlt.yaml_text import read_mapping
 
 STATED = Path(__file__).with_name("limits.yaml")
 HOUR, DAY = 3600, 86_400  # seconds
@@ -87,11 +87,9 @@ class Policies:
 
     def __init__(self, politeness: Politeness, apis: Collection[str] = ()) -> None:
         self._politeness = politeness
-        self._stated = _checked(STATED, yaml.safe_load(STATED.read_text()))
+        self._stated = _checked(STATED, read_mapping(STATED, "policy"))
         self._own: dict[str, dict[str, Any]] = {}
         if politeness.policy:
-            from fastlt.recipe import read_mapping  # slow to import
-
             self._own = _checked(politeness.policy, read_mapping(politeness.policy, "policy"))
         self.apis = frozenset(apis)
         self._api_keys = frozenset(map(self.key, apis))

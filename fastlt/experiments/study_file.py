@@ -22,8 +22,10 @@ from fastlt.loaders.sampler import EpochPlan
 from fastlt.messages import harmless, listed, one_line
 from fastlt.places import Place, as_place, is_url
 from fastlt.preflight import check
-from fastlt.recipe import Recipe, Section, changed_keys, find_recipe, load_recipe, read_mapping, validated
+from fastlt.recipe import Recipe, changed_keys, find_recipe, load_recipe
 from fastlt.run_folder import RunFolder
+from fastlt.yaml_keys import Section, validated
+from fastlt.yaml_text import read_mapping
 
 _UNLEARNED = ("output", "data.path", "data.stage_to", "data.workers", "checkpoint", "log.steps", "log.trackers")
 """Keys that change nothing of what a run learns; of the data set a digest counts, not its path."""

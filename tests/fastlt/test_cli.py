@@ -9,7 +9,8 @@ import pytest
 
 from fastlt import cli
 from fastlt.cli import COMMANDS, main
-from fastlt.recipe import recipe_keys
+from fastlt.recipe import Recipe
+from fastlt.yaml_keys import keys_of
 from support.paths import BIN
 
 ALL = [name for group in COMMANDS.values() for name in group]
@@ -63,7 +64,7 @@ def test_an_error_of_the_system_is_told_without_its_number():
 
 def test_recipe_explains_every_key(capsys):
     _, out, _ = said(capsys, "recipe")
-    for key, field in recipe_keys():
+    for key, field in keys_of(Recipe):
         assert f"\n{key} (" in f"\n{out}"
         assert field.description
     assert "optimizer.ema_decay (default 0.0)" in out

@@ -8,7 +8,7 @@ import pytest
 from fastlt.data_prep.crawl.host_limits import NUMBERS, STATED, Policies
 from fastlt.data_prep.crawl.options import Politeness
 from fastlt.data_prep.crawl.sources import SOURCES
-from fastlt.recipe import read_mapping
+from fastlt.yaml_text import read_mapping
 
 
 def policies(policy: Path | None = None, apis: tuple[str, ...] = (), **options) -> Policies:

@@ -21,8 +21,10 @@ from fastlt.cli import main
 from fastlt.dataset.encoded import EncodedDataset
 from fastlt.experiments.study_file import Cell, Study, read_study
 from fastlt.provenance import commit, processor
-from fastlt.recipe import load_recipe, read_mapping, validated
+from fastlt.recipe import load_recipe
 from fastlt.run_folder import RunFolder, hold
+from fastlt.yaml_keys import validated
+from fastlt.yaml_text import read_mapping
 from support.paths import ROOT, with_support
 
 STUDY = """

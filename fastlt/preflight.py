@@ -27,6 +27,11 @@ def check(recipe: Recipe, resume: bool | None, ranks: int) -> None:
         ValueError: something is wrong; the message says what to do.
     """
     space = described(recipe.data.path).label_space.trained(recipe.data.auxiliary)
+    if space.num_targets == 1:
+        raise ValueError(
+            f"{recipe.data.path} has one target class, {space.target_names[0]!r}, and a classifier needs two: encode "
+            "the folder that has a folder for each class."
+        )
     require_a_batch(recipe, int(space.epoch_counts(recipe.data.auxiliary_per_class).sum()))
     check_without_data(recipe, ranks)
     if recipe.model.class_embeddings:

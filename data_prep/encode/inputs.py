@@ -109,6 +109,8 @@ def read_inputs(sources: EncodeInputs) -> Inputs:
     if sources.images and not any(source.is_file() for source in given):
         raise ValueError("--images is for split files, and none is given: leave it out.")
     targets = read_class_images(sources.train, "training images", sources.images)
+    if len(targets) == 1:
+        print(f"warning: {sources.train} has one class, {listed(list(targets))}: a classifier needs two", flush=True)
     auxiliaries: ClassImages = {}
     pairs: Neighbors = {}
     if sources.auxiliary and sources.neighbors:

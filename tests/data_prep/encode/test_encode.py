@@ -133,6 +133,21 @@ def test_a_catalog_gives_what_filter_kept(workshop, catalog, form):
     shutil.rmtree(workshop.folder / "crawled")
 
 
+def test_one_class_is_warned_of_and_not_trained(workshop, capsys):
+    """As it comes out where the folder above that of the classes is given."""
+    (workshop.folder / "above").mkdir()
+    (workshop.folder / "above" / "images").symlink_to(workshop.folder / "species" / "val")
+    done = encode_here(workshop, "one-class", "--train", "above", "--val", "above", "--format", "plain")
+    assert done.returncode == 0, done.stderr
+    assert "warning: above has one class, images: a classifier needs two" in done.stdout
+    with chdir(workshop.folder):
+        assert main(["train", "recipe.yaml", "data.path=one-class", "output=refused"]) == 1
+    assert "one-class has one target class, 'images', and a classifier needs two: encode" in capsys.readouterr().err
+    assert not (workshop.folder / "refused").exists()
+    shutil.rmtree(workshop.folder / "one-class")
+    shutil.rmtree(workshop.folder / "above")
+
+
 def test_neighbors_of_a_list_under_any_of_their_names(workshop, catalog, folders):
     """A catalog that `crawl --urls` made has categories, and no pairs: the user's file has them as the list did."""
     pairs = json.loads((folders / "neighbors.json").read_text())

@@ -15,7 +15,7 @@ from fastlt.experiments.study_file import Plan
 
 FIGURES = ("all", "many", "medium", "few")
 """Mean per-class (balanced) accuracies as `fastlt evaluate` has them, over all target classes and by shot group."""
-LEVEL = 0.95
+LEVEL, POWER = 0.95, 0.8
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,12 @@ class Difference:
         """Whether 0 lies outside of the interval."""
         return self.has_width and abs(self.mean) > self.half
 
+    @property
+    def smallest_effect(self) -> float:
+        """How large a true effect must be so that four such intervals of five tell it from 0, at this spread."""
+        freedom = self.pairs - 1
+        return self.half * (1 + student_t(freedom, 2 * POWER - 1) / student_t(freedom))
+
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
     """The mean difference of two arms, by Student's t on the differences of each seed; None for fewer than two pairs.
@@ -57,15 +63,15 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference
 
 
 @cache
-def student_t(freedom: int) -> float:
-    """The factor of the standard error that makes half of a 95% interval: the 97.5% quantile of Student's t."""
+def student_t(freedom: int, inside: float = LEVEL) -> float:
+    """The factor of the standard error that makes half of a 95% interval: that share of Student's t lies in -t..t."""
 
     def beyond(t: Any) -> Any:
-        """How much more than a twentieth of the distribution lies outside of -t..t."""
+        """How much more of the distribution lies outside of -t..t than should."""
         share = freedom / (freedom + t**2)
-        return mpmath.betainc(freedom / 2, 0.5, 0, share, regularized=True) - (1 - LEVEL)
+        return mpmath.betainc(freedom / 2, 0.5, 0, share, regularized=True) - (1 - inside)
 
-    return float(mpmath.findroot(beyond, (1, 20), solver="anderson"))
+    return float(mpmath.findroot(beyond, (0.5, 20), solver="illinois"))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def _differences(plan: Plan, rows: Sequence[Row], further: Sequence[Row]) -> str
             f"## Differences to {_cell(baseline)}",
             "Paired: runs with the same data set and seed, in points, as mean ± half of the 95% interval by Student's "
             "t on the differences. Bold where 0 lies outside of the interval. Each interval stands for itself: of "
-            "twenty, one misses by chance. What stands after ± is the smallest difference that this interval can show.",
+            "twenty, one misses by chance.",
             _table(["data", "arm", "pairs", *FIGURES], shown),
             *(_smallest(data, others) for data in plan.keys.data),
             *([_table(["data", "arm", "against", "pairs", *FIGURES], between)] if between else []),
@@ -78,12 +78,13 @@ def _difference_cells(row: Row) -> list[str]:
 
 
 def _smallest(data: str, rows: Sequence[Row]) -> str:
-    """The smallest effects that the intervals of a data set can show."""
+    """How large true effects on a data set must be to be found."""
     found = {row.arm: row.differences["all"] for row in rows if row.data == data and "all" in row.differences}
     if not found:
         return f"On {data} no arm has two pairs of finished runs yet, so there is no interval."
-    smallest = listed([f"{of.half:.2f} points ({_cell(arm)})" for arm, of in found.items() if of.has_width], 20)
-    said = [f"On {data} the smallest effect on `all` that these intervals can show is {smallest}."] if smallest else []
+    effects = [f"{of.smallest_effect:.2f} points ({_cell(arm)})" for arm, of in found.items() if of.has_width]
+    which = f"On {data} the smallest true effect on `all` that four such intervals of five tell from 0 is"
+    said = [f"{which} {listed(effects, 20)}."] if effects else []
     if same := [_cell(arm) for arm, difference in found.items() if not difference.has_width]:
         said.append(f"On {data} all seeds differ by the same ({listed(same)}): it takes more seeds for an interval.")
     return " ".join(said)
@@ -126,7 +127,7 @@ def _values(row: Row, figure: str) -> list[float | None]:
     means = [row.mean(figure), _deviation(row, figure)]
     if not (found := row.differences.get(figure)):
         return [*means, None, None, None, None]
-    return [*means, found.mean, found.mean - found.half, found.mean + found.half, found.half]
+    return [*means, found.mean, found.mean - found.half, found.mean + found.half, found.smallest_effect]
 
 
 def _deviation(row: Row, figure: str) -> float | None:

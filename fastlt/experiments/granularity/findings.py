@@ -81,6 +81,18 @@ class Findings:
                     about = [f"{ratio:g}", len(level), len(runs), self.design.num_images]
                     writer.writerow([*about, *("" if v is None else f"{v:.4f}" for v in (*cells, *spreads))])
 
+    def write_runs(self, file: Path) -> None:
+        """A row for each run."""
+        with new_file(file) as temporary, temporary.open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            columns = [(figure, by) for figure in FIGURES for by in ("summed", "top")]
+            names = [f"{figure}_{'' if by == 'summed' else 'top_'}accuracy" for figure, by in columns]
+            writer.writerow(["ratio", "classes", "seed", *names, *_SPREADS])
+            for (ratio, classes, seed), run in sorted(self.judged.items()):
+                found = [self.accuracy(ratio, classes, figure, by).get(seed) for figure, by in columns]
+                cells = *found, *(getattr(run, name) for name in _SPREADS)
+                writer.writerow([f"{ratio:g}", classes, seed, *("" if v is None else f"{v:.4f}" for v in cells)])
+
     def _cells(self, ratio: float, level: int, figure: str) -> list[float | None]:
         classes = len(self.design.levels[level])
         accuracies = [mean(self.accuracy(ratio, classes, figure, by)) for by in ("summed", "top")]

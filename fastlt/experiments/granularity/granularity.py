@@ -1,7 +1,7 @@
 """`fastlt granularity`: chooses images and labels, encodes them, trains a study of them, and says what imbalance costs.
 
 Everything lies in one folder: data/ has the data sets and the lists that they were made of, study/ the trainings,
-granularity.csv and granularity.html what was found. After any end of this process the same command goes on.
+granularity.csv, runs.csv and granularity.html what was found. After any end of this process the same command goes on.
 """
 
 from __future__ import annotations
@@ -184,8 +184,10 @@ def conclude(design: Design, options: GranularityOptions) -> None:
             first.setdefault(ratio, {}).setdefault(len(level), cell.folder.path)
     findings = Findings(design, judged)
     table, page = (options.out / f"granularity.{ending}" for ending in ("csv", "html"))
+    runs = options.out / "runs.csv"
     findings.write_csv(table)
+    findings.write_runs(runs)
     draw_page(findings, first, shlex.join([plan.keys.base, *plan.keys.words(_ARM, "")]), page)
     for ratio in design.ratios:
         print(findings.sentence(ratio))
-    print(f"written: {table}, {page}")
+    print(f"written: {table}, {runs}, {page}")

@@ -343,6 +343,12 @@ def test_fine_predictions_are_judged_at_the_common_level_and_the_page_shows_them
     assert "/recipe.yaml. study/runs.jsonl has commit" in page
     assert ("pip install" in page) == (not find_spec("sklearn"))
     assert len(Path("out/granularity.csv").read_text().splitlines()) == 5
+    runs = list(csv.DictReader(Path("out/runs.csv").read_text().splitlines()))
+    assert [(run["ratio"], run["classes"], run["seed"]) for run in runs] == [
+        (ratio, classes, "0") for ratio in ("1", "4") for classes in ("4", "12")
+    ]
+    last = [float(runs[-1][name]) for name in ("all_accuracy", "all_top_accuracy", "spread")]
+    assert last == pytest.approx([np.mean(found["summed"]), np.mean(found["top"]), found["spread"]], abs=1e-4)
 
 
 @pytest.mark.medium
@@ -481,7 +487,7 @@ def test_it_is_killed_and_goes_on_and_names_what_is_stale(place):
     assert (done.returncode, done.stderr) == (0, "")
     assert "4 runs in out/study, 1 of them done" in done.stdout
     assert "At a ratio of 4, imbalance costs" in done.stdout
-    assert "written: out/granularity.csv, out/granularity.html" in done.stdout
+    assert "written: out/granularity.csv, out/runs.csv, out/granularity.html" in done.stdout
     table = Path("out/granularity.csv").read_text()
     steps = [json.loads(line)["steps"] for line in Path("out/study/runs.jsonl").read_text().splitlines()]
     assert len(set(steps)) == 1

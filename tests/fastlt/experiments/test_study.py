@@ -19,6 +19,7 @@ from PIL import Image
 import fastlt
 from fastlt.cli import main
 from fastlt.dataset.encoded import EncodedDataset
+from fastlt.experiments.comparison import student_t
 from fastlt.experiments.study_file import Cell, Study, read_study
 from fastlt.provenance import commit, processor
 from fastlt.recipe import load_recipe
@@ -190,8 +191,9 @@ def test_means_and_intervals_are_those_computed_by_hand(place, capsys):
     rows = {row["arm"]: row for row in csv.DictReader(Path("study/table.csv").read_text().splitlines())}
     # Differences 1.5, 1.0, 1.6: mean 1.3667, sd 0.32146; t of two degrees of freedom 4.30265.
     auxiliary = rows["'+ auxiliary"]  # a spreadsheet would take it for a formula
+    # The 80% quantile of two degrees of freedom is 1.06066: (4.30265 + 1.06066) / 4.30265 of 0.7986.
     found = [float(auxiliary[f"all_{name}"]) for name in ("mean", "difference", "low", "high", "smallest_effect")]
-    assert found == pytest.approx([42.7, 1.3667, 0.5681, 2.1652, 0.7986], abs=2e-4)
+    assert found == pytest.approx([42.7, 1.3667, 0.5681, 2.1652, 0.9954], abs=2e-4)
     assert auxiliary["pairs"] == "3"
     assert float(auxiliary["few_difference"]) == pytest.approx(1.3667 / 2, abs=2e-4)
     assert rows["balanced"]["all_difference"] == auxiliary["many_mean"] == auxiliary["many_difference"] == ""
@@ -201,12 +203,16 @@ def test_means_and_intervals_are_those_computed_by_hand(place, capsys):
     assert "| species | balanced | 3 of 3 | 41.3 | - | 42.3 | 20.7 | 1.53 |" in table
     assert "| species | + auxiliary | 3 | **+1.37 ± 0.80** | - |" in table
     assert "| species | silenced | 3 | +0.17 ± 2.59 |" in table
-    assert (
-        "the smallest effect on `all` that these intervals can show is 0.80 points (+ auxiliary), 2.59 points" in table
-    )
+    assert "that four such intervals of five tell from 0 is 1.00 points (+ auxiliary), 3.22 points (silenced)." in table
     assert "9 runs, 2.25 hours of training" in table
     assert "commit c0ffee; a CPU." in table
     assert "`fastlt study study.yaml --only ARM --out runs/repeated`" in table
+
+
+def test_quantiles_are_those_of_the_tables():
+    known = {1: (12.7062, 1.3764), 4: (2.7764, 0.9410), 9: (2.2622, 0.8834), 19: (2.0930, 0.8610), 99: (1.9842, 0.8453)}
+    for freedom, quantiles in known.items():  # 97.5% and 80%
+        assert [student_t(freedom), student_t(freedom, 0.6)] == pytest.approx(quantiles, abs=5e-5)
 
 
 def test_an_arm_is_compared_with_another_than_the_baseline_as_well(place, capsys):
@@ -218,8 +224,8 @@ def test_an_arm_is_compared_with_another_than_the_baseline_as_well(place, capsys
     assert (further["arm"], further["against"]) == ("silenced", "'+ auxiliary")
     assert further["all_mean"] == rows[2]["all_mean"]
     # Differences -0.5, -2.0, -1.1: sd 0.75498.
-    found = [float(further[f"all_{name}"]) for name in ("difference", "smallest_effect")]
-    assert found == pytest.approx([-1.2, 4.30265 * 0.75498 / 3**0.5], abs=2e-4)
+    found = [float(further[f"all_{name}"]) for name in ("difference", "high")]
+    assert found == pytest.approx([-1.2, -1.2 + 4.30265 * 0.75498 / 3**0.5], abs=2e-4)
     table = Path("study/table.md").read_text()
     assert "| species | silenced | + auxiliary | 3 | -1.20 ± 1.88 |" in table
     assert "9 runs, 2.25 hours of training" in table

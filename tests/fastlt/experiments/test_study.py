@@ -239,7 +239,7 @@ def test_seeds_that_differ_by_the_same_are_no_evidence(place, capsys):
     assert "| species | silenced | 3 | +2.20 ± 0.00 |" in table
     assert "On species all seeds differ by the same (silenced): it takes more seeds for an interval." in table
     assert "points (silenced)" not in table
-    assert "that these intervals can show is 1.88 points (+ auxiliary)." in table
+    assert "that four such intervals of five tell from 0 is 2.34 points (+ auxiliary)." in table
 
 
 def test_the_picture_reads_on_light_and_on_dark_pages(place, capsys):

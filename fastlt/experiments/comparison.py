@@ -44,7 +44,10 @@ class Difference:
 
     @property
     def smallest_effect(self) -> float:
-        """How large a true effect must be so that four such intervals of five tell it from 0, at this spread."""
+        """How large a true effect must be so that about four such intervals of five tell it from 0, at this spread.
+
+        By central t: exact power is 79% with five pairs or more, 77% with three, 73% with two.
+        """
         freedom = self.pairs - 1
         return self.half * (1 + student_t(freedom, 2 * POWER - 1) / student_t(freedom))
 

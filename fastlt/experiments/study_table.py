@@ -83,7 +83,7 @@ def _smallest(data: str, rows: Sequence[Row]) -> str:
     if not found:
         return f"On {data} no arm has two pairs of finished runs yet, so there is no interval."
     effects = [f"{of.smallest_effect:.2f} points ({_cell(arm)})" for arm, of in found.items() if of.has_width]
-    which = f"On {data} the smallest true effect on `all` that four such intervals of five tell from 0 is"
+    which = f"On {data} the smallest true effect on `all` that about four such intervals of five tell from 0 is"
     said = [f"{which} {listed(effects, 20)}."] if effects else []
     if same := [_cell(arm) for arm, difference in found.items() if not difference.has_width]:
         said.append(f"On {data} all seeds differ by the same ({listed(same)}): it takes more seeds for an interval.")

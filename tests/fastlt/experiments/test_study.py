@@ -203,7 +203,9 @@ def test_means_and_intervals_are_those_computed_by_hand(place, capsys):
     assert "| species | balanced | 3 of 3 | 41.3 | - | 42.3 | 20.7 | 1.53 |" in table
     assert "| species | + auxiliary | 3 | **+1.37 ± 0.80** | - |" in table
     assert "| species | silenced | 3 | +0.17 ± 2.59 |" in table
-    assert "that four such intervals of five tell from 0 is 1.00 points (+ auxiliary), 3.22 points (silenced)." in table
+    assert (
+        "about four such intervals of five tell from 0 is 1.00 points (+ auxiliary), 3.22 points (silenced)." in table
+    )
     assert "9 runs, 2.25 hours of training" in table
     assert "commit c0ffee; a CPU." in table
     assert "`fastlt study study.yaml --only ARM --out runs/repeated`" in table
@@ -239,7 +241,7 @@ def test_seeds_that_differ_by_the_same_are_no_evidence(place, capsys):
     assert "| species | silenced | 3 | +2.20 ± 0.00 |" in table
     assert "On species all seeds differ by the same (silenced): it takes more seeds for an interval." in table
     assert "points (silenced)" not in table
-    assert "that four such intervals of five tell from 0 is 2.34 points (+ auxiliary)." in table
+    assert "about four such intervals of five tell from 0 is 2.34 points (+ auxiliary)." in table
 
 
 def test_the_picture_reads_on_light_and_on_dark_pages(place, capsys):
